@@ -1,0 +1,3 @@
+//! Judges Taskpass tokens.
+
+pub mod ids;

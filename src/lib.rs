@@ -1,0 +1,10 @@
+//! Taskpass: an ephemeral credential broker for AI agents.
+//!
+//! An agent proves what it is with its workload certificate, declares a task, receives credentials for that task alone, and loses
+//! every one of them the moment the task ends. `docs/ARCHITECTURE.md` is the map.
+
+pub mod error;
+pub mod identity;
+pub mod ids;
+pub mod secret;
+pub mod time;
