@@ -293,7 +293,7 @@ mod tests {
     fn a_task_id_is_a_version_7_uuid_that_carries_its_partition() {
         let text = task().to_string();
         assert_eq!(text.len(), 36);
-        assert_eq!((&text[14..15], &text[19..20]), ("7", "b"));
+        assert_eq!((text.get(14..15).unwrap(), text.get(19..20).unwrap()), ("7", "b"));
         assert_eq!(task().partition().number(), 41);
         assert_eq!(text.parse(), Ok(task()));
     }
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(text.to_uppercase().parse(), Ok(id));
         let colons: Vec<_> = text.as_bytes().chunks(2).map(|c| std::str::from_utf8(c).unwrap()).collect();
         assert_eq!(colons.join(":").parse(), Ok(id));
-        assert!(text[1..].parse::<CredentialId>().is_err());
+        assert!(text.get(1..).unwrap().parse::<CredentialId>().is_err());
         assert!(format!("{text}0").parse::<CredentialId>().is_err());
     }
 
