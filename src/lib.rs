@@ -6,5 +6,9 @@
 pub mod error;
 pub mod identity;
 pub mod ids;
+pub mod keys;
+pub mod revoke;
 pub mod secret;
+pub mod store;
+pub mod task;
 pub mod time;

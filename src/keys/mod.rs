@@ -1,0 +1,3 @@
+//! Signing keys: made, wrapped, kept, used. The only room that sees private key bytes.
+
+pub mod store;

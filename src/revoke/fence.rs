@@ -1,0 +1,76 @@
+//! A fence ends every task of a workload or a trust domain at once.
+//!
+//! It cuts at a sequence of each partition, never at a time: a task dies if the partition's sequence when it began is below the cut,
+//! so nothing begun or minted slips behind it. Its intent is stored first, in one fixed place; then it is raised in every partition; then the intent is taken away. A
+//! broker that dies in between is finished by another ([`FenceStore::intents`]).
+
+use async_trait::async_trait;
+use taskpass_verifier::ids::Partition;
+use uuid::Uuid;
+
+use crate::task::state::Actor;
+use crate::task::store::{Position, StepResult};
+use crate::time::Timestamp;
+
+/// Whose tasks end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FenceTarget {
+    /// All of one SPIFFE ID, and everything below them.
+    Workload(String),
+    /// All of one trust domain, and everything below them.
+    TrustDomain(String),
+}
+
+impl FenceTarget {
+    /// The name under which stores keep it: `w:<SPIFFE ID>` or `t:<trust domain>`.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Workload(id) => format!("w:{id}"),
+            Self::TrustDomain(name) => format!("t:{name}"),
+        }
+    }
+
+    /// From [`Self::key`].
+    pub fn from_key(key: &str) -> Option<Self> {
+        match key.split_at_checked(2)? {
+            ("w:", id) => Some(Self::Workload(id.to_owned())),
+            ("t:", name) => Some(Self::TrustDomain(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// The wish to raise a fence everywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceIntent {
+    /// UUID version 7, so that later intents on the same target are greater.
+    pub id: Uuid,
+    /// Whose tasks end.
+    pub target: FenceTarget,
+    /// When the operator asked; the moment of the end of each task.
+    pub at: Timestamp,
+    /// New tasks are refused before this.
+    pub block_until: Timestamp,
+    /// Nothing older can live after this: the fence may be forgotten. Not before `block_until`.
+    pub forget_at: Timestamp,
+    /// Who, and their words.
+    pub by: Actor,
+}
+
+/// Fences.
+#[async_trait]
+pub trait FenceStore: Send + Sync {
+    /// Stores the intent in the one fixed place. Idempotent by id.
+    async fn intend(&self, intent: &FenceIntent) -> StepResult<()>;
+
+    /// All intents that are not finished, oldest first.
+    async fn intents(&self) -> StepResult<Vec<FenceIntent>>;
+
+    /// Raises the fence in one partition: one entry in its history, whose sequence is the cut. If the partition has this intent or a later one on the same target already, nothing
+    /// changes and its present position is the answer. `block_until` and `forget_at` only grow.
+    async fn raise(&self, partition: Partition, intent: &FenceIntent, now: Timestamp)
+    -> StepResult<Position>;
+
+    /// Takes the intent away, once every partition has it. Idempotent.
+    async fn finish(&self, id: Uuid) -> StepResult<()>;
+}

@@ -1,0 +1,27 @@
+//! Where tasks, credentials, fences and wrapped keys lie. Two stores of one behaviour; `contract` is the suite that both pass.
+
+use async_trait::async_trait;
+
+use crate::keys::store::KeyringStore;
+use crate::revoke::fence::FenceStore;
+use crate::revoke::history::Durability;
+use crate::task::store::{CredentialStore, QuotaStore, StepResult, TaskStore};
+use crate::time::Timestamp;
+
+/// What every store can say of itself.
+#[async_trait]
+pub trait Maintenance: Send + Sync {
+    /// How sure an acknowledged write is.
+    fn durability(&self) -> Durability;
+
+    /// Whether steps can be taken now: one small round trip, within the store's time limit.
+    async fn probe(&self) -> StepResult<()>;
+
+    /// Says that the store's content was restored from elsewhere: the generation of every partition grows.
+    async fn declare_restored(&self, now: Timestamp) -> StepResult<()>;
+}
+
+/// A whole store.
+pub trait Store: TaskStore + CredentialStore + QuotaStore + FenceStore + KeyringStore + Maintenance {}
+
+impl<T: TaskStore + CredentialStore + QuotaStore + FenceStore + KeyringStore + Maintenance> Store for T {}
