@@ -1,3 +1,28 @@
-//! Judges Taskpass tokens.
+//! Judges Taskpass tokens: bytes in, verdict out. No runtime, no I/O, no clock.
+//!
+//! ```text
+//! text --UnverifiedToken::parse--> UnverifiedToken --verify(keys, expectations, now)--> VerifiedToken --permits_tool--> verdict
+//! ```
+//!
+//! Every refusal has its cause ([`refusal::Refusal`]). The broker makes its tokens from the same [`claims`] and judges them by the
+//! same rules before they leave.
 
+mod agent;
+pub mod claims;
+pub mod constraint;
+mod digest;
+pub mod expectations;
+pub mod header;
 pub mod ids;
+pub mod keyset;
+pub mod refusal;
+mod time;
+pub mod token;
+mod wire;
+
+pub use claims::Claims;
+pub use expectations::{EnforcementProfile, Expectations, Presented};
+pub use keyset::{KeySet, VerificationKey};
+pub use refusal::Refusal;
+pub use time::UnixSeconds;
+pub use token::{UnverifiedToken, VerifiedToken};
