@@ -1,1 +1,35 @@
-//! Who is calling.
+//! Who is calling: a peer's TLS chain in, a [`VerifiedPeer`] or a [`PeerRefusal`] out.
+//!
+//! - [`spiffe_id`]: SPIFFE IDs and trust domains, strict.
+//! - [`bundle`]: anchors by trust domain, and the set in force; [`sources`] follows them in files.
+//! - [`peer`]: the judgement, and the only maker of [`VerifiedPeer`].
+//! - [`own`]: our own SVID from files; [`tls`]: both sides of TLS; [`listener`]: connections of verified peers.
+//!
+//! Absent here: what a peer may do (that is `policy`), CRLs, reads of the wall clock, gRPC.
+
+pub mod bundle;
+mod ca;
+mod files;
+mod leaf;
+pub mod listener;
+pub mod own;
+pub mod peer;
+pub mod refusal;
+pub mod sources;
+pub mod spiffe_id;
+pub mod tls;
+mod x509;
+
+pub use bundle::{InvalidBundle, TrustBundle, TrustBundles};
+pub use files::{Looked, POLL_INTERVAL};
+pub use listener::{Limits, Listener, PeerConnection, PeerStream};
+pub use own::{CurrentSvid, OwnSvid, SvidFiles, SvidSource, Use};
+pub use peer::{PeerJudge, Side, VerifiedPeer};
+pub use refusal::PeerRefusal;
+pub use sources::{BadBundleFile, BundleFiles};
+pub use spiffe_id::{InvalidSpiffeId, SpiffeId, TrustDomain};
+pub use tls::{ClientTls, ConnectError, ServerTls};
+
+#[cfg(test)]
+#[path = "../../tests/it/support/ca.rs"]
+pub(crate) mod test_ca;

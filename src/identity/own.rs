@@ -1,0 +1,224 @@
+//! Our own certificate and key, from files that are followed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::files::{self, FromFiles, Looked, Reading, Settling};
+use crate::identity::leaf;
+use crate::identity::spiffe_id::SpiffeId;
+use crate::time::{Clock, Timestamp};
+
+/// Permission bits of others than owner and group: a key file has none of them (A47).
+const OTHERS: u32 = 0o007;
+
+/// What our certificate is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// We serve: a DNS name stands beside the SPIFFE ID, so that stock gRPC clients connect.
+    Server,
+    /// We call.
+    Client,
+}
+
+/// Where our certificate and key are.
+#[derive(Clone, Debug)]
+pub struct SvidFiles {
+    /// PEM certificates, the leaf first.
+    pub certificate: PathBuf,
+    /// A PEM private key (PKCS #8, PKCS #1 or SEC 1), not readable by others.
+    pub key: PathBuf,
+}
+
+/// Our own SVID as it is now.
+pub struct OwnSvid {
+    id: SpiffeId,
+    not_after: Timestamp,
+    certified: Arc<CertifiedKey>,
+}
+
+impl OwnSvid {
+    /// Who we are.
+    pub const fn spiffe_id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// Our leaf's notAfter.
+    pub const fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// Our certificates, the leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+}
+
+impl fmt::Debug for OwnSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnSvid({}, until {})", self.id, self.not_after)
+    }
+}
+
+/// Our SVID in force; what TLS presents. Cheap to clone: all clones follow the same files.
+#[derive(Clone, Debug)]
+pub struct CurrentSvid(Arc<ArcSwap<OwnSvid>>);
+
+impl CurrentSvid {
+    /// The SVID in force.
+    pub fn load(&self) -> Arc<OwnSvid> {
+        self.0.load_full()
+    }
+
+    fn certified(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.load().certified)
+    }
+}
+
+impl ResolvesServerCert for CurrentSvid {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.certified())
+    }
+}
+
+impl ResolvesClientCert for CurrentSvid {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.certified())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Follows the files of our own SVID.
+///
+/// Files that turn bad (gone, malformed, certificate and key that do not match, expired, key readable by others) change
+/// nothing: the last good SVID stays, an error is logged and the gauge `taskpass_own_svid_source_bad` is 1 until they are good.
+pub struct SvidSource {
+    files: SvidFiles,
+    purpose: Use,
+    provider: Arc<CryptoProvider>,
+    clock: Arc<dyn Clock>,
+    current: CurrentSvid,
+    settling: Settling,
+}
+
+impl SvidSource {
+    /// Reads the files; an error says what is wrong with them.
+    pub fn open(files: SvidFiles, purpose: Use, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let readings = [files::read(&files.certificate), files::read(&files.key)];
+        let svid = load(&files, purpose, &provider, &readings, clock.now())?;
+        let current = CurrentSvid(Arc::new(ArcSwap::from_pointee(svid)));
+        let settling = Settling::from(files::mark(&readings));
+        Ok(Self { files, purpose, provider, clock, current, settling })
+    }
+
+    /// The SVID in force, kept up to date while [`SvidSource::run`] runs.
+    pub fn current(&self) -> CurrentSvid {
+        self.current.clone()
+    }
+
+    /// Reads the files once, in place. A change is taken at the second look that finds it; [`SvidSource::run`] does both.
+    pub fn look(&mut self) -> Looked {
+        files::look_now(self)
+    }
+
+    /// Reads the files every `interval` until `stop`.
+    pub async fn run(self, interval: Duration, stop: CancellationToken) {
+        files::keep_looking(self, interval, stop).await;
+    }
+}
+
+impl FromFiles for SvidSource {
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![self.files.certificate.clone(), self.files.key.clone()]
+    }
+
+    fn look(&mut self, readings: Vec<Reading>) -> Looked {
+        let looked = self.settling.look(files::mark(&readings));
+        if looked != Looked::Settled {
+            return looked;
+        }
+        let bad = match load(&self.files, self.purpose, &self.provider, &readings, self.clock.now()) {
+            Ok(svid) => {
+                tracing::info!(spiffe_id = %svid.id, not_after = %svid.not_after, "own certificate in force");
+                self.current.0.store(Arc::new(svid));
+                0.0
+            }
+            Err(problem) => {
+                tracing::error!(
+                    problem,
+                    "our own certificate could not be read again; the last good one stays in force"
+                );
+                1.0
+            }
+        };
+        metrics::gauge!("taskpass_own_svid_source_bad").set(bad);
+        looked
+    }
+}
+
+fn load(
+    files: &SvidFiles,
+    purpose: Use,
+    provider: &CryptoProvider,
+    readings: &[Reading],
+    now: Timestamp,
+) -> Result<OwnSvid, String> {
+    let [certificate, key] = readings else { return Err("two files are needed".into()) };
+    let (certificate, key) =
+        (certificate.as_ref().map_err(Clone::clone)?, key.as_ref().map_err(Clone::clone)?);
+    let at_certificate = |what: &dyn fmt::Display| format!("{}: {what}", files.certificate.display());
+    let at_key = |what: &dyn fmt::Display| format!("{}: {what}", files.key.display());
+    if key.mode & OTHERS != 0 {
+        return Err(at_key(&"the key file is open to others; set its mode to 0600 or 0640"));
+    }
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&certificate.bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|why| at_certificate(&why))?;
+    let (id, not_after) = check_leaf(chain.first(), purpose, now).map_err(|why| at_certificate(&why))?;
+    let key = PrivateKeyDer::from_pem_slice(&key.bytes)
+        .map_err(|_| at_key(&"there is no PEM private key in it"))?;
+    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|why| at_key(&key_problem(&why)))?;
+    Ok(OwnSvid { id, not_after, certified: Arc::new(certified) })
+}
+
+/// Our own leaf keeps the rules that our peers will hold it to.
+fn check_leaf(
+    leaf: Option<&CertificateDer<'_>>,
+    purpose: Use,
+    now: Timestamp,
+) -> Result<(SpiffeId, Timestamp), String> {
+    let leaf = leaf.ok_or("there is no PEM certificate in it")?;
+    let leaf = leaf::inspect(leaf).map_err(|why| why.to_string())?;
+    if now > leaf.not_after {
+        return Err(format!("the certificate expired at {}", leaf.not_after));
+    }
+    if purpose == Use::Server && !leaf.has_dns_name {
+        return Err("the certificate has no DNS name beside its SPIFFE ID".into());
+    }
+    Ok((leaf.id, leaf.not_after))
+}
+
+/// Never the library's own words on a private key.
+fn key_problem(why: &rustls::Error) -> &'static str {
+    match why {
+        rustls::Error::InconsistentKeys(_) => "the key does not belong to the certificate",
+        _ => "the private key cannot be used",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Trust bundles from files: `trust domain -> file, file ...`, followed while the broker runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::bundle::{TrustBundle, TrustBundles};
+use crate::identity::files::{self, FromFiles, Looked, Reading, Settling};
+use crate::identity::spiffe_id::TrustDomain;
+
+/// A trust domain whose bundle cannot be had from its files.
+#[derive(Clone, Debug)]
+pub struct BadBundleFile {
+    /// Whose bundle.
+    pub trust_domain: TrustDomain,
+    /// The file and what is wrong with it, for the operator.
+    pub problem: String,
+}
+
+impl fmt::Display for BadBundleFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bundle of trust domain {}: {}", self.trust_domain, self.problem)
+    }
+}
+
+/// Follows bundle files. The set of trust domains is the configured one and does not change.
+///
+/// A file that is gone, unreadable or malformed changes nothing: the last good bundle stays in force, an error is logged
+/// and the gauge `taskpass_bundle_source_bad` is 1 until the files are good again. An empty bundle is no fault: it revokes.
+/// Does not apply `spiffe_sequence`: what the operator puts into the file counts, lower or higher.
+pub struct BundleFiles {
+    bundles: Arc<TrustBundles>,
+    sources: Vec<Source>,
+}
+
+struct Source {
+    trust_domain: TrustDomain,
+    paths: Vec<PathBuf>,
+    settling: Settling,
+}
+
+impl BundleFiles {
+    /// Reads all files. Every problem is reported, not the first alone.
+    pub fn open(config: BTreeMap<TrustDomain, Vec<PathBuf>>) -> Result<Self, Vec<BadBundleFile>> {
+        let (mut sources, mut loaded, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        for (trust_domain, paths) in config {
+            let readings: Vec<_> = paths.iter().map(|path| files::read(path)).collect();
+            let settling = Settling::from(files::mark(&readings));
+            match load(&trust_domain, &paths, &readings) {
+                Ok(bundle) => loaded.push(bundle),
+                Err(problem) => problems.push(BadBundleFile { trust_domain: trust_domain.clone(), problem }),
+            }
+            sources.push(Source { trust_domain, paths, settling });
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        loaded.iter().for_each(tell);
+        Ok(Self { bundles: Arc::new(TrustBundles::new(loaded)), sources })
+    }
+
+    /// The bundles in force, kept up to date while [`BundleFiles::run`] runs.
+    pub const fn bundles(&self) -> &Arc<TrustBundles> {
+        &self.bundles
+    }
+
+    /// Reads all files once, in place. A change is taken at the second look that finds it; [`BundleFiles::run`] does both.
+    pub fn look(&mut self) -> Looked {
+        files::look_now(self)
+    }
+
+    /// Reads all files every `interval` until `stop`.
+    pub async fn run(self, interval: Duration, stop: CancellationToken) {
+        files::keep_looking(self, interval, stop).await;
+    }
+}
+
+impl FromFiles for BundleFiles {
+    fn paths(&self) -> Vec<PathBuf> {
+        self.sources.iter().flat_map(|source| source.paths.iter().cloned()).collect()
+    }
+
+    fn look(&mut self, readings: Vec<Reading>) -> Looked {
+        let mut readings = readings.into_iter();
+        let mut looked = Looked::Unchanged;
+        for source in &mut self.sources {
+            let own: Vec<_> = readings.by_ref().take(source.paths.len()).collect();
+            match source.settling.look(files::mark(&own)) {
+                Looked::Unchanged => {}
+                Looked::Unsettled => looked = Looked::Unsettled,
+                Looked::Settled => {
+                    source.take(&self.bundles, &own);
+                    looked = if looked == Looked::Unsettled { looked } else { Looked::Settled };
+                }
+            }
+        }
+        looked
+    }
+}
+
+impl Source {
+    fn take(&self, bundles: &TrustBundles, readings: &[Reading]) {
+        let bad = match load(&self.trust_domain, &self.paths, readings) {
+            Ok(bundle) => {
+                tell(&bundle);
+                bundles.set(bundle);
+                0.0
+            }
+            Err(problem) => {
+                tracing::error!(trust_domain = %self.trust_domain, problem,
+                    "a trust bundle could not be read again; the last good one stays in force");
+                1.0
+            }
+        };
+        metrics::gauge!("taskpass_bundle_source_bad", "trust_domain" => self.trust_domain.to_string())
+            .set(bad);
+    }
+}
+
+/// One bundle from all files of one trust domain.
+fn load(trust_domain: &TrustDomain, paths: &[PathBuf], readings: &[Reading]) -> Result<TrustBundle, String> {
+    let mut bundle =
+        TrustBundle::from_certificates(trust_domain.clone(), []).map_err(|why| why.to_string())?;
+    if paths.is_empty() {
+        return Err("no file is configured".into());
+    }
+    for (path, reading) in paths.iter().zip(readings) {
+        let content = reading.as_ref().map_err(Clone::clone)?;
+        TrustBundle::parse(trust_domain.clone(), &content.bytes)
+            .and_then(|part| bundle.merge(part))
+            .map_err(|why| format!("{}: {why}", path.display()))?;
+    }
+    Ok(bundle)
+}
+
+/// Says what came into force, and what of it was left out.
+fn tell(bundle: &TrustBundle) {
+    for refusal in bundle.skipped() {
+        tracing::error!(trust_domain = %bundle.trust_domain(), reason = refusal.as_str(),
+            "a certificate of a trust bundle is left out: {refusal}");
+    }
+    if bundle.is_empty() {
+        tracing::warn!(trust_domain = %bundle.trust_domain(),
+            "the trust bundle is empty: every SVID of this trust domain is refused");
+    } else {
+        tracing::info!(trust_domain = %bundle.trust_domain(), anchors = bundle.len(), "trust bundle in force");
+    }
+}
+
+#[cfg(test)]
+mod tests;
