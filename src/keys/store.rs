@@ -7,7 +7,7 @@ use crate::task::store::StepResult;
 /// The keyring as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredKeyring {
-    /// Grows by one with each write; never falls.
+    /// 1 at first; grows by one with each write; never falls.
     pub version: u64,
     /// A versioned document; every private part in it is wrapped.
     pub document: Vec<u8>,

@@ -67,7 +67,8 @@ pub trait FenceStore: Send + Sync {
     async fn intents(&self) -> StepResult<Vec<FenceIntent>>;
 
     /// Raises the fence in one partition: one entry in its history, whose sequence is the cut. If the partition has this intent or a later one on the same target already, nothing
-    /// changes and its present position is the answer. `block_until` and `forget_at` only grow.
+    /// changes and its present position is the answer. Else the fence takes the place of an earlier one on the same target: cut, moment and actor are the new
+    /// ones, also for what that one had ended. `block_until` and `forget_at` only grow, in both cases.
     async fn raise(&self, partition: Partition, intent: &FenceIntent, now: Timestamp)
     -> StepResult<Position>;
 

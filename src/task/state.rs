@@ -84,7 +84,11 @@ pub struct Actor {
 ///
 /// The order of precedence, where several would end it: its own written end; a generation that is not the partition's; a fence
 /// on its owner, then on its owner's trust domain; its own deadline; then the same for the ancestors, root first
-/// (reported as [`EndReason::AncestorEnded`] with that ancestor's id and moment).
+/// (reported as [`EndReason::AncestorEnded`] with that ancestor's id, moment and actor).
+///
+/// The moment of a new generation is the one within the partition's present generation ([`taskpass_verifier::ids::Generation::unix_millis`]). An ancestor whose
+/// record is not there, or past its readable time, has ended at a moment that is no longer known: [`Timestamp::EPOCH`], by nobody. A fence past its `forget_at`
+/// is no fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Nothing has ended it.

@@ -76,14 +76,15 @@ pub struct Idempotency {
 /// What came of [`TaskStore::begin`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BeginOutcome {
-    /// The task is stored and live.
+    /// The task is stored: version 1, no credentials, readable until its deadline plus `retention`. Where this very id was stored before with the same
+    /// owner, lineage and facts, the record as it stands, which may have ended since.
     Begun(Box<TaskRecord>),
-    /// The idempotency key stands for the same request: this is the task that it began, live or not. A task of an older generation
-    /// frees its key and is never replayed.
+    /// The idempotency key stands for the same request: this is the task that it began, live or not. A task of another generation, or one past its readable
+    /// time, frees its key and is never replayed.
     Replayed(TaskId),
     /// The idempotency key stands for another request.
     KeyReused,
-    /// A fence refuses new tasks of the owner or its trust domain until then.
+    /// Fences refuse new tasks of the owner or its trust domain until then: the latest of them.
     Blocked(Timestamp),
     /// The parent has ended.
     ParentEnded(End),
@@ -172,35 +173,42 @@ pub struct TaskPage {
 pub struct Lapsed {
     /// Those that this step ended: id, owner, and the deadline.
     pub ended: Vec<(TaskId, String, Timestamp)>,
-    /// Records that were past their readable time and are gone.
+    /// Task records that were past their readable time and are gone.
     pub forgotten: usize,
     /// True if the limit was reached: there is more to do at once.
     pub more: bool,
-    /// The next moment at which something is due in this partition.
+    /// The next moment at which a task of this partition lapses or is forgotten; not after `now` only if there is more to do. Everything else is forgotten in
+    /// passing and wakes nobody: visit each partition now and then.
     pub next_due: Option<Timestamp>,
 }
 
 /// Tasks. A partition per step; [`TaskStore::list`] walks over them.
 #[async_trait]
 pub trait TaskStore: Send + Sync {
-    /// Stores a task if its parent (when it has one) is live and no fence blocks it. Idempotent by the idempotency key, and by `id`: the same id with
-    /// the same facts is `Begun` again.
+    /// Stores a task if its parent (when it has one) is live and no fence blocks it. Idempotent by `id` (the same id with the same owner, lineage and facts is
+    /// `Begun` again; with others, or a tombstone, it is [`StoreError::Damaged`]), and by the idempotency key. Looked at in this order: id, key, fences, parent.
+    /// Does not ask whether the deadline is sound: that is the caller's.
     async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome>;
 
     /// The task as it stands. `None` if there is no record or it is past its readable time.
     async fn read(&self, id: TaskId, now: Timestamp) -> StepResult<Option<TaskView>>;
 
-    /// Moves the deadline of a live task later.
+    /// Moves the deadline of a live task later, and the end of its readable time by as much; the version grows. Looked at in this order: ended, the same deadline,
+    /// not later, beyond the parent's.
     async fn extend(&self, id: TaskId, deadline: Timestamp, now: Timestamp) -> StepResult<ExtendOutcome>;
 
-    /// Ends a task and with it everything it minted and everything below it, by one write (G2). The first end stays.
+    /// Ends a task and with it everything it minted and everything below it, by one write (G2). The first end stays, also one that is in effect but not written
+    /// (deadline, fence, generation, an ancestor): then nothing is written. The version grows; the record stays readable for `retention` from now on.
+    ///
+    /// A tombstone has no owner, lineage or facts, version 1, its end as its deadline, `began_seq` 0, and is readable for as long as it is remembered.
     async fn end(&self, end: EndTask, now: Timestamp) -> StepResult<EndOutcome>;
 
     /// Tasks that are still readable. A task that begins or changes between pages may be missed or shown twice.
     async fn list(&self, query: ListTasks, now: Timestamp) -> StepResult<TaskPage>;
 
-    /// Writes the end of up to `limit` tasks whose deadline is not after `now`, forgets up to `limit` records (tasks, credentials, fences, history entries)
-    /// whose time is over. Changes no verdict: a task past its deadline is dead before it is written so.
+    /// Writes the end of up to `limit` tasks whose deadline is not after `now`, forgets up to `limit` records of each sort (tasks, credentials, fences, history
+    /// entries) whose time is over. Changes no verdict: a task past its deadline is dead before it is written so, and what is written is what had ended it in
+    /// effect ([`Status`]: a generation, a fence with its moment and actor, or the deadline). The version grows, the readable time stays, the history gets no entry.
     async fn lapse(&self, partition: Partition, limit: usize, now: Timestamp) -> StepResult<Lapsed>;
 }
 
@@ -295,14 +303,16 @@ pub enum CheckOutcome {
 /// Credentials of tasks.
 #[async_trait]
 pub trait CredentialStore: Send + Sync {
-    /// Records a credential on condition that its task is live in every respect and `version` is the stored one. **Not** idempotent: a step whose answer was lost
+    /// Records a credential on condition that its task is live in every respect and `version` is the stored one (looked at in this order: unknown, ended, stale,
+    /// exhausted). Its number is the count of those issued before it. **Not** idempotent: a step whose answer was lost
     /// leaves a record that nobody holds a credential for.
     async fn record(&self, credential: RecordCredential, now: Timestamp) -> StepResult<RecordOutcome>;
 
-    /// Whether a credential is good, by one read.
+    /// Whether a credential is good, by one read. Looked at in this order: unknown (the task, or the credential), task ended, revoked.
     async fn check(&self, id: CredentialId, now: Timestamp) -> StepResult<CheckOutcome>;
 
-    /// Ends one credential; an entry in the history the first time. `None`: not recorded, or past its expiry. Idempotent.
+    /// Ends one credential, whether or not its task has ended; an entry in the history the first time, and the partition's present position afterwards. `None`: not
+    /// recorded, or past its expiry. Idempotent.
     async fn revoke(
         &self,
         id: CredentialId,
@@ -325,7 +335,8 @@ pub trait CredentialStore: Send + Sync {
 /// full: whoever asks then looks at the tasks that hold places, and gives back those of the dead.
 #[async_trait]
 pub trait QuotaStore: Send + Sync {
-    /// Takes a place until `deadline`, or moves the deadline of the one that `task` has. `Err(holders)`, at most `limit` of them, if all are taken.
+    /// Takes a place until `deadline`, or moves the deadline of the one that `task` has. `Err(holders)`, at most `limit` of them, if all are taken. A place whose
+    /// deadline is not after `now` is free.
     async fn reserve(
         &self,
         owner: &str,
