@@ -1,0 +1,250 @@
+//! The task CA: a root that verifiers hold, an intermediate that signs task certificates.
+//!
+//! Both have P-256 keys, the SPIFFE ID of the broker's trust domain (without a path, as X509-SVID 3.2 demands of signing certificates), and
+//! nothing else to say. The root is never needed to issue: its private part is opened to make an intermediate and is dropped.
+
+use std::fmt;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
+};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use rustls_pki_types::CertificateDer;
+use taskpass_verifier::keyset::{Algorithm, KeyId, VerificationKey};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
+
+use super::error::KeyringError;
+use crate::error::{Error, Result};
+use crate::identity::TrustDomain;
+use crate::ids::random;
+use crate::secret::Secret;
+use crate::time::Timestamp;
+
+/// How far before its making a CA certificate begins to be valid, for verifiers whose clocks are behind.
+const BACKDATE: Duration = Duration::from_secs(3600);
+
+/// The private key of the root or the intermediate.
+pub(super) struct CaKey {
+    pair: EcdsaKeyPair,
+    id: KeyId,
+}
+
+impl CaKey {
+    pub(super) fn from_pkcs8(pkcs8: &Secret<Vec<u8>>) -> std::result::Result<Self, KeyringError> {
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.expose(), &SystemRandom::new())
+                .map_err(|_| KeyringError::damaged("a CA key is not a P-256 key"))?;
+        let public = VerificationKey::from_public_bytes(Algorithm::Es256, pair.public_key().as_ref())
+            .map_err(KeyringError::damaged)?;
+        Ok(Self { pair, id: public.id() })
+    }
+
+    /// Its RFC 7638 thumbprint.
+    pub(super) const fn id(&self) -> KeyId {
+        self.id
+    }
+}
+
+impl PublicKeyData for CaKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.pair.public_key().as_ref()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl SigningKey for CaKey {
+    fn sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, rcgen::Error> {
+        let signature = self.pair.sign(&SystemRandom::new(), message);
+        signature.map(|signature| signature.as_ref().to_vec()).map_err(|_| rcgen::Error::RingUnspecified)
+    }
+}
+
+/// A CA certificate just made.
+pub(super) struct CaCertificate {
+    pub(super) der: Vec<u8>,
+    pub(super) not_after: Timestamp,
+}
+
+/// A root, signed by itself.
+pub(super) fn make_root(
+    trust_domain: &TrustDomain,
+    key: &CaKey,
+    now: Timestamp,
+    lifetime: Duration,
+) -> std::result::Result<CaCertificate, KeyringError> {
+    let not_after = now.saturating_add(lifetime).floor_to_second();
+    let params = ca_params(trust_domain, "Taskpass task CA root", key.id(), 1, now, not_after)?;
+    let der = params.self_signed(key).map_err(KeyringError::not_made)?.der().to_vec();
+    Ok(CaCertificate { der, not_after })
+}
+
+/// An intermediate under `root`, below which there is no other CA; it ends with the root at the latest.
+pub(super) fn make_intermediate(
+    trust_domain: &TrustDomain,
+    key: &CaKey,
+    root: (&[u8], &CaKey),
+    now: Timestamp,
+    lifetime: Duration,
+) -> std::result::Result<CaCertificate, KeyringError> {
+    let (root_der, root_key) = root;
+    let (_, root_ends) = validity(&parse(root_der)?);
+    let not_after = now.saturating_add(lifetime).floor_to_second().min(root_ends);
+    let mut params = ca_params(trust_domain, "Taskpass task CA", key.id(), 0, now, not_after)?;
+    params.use_authority_key_identifier_extension = true;
+    let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(root_der), root_key)
+        .map_err(KeyringError::not_made)?;
+    let der = params.signed_by(key, &issuer).map_err(KeyringError::not_made)?.der().to_vec();
+    Ok(CaCertificate { der, not_after })
+}
+
+fn ca_params(
+    trust_domain: &TrustDomain,
+    name: &str,
+    key: KeyId,
+    path_len: u8,
+    now: Timestamp,
+    not_after: Timestamp,
+) -> std::result::Result<CertificateParams, KeyringError> {
+    let time = |at| {
+        asn1_time(at).map(|at| at.to_datetime()).map_err(|error| KeyringError::not_made(error.log_line()))
+    };
+    let mut params = CertificateParams::default();
+    params.not_before = time(now.saturating_sub(BACKDATE))?;
+    params.not_after = time(not_after)?;
+    // Told apart by their keys: two CAs of one name and different keys would confuse verifiers that search by name.
+    let mut distinguished_name = DistinguishedName::new();
+    let suffix: String = key.to_string().chars().take(12).collect();
+    distinguished_name.push(DnType::CommonName, format!("{name} {suffix}"));
+    params.distinguished_name = distinguished_name;
+    params.serial_number = Some(SerialNumber::from_slice(&positive_serial()?));
+    let id = format!("spiffe://{trust_domain}").try_into().map_err(KeyringError::not_made)?;
+    params.subject_alt_names = vec![SanType::URI(id)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+/// 16 random bytes that are a positive INTEGER without a leading zero byte (RFC 5280, 4.1.2.2).
+fn positive_serial() -> std::result::Result<[u8; 16], KeyringError> {
+    let mut serial: [u8; 16] = random().map_err(|error| KeyringError::not_made(error.log_line()))?;
+    let [first, ..] = &mut serial;
+    *first = *first & 0x7f | 0x40;
+    Ok(serial)
+}
+
+/// A moment as certificates have it: whole seconds. An error past the year 9999, which X.509 cannot say.
+pub fn asn1_time(at: Timestamp) -> Result<ASN1Time> {
+    const YEAR_10000: u64 = 253_402_300_800;
+    i64::try_from(at.as_secs())
+        .ok()
+        .filter(|_| at.as_secs() < YEAR_10000)
+        .and_then(|secs| ASN1Time::from_timestamp(secs).ok())
+        .ok_or_else(|| Error::internal(format!("a certificate cannot say the time {at}")))
+}
+
+/// The task CA as it issues.
+pub struct TaskCa {
+    trust_domain: TrustDomain,
+    root: CertificateDer<'static>,
+    intermediate: CertificateDer<'static>,
+    issuer: Issuer<'static, CaKey>,
+    key_id: KeyId,
+    not_after: Timestamp,
+}
+
+impl TaskCa {
+    /// From stored parts; refuses an intermediate that is not `key`'s or not signed by `root`.
+    pub(super) fn new(
+        trust_domain: TrustDomain,
+        root: &[u8],
+        intermediate: &[u8],
+        key: CaKey,
+    ) -> std::result::Result<Self, KeyringError> {
+        let not_after = {
+            let (root, intermediate) = (parse(root)?, parse(intermediate)?);
+            belongs(&intermediate, key.id())?;
+            intermediate
+                .verify_signature(Some(root.public_key()))
+                .map_err(|_| KeyringError::damaged("the task CA's intermediate is not signed by its root"))?;
+            validity(&root).1.min(validity(&intermediate).1)
+        };
+        let intermediate = CertificateDer::from(intermediate.to_vec());
+        let key_id = key.id();
+        let issuer = Issuer::from_ca_cert_der(&intermediate, key).map_err(KeyringError::damaged)?;
+        let root = CertificateDer::from(root.to_vec());
+        Ok(Self { trust_domain, root, intermediate, issuer, key_id, not_after })
+    }
+
+    /// The trust domain whose names it certifies: the broker's own.
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The anchor, for verifiers.
+    pub const fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+
+    /// What goes out beside each certificate.
+    pub const fn intermediate(&self) -> &CertificateDer<'static> {
+        &self.intermediate
+    }
+
+    /// RFC 7638 thumbprint of the intermediate's key.
+    pub const fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    /// The end of its certificates: no certificate under it lives longer (G7).
+    pub const fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// Signs a certificate for `key` as `params` say. Checks nothing: what is signed is the caller's to judge.
+    pub fn sign(
+        &self,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> Result<CertificateDer<'static>> {
+        params
+            .signed_by(key, &self.issuer)
+            .map(CertificateDer::from)
+            .map_err(|error| Error::internal(format!("signing a certificate failed: {error}")))
+    }
+}
+
+impl fmt::Debug for TaskCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskCa({} of {}, until {})", self.key_id, self.trust_domain, self.not_after)
+    }
+}
+
+pub(super) fn parse(der: &[u8]) -> std::result::Result<X509Certificate<'_>, KeyringError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        _ => Err(KeyringError::damaged("a CA certificate does not parse")),
+    }
+}
+
+/// Whether the certificate is for this key.
+pub(super) fn belongs(
+    certificate: &X509Certificate<'_>,
+    key: KeyId,
+) -> std::result::Result<(), KeyringError> {
+    let public = &certificate.public_key().subject_public_key.data;
+    match VerificationKey::from_public_bytes(Algorithm::Es256, public) {
+        Ok(public) if public.id() == key => Ok(()),
+        _ => Err(KeyringError::damaged("a CA certificate is not for its key")),
+    }
+}
+
+fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
+    let at = |time: ASN1Time| Timestamp::from_secs(u64::try_from(time.timestamp()).unwrap_or(0));
+    (at(certificate.validity().not_before), at(certificate.validity().not_after))
+}

@@ -1,0 +1,97 @@
+//! Why there is no keyring.
+
+use std::fmt::Display;
+
+use taskpass_verifier::keyset::{Algorithm, KeyId};
+
+use super::document::KeyUse;
+use super::wrap::WrapError;
+use crate::error::Error;
+use crate::identity::TrustDomain;
+use crate::task::store::StoreError;
+
+/// Why the keyring could not be opened or made. Says nothing of private bytes. A broker does not start with one of these.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyringError {
+    /// The store gave no answer; the same call may be made again.
+    #[error("the keyring cannot be reached: {0}")]
+    Store(#[from] StoreError),
+    /// Other brokers kept changing the keyring; the same call may be made again.
+    #[error("other brokers keep changing the keyring; try again")]
+    Contended,
+    /// Written by a newer version of this program.
+    #[error(
+        "the stored keyring has format {0}, which this version does not know: use the version that wrote it, or a newer one"
+    )]
+    UnknownFormat(String),
+    /// The key-encryption key is not the one that the keyring was wrapped under.
+    #[error(
+        "wrong key-encryption key: the stored keyring is wrapped under {stored}, this one is {ours}. Start with the key that the \
+         keyring was made with; without it no private key can be read"
+    )]
+    WrongKeyEncryptionKey {
+        /// What wrapped the keyring.
+        stored: String,
+        /// What we have.
+        ours: String,
+    },
+    /// One key does not open, though its wrapping key is said to be ours.
+    #[error("the {} key {kid} of {trust_domain} does not open: {source}. It was altered or damaged in the store; restore the keyring", key_use.as_str())]
+    KeyDoesNotOpen {
+        /// Which key.
+        kid: KeyId,
+        /// What it is for.
+        key_use: KeyUse,
+        /// Whose it is.
+        trust_domain: TrustDomain,
+        /// What the wrapper said.
+        source: WrapError,
+    },
+    /// The document is not what was written.
+    #[error("the stored keyring is damaged: {0}")]
+    Damaged(String),
+    /// The keyring was made by a broker of another trust domain.
+    #[error(
+        "the stored keyring belongs to the broker of {stored}, and this one is of {ours}: brokers of two trust domains cannot share a store"
+    )]
+    OtherBroker {
+        /// As stored.
+        stored: TrustDomain,
+        /// As configured.
+        ours: TrustDomain,
+    },
+    /// The configuration asks for another algorithm than the stored key has.
+    #[error(
+        "the signing key of {trust_domain} is for {stored}, and the configuration says {wanted}: changing it takes a key rotation"
+    )]
+    OtherAlgorithm {
+        /// Whose key.
+        trust_domain: TrustDomain,
+        /// As stored.
+        stored: Algorithm,
+        /// As configured.
+        wanted: Algorithm,
+    },
+    /// A key or certificate could not be made.
+    #[error("a key could not be made: {0}")]
+    NotMade(String),
+}
+
+impl KeyringError {
+    pub(super) fn damaged(what: impl Display) -> Self {
+        Self::Damaged(what.to_string())
+    }
+
+    pub(super) fn not_made(what: impl Display) -> Self {
+        Self::NotMade(what.to_string())
+    }
+}
+
+impl From<KeyringError> for Error {
+    fn from(error: KeyringError) -> Self {
+        match &error {
+            KeyringError::Store(_) | KeyringError::Contended => Self::store(error),
+            _ => Self::internal(error),
+        }
+    }
+}

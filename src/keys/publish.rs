@@ -1,0 +1,133 @@
+//! The public half, as verifiers read it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde::Serialize;
+
+use super::ca;
+use super::error::KeyringError;
+use super::keyring::Keyring;
+use crate::identity::TrustDomain;
+
+/// How often followers of the SPIFFE bundle should look again, in seconds (SPIFFE Trust Domain and Bundle, section 4.1.2).
+pub const REFRESH_HINT_SECONDS: u64 = 300;
+
+/// Key sets and CA bundle of one view of the keyring: texts without any private part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySets {
+    jwks: BTreeMap<TrustDomain, String>,
+    task_ca_pem: String,
+    task_ca_bundle: String,
+}
+
+impl KeySets {
+    /// Of a keyring.
+    pub fn of(keyring: &Keyring) -> Result<Self, KeyringError> {
+        let root = keyring.task_ca().root();
+        let jwks = keyring.key_sets().map(|(domain, keys)| (domain.clone(), keys.to_jwks())).collect();
+        Ok(Self {
+            jwks,
+            task_ca_pem: pem("CERTIFICATE", root),
+            task_ca_bundle: spiffe_bundle(root, keyring.sequence())?,
+        })
+    }
+
+    /// The JWK set (RFC 7517) of the issuer of a trust domain that is served.
+    pub fn jwks(&self, trust_domain: &TrustDomain) -> Option<&str> {
+        self.jwks.get(trust_domain).map(String::as_str)
+    }
+
+    /// The task CA's root in PEM.
+    pub fn task_ca_pem(&self) -> &str {
+        &self.task_ca_pem
+    }
+
+    /// The task CA as a SPIFFE trust bundle: a JWK set with use `x509-svid` (X509-SVID, section 6.1; C68, C70, C71). It holds task certificates' anchors
+    /// alone, and is no bundle for workload SVIDs.
+    pub fn task_ca_bundle(&self) -> &str {
+        &self.task_ca_bundle
+    }
+
+    /// Writes `<trust domain>.jwks.json`, `task-ca.pem` and `task-ca.spiffe.json` into `dir`, which it makes if it is missing. Each file is replaced in one
+    /// step, so that a reader sees the old or the new one; one that would not change is left as it is. Blocks on the disk.
+    pub fn export_to(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)?;
+        for (trust_domain, jwks) in &self.jwks {
+            replace(dir, &format!("{trust_domain}.jwks.json"), jwks)?;
+        }
+        replace(dir, "task-ca.pem", &self.task_ca_pem)?;
+        replace(dir, "task-ca.spiffe.json", &self.task_ca_bundle)?;
+        File::open(dir)?.sync_all()
+    }
+}
+
+fn replace(dir: &Path, name: &str, content: &str) -> io::Result<()> {
+    let path = dir.join(name);
+    if fs::read(&path).is_ok_and(|present| present == content.as_bytes()) {
+        return Ok(());
+    }
+    // A name of this process, so that brokers that share the directory do not write into each other's file.
+    let fresh = dir.join(format!(".{name}.{}.new", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&fresh)?;
+    file.write_all(content.as_bytes()).and_then(|()| file.sync_all())?;
+    fs::rename(&fresh, &path)
+}
+
+/// `der` in PEM (RFC 7468).
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let mut text = String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 40);
+    text.extend(["-----BEGIN ", label, "-----\n"]);
+    let mut rest = body.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at_checked(64).unwrap_or((rest, ""));
+        text.extend([line, "\n"]);
+        rest = after;
+    }
+    text.extend(["-----END ", label, "-----\n"]);
+    text
+}
+
+#[derive(Serialize)]
+struct SpiffeBundle {
+    keys: [SpiffeKey; 1],
+    spiffe_sequence: u64,
+    spiffe_refresh_hint: u64,
+}
+
+/// No `kid`, and one certificate (X509-SVID, section 6.1).
+#[derive(Serialize)]
+struct SpiffeKey {
+    kty: &'static str,
+    r#use: &'static str,
+    crv: &'static str,
+    x: String,
+    y: String,
+    x5c: [String; 1],
+}
+
+fn spiffe_bundle(root: &[u8], sequence: u64) -> Result<String, KeyringError> {
+    let certificate = ca::parse(root)?;
+    let point = &certificate.public_key().subject_public_key.data;
+    let (x, y) = point
+        .strip_prefix(&[4])
+        .filter(|coordinates| coordinates.len() == 64)
+        .and_then(|coordinates| coordinates.split_at_checked(32))
+        .ok_or_else(|| KeyringError::damaged("the task CA's root has no P-256 key"))?;
+    let key = SpiffeKey {
+        kty: "EC",
+        r#use: "x509-svid",
+        crv: "P-256",
+        x: URL_SAFE_NO_PAD.encode(x),
+        y: URL_SAFE_NO_PAD.encode(y),
+        x5c: [STANDARD.encode(root)],
+    };
+    let bundle =
+        SpiffeBundle { keys: [key], spiffe_sequence: sequence, spiffe_refresh_hint: REFRESH_HINT_SECONDS };
+    serde_json::to_string(&bundle).map_err(KeyringError::damaged)
+}

@@ -1,0 +1,110 @@
+//! Wrapping: how private parts are made unreadable before they go to the store.
+
+use async_trait::async_trait;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use zeroize::Zeroize;
+
+use super::document::KeyUse;
+use super::kek::KeyEncryptionKey;
+use crate::ids::random;
+use crate::secret::Secret;
+
+/// First byte of what [`KeyEncryptionKey`] wraps; also bound as associated data.
+const FORMAT: u8 = 1;
+
+/// Which private part is wrapped. All of it is associated data: a wrapped part opens as this key, for this use, in this trust domain
+/// and in no other place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyLabel<'a> {
+    /// The key's name.
+    pub kid: &'a str,
+    /// What it is for.
+    pub key_use: KeyUse,
+    /// Whose it is.
+    pub trust_domain: &'a str,
+}
+
+/// Why a private part was not wrapped or unwrapped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WrapError {
+    /// The wrapped bytes were altered, belong to another label, or were wrapped under another key.
+    #[error("the wrapped key does not open")]
+    DoesNotOpen,
+    /// The wrapper failed: no random bytes, or a remote one did not answer.
+    #[error("the key wrapper failed: {0}")]
+    Failed(String),
+}
+
+/// Wraps private parts. The local one is [`KeyEncryptionKey`]; one that asks a key management service fits as well.
+#[async_trait]
+pub trait KeyWrapper: Send + Sync {
+    /// Names the wrapping key. Stored beside what it wrapped, so that a wrong one is told from damage. At most 256 bytes.
+    fn id(&self) -> String;
+
+    /// Makes `private` unreadable to whoever lacks the wrapping key.
+    async fn wrap(&self, label: KeyLabel<'_>, private: &Secret<Vec<u8>>) -> Result<Vec<u8>, WrapError>;
+
+    /// The inverse. Fails unless `wrapped` was made under this wrapping key, for this label, and is unaltered.
+    async fn unwrap(&self, label: KeyLabel<'_>, wrapped: &[u8]) -> Result<Secret<Vec<u8>>, WrapError>;
+}
+
+/// AES-256-GCM with a random nonce of 96 bits: `format || nonce || ciphertext || tag`. A keyring wraps a few dozen keys in its life, far from
+/// the 2^32 at which random nonces of one key wear out (NIST SP 800-38D, section 8.3).
+#[async_trait]
+impl KeyWrapper for KeyEncryptionKey {
+    fn id(&self) -> String {
+        format!("local:{}", self.fingerprint())
+    }
+
+    async fn wrap(&self, label: KeyLabel<'_>, private: &Secret<Vec<u8>>) -> Result<Vec<u8>, WrapError> {
+        let nonce: [u8; NONCE_LEN] =
+            random().map_err(|_| WrapError::Failed("the system's random source failed".to_owned()))?;
+        // Room for the tag, so that the plaintext is never moved, and is overwritten where it lies.
+        let mut sealed = Vec::with_capacity(private.expose().len() + AES_256_GCM.tag_len());
+        sealed.extend_from_slice(private.expose());
+        let sealing = aead(self)?.seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(associated_data(label)),
+            &mut sealed,
+        );
+        if sealing.is_err() {
+            sealed.zeroize();
+            return Err(WrapError::Failed("sealing failed".to_owned()));
+        }
+        Ok([&[FORMAT], nonce.as_slice(), &sealed].concat())
+    }
+
+    async fn unwrap(&self, label: KeyLabel<'_>, wrapped: &[u8]) -> Result<Secret<Vec<u8>>, WrapError> {
+        let (format, rest) = wrapped.split_first().ok_or(WrapError::DoesNotOpen)?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(WrapError::DoesNotOpen)?;
+        if *format != FORMAT {
+            return Err(WrapError::DoesNotOpen);
+        }
+        let mut opened = zeroize::Zeroizing::new(sealed.to_vec());
+        let plain = aead(self)?
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                Aad::from(associated_data(label)),
+                opened.as_mut_slice(),
+            )
+            .map_err(|_| WrapError::DoesNotOpen)?;
+        Ok(Secret::new(plain.to_vec()))
+    }
+}
+
+fn aead(key: &KeyEncryptionKey) -> Result<LessSafeKey, WrapError> {
+    let unbound = UnboundKey::new(&AES_256_GCM, key.expose())
+        .map_err(|_| WrapError::Failed("not an AES-256 key".to_owned()))?;
+    Ok(LessSafeKey::new(unbound))
+}
+
+/// Each part with its length before it, so that no two labels give the same bytes.
+fn associated_data(label: KeyLabel<'_>) -> Vec<u8> {
+    let mut data = b"taskpass-wrapped-key".to_vec();
+    data.push(FORMAT);
+    for part in [label.kid, label.key_use.as_str(), label.trust_domain] {
+        data.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        data.extend(part.as_bytes());
+    }
+    data
+}
