@@ -3,10 +3,13 @@
 //! An agent proves what it is with its workload certificate, declares a task, receives credentials for that task alone, and loses
 //! every one of them the moment the task ends. `docs/ARCHITECTURE.md` is the map.
 
+pub mod audience;
 pub mod error;
+pub mod files;
 pub mod identity;
 pub mod ids;
 pub mod keys;
+pub mod policy;
 pub mod revoke;
 pub mod secret;
 pub mod store;
