@@ -96,13 +96,16 @@ impl TaskId {
 
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, byte) in self.0.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
+        let mut text = [b'-'; 36];
+        let mut digits = hex_digits(&self.0);
+        for (i, slot) in text.iter_mut().enumerate() {
+            if !matches!(i, 8 | 13 | 18 | 23)
+                && let Some(digit) = digits.next()
+            {
+                *slot = digit;
             }
-            write!(f, "{byte:02x}")?;
         }
-        Ok(())
+        write_ascii(f, &text)
     }
 }
 
@@ -163,7 +166,9 @@ impl CredentialId {
 
 impl fmt::Display for CredentialId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(f, &self.to_bytes())
+        let mut text = [0; 40];
+        text.iter_mut().zip(hex_digits(&self.to_bytes())).for_each(|(slot, digit)| *slot = digit);
+        write_ascii(f, &text)
     }
 }
 
@@ -220,7 +225,9 @@ impl Generation {
 
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(f, &self.0)
+        let mut text = [0; 24];
+        text.iter_mut().zip(hex_digits(&self.0)).for_each(|(slot, digit)| *slot = digit);
+        write_ascii(f, &text)
     }
 }
 
@@ -235,7 +242,7 @@ impl FromStr for Generation {
 }
 
 macro_rules! as_text {
-    ($($name:ident)*) => { $(
+    ($($name:ident $length:literal)*) => { $(
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(self, f)
@@ -250,17 +257,38 @@ macro_rules! as_text {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
+                struct Text;
+                impl de::Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an id in its text form")
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        // Stored and signed ids have one spelling.
+                        if text.len() != $length || text.bytes().any(|c| c.is_ascii_uppercase()) {
+                            return Err(E::custom("not an id in its text form"));
+                        }
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Text)
             }
         }
     )* };
 }
 
-as_text!(TaskId CredentialId Generation);
+as_text!(TaskId 36 CredentialId 40 Generation 24);
 
-fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+/// Two lower-case digits for each byte. Ids are written once for each credential, so without the formatting machinery.
+fn hex_digits(bytes: &[u8]) -> impl Iterator<Item = u8> {
+    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + (nibble - 10) };
+    bytes.iter().flat_map(move |byte| [digit(byte >> 4), digit(byte & 0x0f)])
+}
+
+fn write_ascii(f: &mut fmt::Formatter<'_>, text: &[u8]) -> fmt::Result {
+    f.write_str(std::str::from_utf8(text).map_err(|_| fmt::Error)?)
 }
 
 /// `2 * N` lower-case digits to `N` bytes.
@@ -324,6 +352,18 @@ mod tests {
         assert_eq!(colons.join(":").parse(), Ok(id));
         assert!(text.get(1..).unwrap().parse::<CredentialId>().is_err());
         assert!(format!("{text}0").parse::<CredentialId>().is_err());
+    }
+
+    #[test]
+    fn in_json_an_id_has_one_spelling() {
+        let id = CredentialId { task: task(), number: 0xabcd };
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(json, format!("\"{id}\""));
+        assert_eq!(serde_json::from_str::<CredentialId>(&json).unwrap(), id);
+        assert!(serde_json::from_str::<CredentialId>(&json.to_uppercase()).is_err());
+        assert!(serde_json::from_str::<TaskId>("7").is_err());
+        let generation = Generation::from_parts(0x0123_4567_89ab, [0xff; 6]);
+        assert_eq!(serde_json::to_string(&generation).unwrap(), "\"0123456789abffffffffffff\"");
     }
 
     #[test]
