@@ -207,9 +207,7 @@ fn is_between(number: &Number, minimum: Option<i64>, maximum: Option<i64>) -> bo
         minimum.is_none_or(|least| integer >= least) && maximum.is_none_or(|most| integer <= most)
     } else {
         number.as_f64().is_some_and(|real| {
-            real.is_finite()
-                && minimum.is_none_or(|least| real >= least as f64)
-                && maximum.is_none_or(|most| real <= most as f64)
+            minimum.is_none_or(|least| real >= least as f64) && maximum.is_none_or(|most| real <= most as f64)
         })
     }
 }

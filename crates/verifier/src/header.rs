@@ -25,11 +25,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the decoded header. Refuses members beyond the three, repeated ones and other types than strings.
+    /// Reads the decoded header, whose length is judged already. Refuses members beyond the three, repeated ones and other types than strings.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, Refusal> {
-        if json.len() > MAX_HEADER_BYTES {
-            return Err(Refusal::HeaderTooLong);
-        }
         serde_json::from_slice(json).map_err(|error| {
             if !error.is_data() {
                 return Refusal::MalformedHeader;
