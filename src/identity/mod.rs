@@ -33,3 +33,6 @@ pub use tls::{ClientTls, ConnectError, ServerTls};
 #[cfg(test)]
 #[path = "../../tests/it/support/ca.rs"]
 pub(crate) mod test_ca;
+
+#[cfg(test)]
+mod test_world;

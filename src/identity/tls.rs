@@ -46,3 +46,6 @@ impl Signatures {
 fn no_tls12<T>() -> Result<T, rustls::Error> {
     Err(rustls::Error::General("TLS 1.2 is not spoken here".into()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,51 @@
+use super::*;
 
+fn text(reading: Reading) -> Result<String, String> {
+    reading.map(|content| String::from_utf8(content.bytes.to_vec()).unwrap())
+}
+
+#[test]
+fn a_file_is_read_whole_up_to_the_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    std::fs::write(&path, "hello").unwrap();
+    assert_eq!(text(read(&path)).unwrap(), "hello");
+    std::fs::write(&path, vec![b'a'; 1024 * 1024]).unwrap();
+    assert_eq!(text(read(&path)).unwrap().len(), 1024 * 1024);
+    std::fs::write(&path, vec![b'a'; 1024 * 1024 + 1]).unwrap();
+    assert!(text(read(&path)).unwrap_err().contains("larger than 1 MiB"));
+}
+
+#[test]
+fn what_is_no_file_cannot_be_read_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(text(read(dir.path())).unwrap_err().contains("not a regular file"));
+    let missing = dir.path().join("missing");
+    assert!(text(read(&missing)).unwrap_err().contains("missing"));
+}
+
+#[test]
+fn a_change_is_taken_when_two_readings_agree_and_once_only() {
+    let mut settling = Settling::from([0; 32]);
+    let mut look = |mark| settling.look([mark; 32]);
+    assert_eq!(look(0), Looked::Unchanged);
+    assert_eq!((look(1), look(2), look(3)), (Looked::Unsettled, Looked::Unsettled, Looked::Unsettled));
+    assert_eq!((look(3), look(3)), (Looked::Settled, Looked::Unchanged));
+    assert_eq!((look(4), look(3), look(4)), (Looked::Unsettled, Looked::Unchanged, Looked::Unsettled));
+    assert_eq!(look(4), Looked::Settled);
+}
+
+#[test]
+fn readings_that_differ_have_different_marks() {
+    let content = |bytes: &str, mode| Ok(Content { bytes: Zeroizing::new(bytes.into()), mode });
+    let all = [
+        vec![content("a", 0o600), content("b", 0o600)],
+        vec![content("ab", 0o600), content("", 0o600)],
+        vec![content("a", 0o644), content("b", 0o600)],
+        vec![content("a", 0o600)],
+        vec![Err("a".into())],
+        vec![],
+    ];
+    let marks: std::collections::HashSet<_> = all.iter().map(|readings| mark(readings)).collect();
+    assert_eq!(marks.len(), all.len());
+}

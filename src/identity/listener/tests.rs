@@ -1,66 +1,187 @@
-use std::collections::BTreeMap;
-
-use tempfile::TempDir;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_stream::StreamExt as _;
 
 use super::*;
-use crate::identity::test_ca::Ca;
-use crate::identity::*;
-use crate::time::SystemClock;
+use crate::identity::refusal::PeerRefusal;
+use crate::identity::test_ca;
+use crate::identity::test_world::{NOW, World, ends, soon, talk};
+use crate::time::Timestamp;
 
-/// A listener of trust domain `td.test` on a free port, and what clients need.
-struct World {
-    dir: TempDir,
-    ca: Ca,
-    bundles: Arc<TrustBundles>,
-    incoming: Incoming,
-    address: SocketAddr,
-    stop: CancellationToken,
-    close: CancellationToken,
+/// That the connection is closed at both ends, for this reason.
+async fn closed(client: &mut (impl tokio::io::AsyncRead + Unpin), mut server: PeerStream, why: CloseReason) {
+    let connection = Arc::clone(server.connection());
+    assert_eq!(soon(server.read(&mut [0; 8])).await.unwrap(), 0);
+    assert!(server.write_all(b"late").await.is_err());
+    assert_eq!(connection.close_reason(), Some(why));
+    soon(connection.closed()).await;
+    drop(server);
+    ends(client).await;
 }
 
-impl World {
-    async fn new(limits: Limits) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Ca::new("td.test");
-        let bundle = dir.path().join("bundle.pem");
-        std::fs::write(&bundle, ca.pem()).unwrap();
-        let (certificate, key) = ca.server("broker", &["localhost"]).write(dir.path(), "broker");
-        let files = SvidFiles { certificate, key };
-        let source = SvidSource::open(files, Use::Server, Arc::new(SystemClock)).unwrap();
-        let config = BTreeMap::from([("td.test".parse().unwrap(), vec![bundle])]);
-        let bundles = Arc::clone(BundleFiles::open(config).unwrap().bundles());
-        let judge = Arc::new(PeerJudge::new(Arc::clone(&bundles), Side::Client));
-        let tls = ServerTls::new(source.current(), judge, Arc::new(SystemClock));
-        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let listener = Listener::new(tcp, tls, limits);
-        let address = listener.local_addr().unwrap();
-        let (stop, close) = (CancellationToken::new(), CancellationToken::new());
-        let incoming = listener.serve(stop.clone(), close.clone());
-        Self { dir, ca, bundles, incoming, address, stop, close }
-    }
+#[tokio::test]
+async fn c45_a_connection_and_its_calls_end_when_the_svid_expires() {
+    let almost = Timestamp::from_millis(NOW.as_millis() + 800);
+    let mut world = World::with(Limits::default(), almost).await;
+    let svid = world.a.svid_with("agent", |params| test_ca::valid(params, NOW.as_secs(), NOW.as_secs() + 1));
+    let (mut client, mut server) = world.connect(&svid).await;
+    talk(&mut client, &mut server).await;
+    assert_eq!(server.connection().check(), Ok(()));
+    let connection = Arc::clone(server.connection());
+    closed(&mut client, server, CloseReason::NotTrusted(PeerRefusal::Expired)).await;
+    assert_eq!(connection.check(), Err(PeerRefusal::Expired));
+}
 
-    fn client(&self, svid: &crate::identity::test_ca::Svid) -> ClientTls {
-        let (certificate, key) = svid.write(self.dir.path(), "client");
-        let source =
-            SvidSource::open(SvidFiles { certificate, key }, Use::Client, Arc::new(SystemClock)).unwrap();
-        let judge = Arc::new(PeerJudge::new(Arc::clone(&self.bundles), Side::Server));
-        let broker = "spiffe://td.test/broker".parse().unwrap();
-        ClientTls::new(source.current(), judge, broker, Arc::new(SystemClock)).unwrap()
+#[tokio::test]
+async fn c45_a_connection_of_an_svid_with_time_left_lives() {
+    let mut world = World::new().await;
+    let (mut client, mut server) = world.connect(&world.a.svid("agent")).await;
+    for _ in 0..3 {
+        talk(&mut client, &mut server).await;
+        assert_eq!(server.connection().check(), Ok(()));
     }
 }
 
 #[tokio::test]
-async fn a_verified_peer_gets_a_connection_that_carries_its_id() {
-    let mut world = World::new(Limits::default()).await;
-    let client = world.client(&world.ca.svid("agent"));
-    let mut tls = client.connect(world.address).await.unwrap();
-    let mut stream = world.incoming.next().await.unwrap().unwrap();
-    assert_eq!(stream.connection().peer().spiffe_id().as_str(), "spiffe://td.test/agent");
-    tls.write_all(b"hello").await.unwrap();
-    let mut heard = [0; 5];
-    stream.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"hello");
-    drop((world.stop, world.close));
+async fn c46_a06_a_withdrawn_bundle_ends_the_connections_of_its_domain_and_no_others() {
+    let mut world = World::new().await;
+    let (mut of_a, mut server_a) = world.connect(&world.a.svid("agent")).await;
+    let (mut of_b, server_b) = world.connect(&world.b.svid("agent")).await;
+    std::fs::write(world.bundle_path(&world.b), r#"{"keys":[]}"#).unwrap();
+    world.bundle_files.look();
+    world.bundle_files.look();
+    assert_eq!(server_b.connection().check(), Err(PeerRefusal::EmptyBundle));
+    closed(&mut of_b, server_b, CloseReason::NotTrusted(PeerRefusal::EmptyBundle)).await;
+    talk(&mut of_a, &mut server_a).await;
+    assert_eq!(server_a.connection().check(), Ok(()));
+}
+
+#[tokio::test]
+async fn c46_a_withdrawn_anchor_ends_an_idle_connection_without_any_call() {
+    let mut world = World::new().await;
+    let (mut client, server) = world.connect(&world.b.svid("agent")).await;
+    let replaced = crate::identity::test_ca::Ca::new("b.test");
+    std::fs::write(world.bundle_path(&world.b), replaced.pem()).unwrap();
+    world.bundle_files.look();
+    world.bundle_files.look();
+    closed(&mut client, server, CloseReason::NotTrusted(PeerRefusal::BadSignature)).await;
+}
+
+#[tokio::test]
+async fn c46_a_bundle_that_keeps_the_anchor_keeps_the_connection() {
+    let mut world = World::new().await;
+    let (mut client, mut server) = world.connect(&world.b.svid("agent")).await;
+    let version = world.bundles().version();
+    let more = crate::identity::test_ca::Ca::new("b.test").pem() + &world.b.pem();
+    std::fs::write(world.bundle_path(&world.b), more).unwrap();
+    world.bundle_files.look();
+    world.bundle_files.look();
+    assert!(world.bundles().version() > version);
+    assert_eq!(server.connection().check(), Ok(()));
+    talk(&mut client, &mut server).await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_at_its_greatest_age() {
+    let limits = Limits {
+        max_age: Duration::from_millis(50),
+        max_age_jitter: Duration::from_millis(10),
+        ..Limits::default()
+    };
+    let mut world = World::with(limits, NOW).await;
+    let (mut client, server) = world.connect(&world.a.svid("agent")).await;
+    closed(&mut client, server, CloseReason::MaxAge).await;
+}
+
+#[tokio::test]
+async fn stopping_accepts_no_more_and_lets_connections_live_until_closing_ends_them() {
+    let mut world = World::new().await;
+    let (mut client, mut server) = world.connect(&world.a.svid("agent")).await;
+    world.stop.cancel();
+    assert!(soon(world.incoming.next()).await.is_none());
+    assert!(TcpStream::connect(world.address).await.is_err());
+    talk(&mut client, &mut server).await;
+    world.close.cancel();
+    closed(&mut client, server, CloseReason::Drain).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_leaves_ends_its_connection_without_a_reason_of_ours() {
+    let mut world = World::new().await;
+    let (client, mut server) = world.connect(&world.a.svid("agent")).await;
+    let connection = Arc::clone(server.connection());
+    drop(client);
+    drop(server.read(&mut [0; 8]).await);
+    drop(server);
+    soon(connection.closed()).await;
+    assert_eq!(connection.close_reason(), None);
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_cut_off_and_keeps_no_one_else_waiting_longer() {
+    let limits = Limits { handshake_timeout: Duration::from_millis(50), handshakes: 1, ..Limits::default() };
+    let mut world = World::with(limits, NOW).await;
+    let mut silent = TcpStream::connect(world.address).await.unwrap();
+    let (mut client, mut server) = world.connect(&world.a.svid("agent")).await;
+    ends(&mut silent).await;
+    talk(&mut client, &mut server).await;
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_closed_and_a_place_that_is_free_again_is_taken() {
+    let mut world = World::with(Limits { connections: 1, ..Limits::default() }, NOW).await;
+    let (_client, server) = world.connect(&world.a.svid("first")).await;
+    let mut second = TcpStream::connect(world.address).await.unwrap();
+    ends(&mut second).await;
+    drop(server);
+    let (_client, third) = world.connect(&world.a.svid("third")).await;
+    assert_eq!(third.connection().peer().spiffe_id().path(), "/third");
+}
+
+/// Runs `test` with a recorder of its own and returns what was counted.
+fn counted(test: impl Future<Output = ()>) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    metrics::with_local_recorder(&recorder, || runtime.block_on(test));
+    recorder.handle().render()
+}
+
+#[test]
+fn a01_a02_a04_refused_peers_get_no_connection_and_are_counted_by_reason() {
+    let counts = counted(async {
+        let mut world = World::new().await;
+        let (a, now) = (&world.a, NOW.as_secs());
+        let two_ids =
+            a.svid_with("agent", |it| it.subject_alt_names.push(test_ca::uri("spiffe://a.test/admin")));
+        let confused =
+            a.svid_with("x", |it| it.subject_alt_names = vec![test_ca::uri("spiffe://b.test/admin")]);
+        let ca =
+            a.svid_with("agent", |it| it.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+        let expired = a.svid_with("agent", |it| test_ca::valid(it, now - 9, now - 1));
+        let early = a.svid_with("agent", |it| test_ca::valid(it, now + 60, now + 99));
+        let usage = a.svid_with("agent", |it| {
+            it.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth]
+        });
+        let as_leaf = a.intermediate().as_svid();
+        for svid in [two_ids, confused, ca, expired, early, usage, as_leaf] {
+            ends(&mut world.raw_client(&svid).await).await;
+        }
+        world.expect_none_before_now().await;
+    });
+    for reason in ["many_uri_sans", "untrusted_issuer", "ca_as_leaf", "expired", "not_yet_valid", "no_path"] {
+        let line = format!("taskpass_peer_refused_total{{reason=\"{reason}\"}} 1");
+        assert!(counts.contains(&line), "{line}\n{counts}");
+    }
+    assert!(counts.contains("taskpass_peer_refused_total{reason=\"extended_key_usage\"} 1"), "{counts}");
+}
+
+#[test]
+fn closed_connections_are_counted_by_reason() {
+    let counts = counted(async {
+        let mut world = World::new().await;
+        let (mut client, server) = world.connect(&world.b.svid("agent")).await;
+        world.bundles().remove(&"b.test".parse().unwrap());
+        closed(&mut client, server, CloseReason::NotTrusted(PeerRefusal::UnknownTrustDomain)).await;
+    });
+    assert!(counts.contains("taskpass_peer_closed_total{reason=\"unknown_trust_domain\"} 1"), "{counts}");
 }
