@@ -3,6 +3,9 @@
 //! [`UnverifiedToken`] and [`VerifiedToken`] are different types, and only the second has claims. What verification does not
 //! say: whether the task has ended, and whether the generation still stands. A view of ends and generations is a further argument
 //! of the verdict; without one, ask the broker.
+//!
+//! ECDSA signatures come in pairs (`s` and the group order less `s`), and both are valid: an ES256 token has a twin with another text and the
+//! same claims. So a credential is known by its `jti`, never by its text.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Tokens that are wrong before their claims are looked at: form, header, key, signature.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 use ring::hmac;
 use ring::rand::SystemRandom;
@@ -190,6 +190,28 @@ fn a_signature_has_one_text() {
     let standard = STANDARD_NO_PAD.encode([0xfb; 64]);
     assert!(standard.contains('+'));
     assert_eq!(verdict(&standard), Err(Refusal::NotBase64Url));
+}
+
+#[test]
+fn the_twin_of_an_es256_signature_gains_nothing_but_the_same_claims() {
+    // The order of the group (SEC 2, section 2.4.2).
+    let order = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa,
+        0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let issuer = Issuer::new();
+    let token = issuer.mint(&claims());
+    let (input, signature) = token.rsplit_once('.').unwrap();
+    let mut twin = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = 0;
+    for (s, n) in twin[32..].iter_mut().zip(order).rev() {
+        let digit = i16::from(n) - i16::from(*s) - borrow;
+        borrow = i16::from(digit < 0);
+        *s = digit.rem_euclid(256) as u8;
+    }
+    let twin = format!("{input}.{}", b64(twin));
+    assert_ne!(twin, token);
+    assert_eq!(issuer.verify(&twin), issuer.verify(&token));
 }
 
 #[test]
