@@ -4,6 +4,7 @@
 //! every one of them the moment the task ends. `docs/ARCHITECTURE.md` is the map.
 
 pub mod audience;
+pub mod cert;
 pub mod error;
 pub mod files;
 pub mod identity;

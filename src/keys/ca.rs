@@ -14,7 +14,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use rustls_pki_types::CertificateDer;
 use taskpass_verifier::keyset::{Algorithm, KeyId, VerificationKey};
-use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, ParsedExtension, X509Certificate};
 
 use super::error::KeyringError;
 use crate::error::{Error, Result};
@@ -154,6 +154,9 @@ pub struct TaskCa {
     root: CertificateDer<'static>,
     intermediate: CertificateDer<'static>,
     issuer: Issuer<'static, CaKey>,
+    /// Subject and key identifier of the intermediate, as its certificates name it.
+    name: Vec<u8>,
+    key_identifier: Option<Vec<u8>>,
     key_id: KeyId,
     not_after: Timestamp,
 }
@@ -166,19 +169,22 @@ impl TaskCa {
         intermediate: &[u8],
         key: CaKey,
     ) -> std::result::Result<Self, KeyringError> {
-        let not_after = {
-            let (root, intermediate) = (parse(root)?, parse(intermediate)?);
-            belongs(&intermediate, key.id())?;
-            intermediate
-                .verify_signature(Some(root.public_key()))
-                .map_err(|_| KeyringError::damaged("the task CA's intermediate is not signed by its root"))?;
-            validity(&root).1.min(validity(&intermediate).1)
-        };
-        let intermediate = CertificateDer::from(intermediate.to_vec());
-        let key_id = key.id();
-        let issuer = Issuer::from_ca_cert_der(&intermediate, key).map_err(KeyringError::damaged)?;
-        let root = CertificateDer::from(root.to_vec());
-        Ok(Self { trust_domain, root, intermediate, issuer, key_id, not_after })
+        let (parsed_root, parsed) = (parse(root)?, parse(intermediate)?);
+        belongs(&parsed, key.id())?;
+        parsed
+            .verify_signature(Some(parsed_root.public_key()))
+            .map_err(|_| KeyringError::damaged("the task CA's intermediate is not signed by its root"))?;
+        Ok(Self {
+            trust_domain,
+            root: CertificateDer::from(root.to_vec()),
+            intermediate: CertificateDer::from(intermediate.to_vec()),
+            name: parsed.subject().as_raw().to_vec(),
+            key_identifier: key_identifier(&parsed),
+            key_id: key.id(),
+            not_after: validity(&parsed_root).1.min(validity(&parsed).1),
+            issuer: Issuer::from_ca_cert_der(&CertificateDer::from(intermediate), key)
+                .map_err(KeyringError::damaged)?,
+        })
     }
 
     /// The trust domain whose names it certifies: the broker's own.
@@ -194,6 +200,16 @@ impl TaskCa {
     /// What goes out beside each certificate.
     pub const fn intermediate(&self) -> &CertificateDer<'static> {
         &self.intermediate
+    }
+
+    /// The subject of the intermediate in DER: the issuer that its certificates name.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The subject key identifier of the intermediate.
+    pub fn key_identifier(&self) -> Option<&[u8]> {
+        self.key_identifier.as_deref()
     }
 
     /// RFC 7638 thumbprint of the intermediate's key.
@@ -242,6 +258,13 @@ pub(super) fn belongs(
         Ok(public) if public.id() == key => Ok(()),
         _ => Err(KeyringError::damaged("a CA certificate is not for its key")),
     }
+}
+
+fn key_identifier(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    })
 }
 
 fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {

@@ -7,6 +7,7 @@ use super::document::KeyUse;
 use super::signer::Signer;
 use super::testing::{MemoryStore, NOW, domain, kek, keyring, open, plan};
 use super::*;
+use crate::identity::TrustBundle;
 use crate::ids::{Partition, TaskId, new_task_id};
 use crate::secret::Secret;
 use crate::time::Timestamp;
@@ -272,7 +273,10 @@ async fn the_ca_bundle_is_a_spiffe_bundle_that_our_own_reader_takes() {
     let key = &bundle["keys"][0];
     assert_eq!((key["use"].as_str(), key.get("kid")), (Some("x509-svid"), None));
     assert_eq!(key["x5c"].as_array().unwrap().len(), 1);
-    assert!(sets.task_ca_pem().starts_with("-----BEGIN CERTIFICATE-----\n"));
+    for text in [sets.task_ca_bundle(), sets.task_ca_pem()] {
+        let bundle = TrustBundle::parse(domain("broker.test"), text.as_bytes()).unwrap();
+        assert_eq!((bundle.len(), bundle.skipped()), (1, [].as_slice()));
+    }
     let (_, pem) = x509_parser::pem::parse_x509_pem(sets.task_ca_pem().as_bytes()).unwrap();
     assert_eq!(pem.contents, keyring.task_ca().root().as_ref());
 }

@@ -1,0 +1,115 @@
+//! Judging our own certificates before they leave, by a parser that did not make them.
+
+use rcgen::PublicKeyData;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Extension};
+use x509_parser::x509::X509Version;
+
+use super::template::{BACKDATE, LeafRequest};
+use crate::error::{Error, Result};
+use crate::identity::SpiffeId;
+use crate::keys::TaskCa;
+use crate::time::Timestamp;
+
+/// `digitalSignature`, the first bit, and no other.
+const DIGITAL_SIGNATURE: u16 = 1;
+
+/// Parses the certificate and compares every field with what was to be signed; there is nothing in it beside.
+pub(super) fn against_template(
+    ca: &TaskCa,
+    leaf: &LeafRequest<'_>,
+    name: &SpiffeId,
+    der: &[u8],
+) -> Result<()> {
+    let Ok(([], certificate)) = X509Certificate::from_der(der) else {
+        return Err(mismatch(leaf, "it does not parse"));
+    };
+    let seconds = |at: Timestamp| i64::try_from(at.as_secs()).ok();
+    let validity = certificate.validity();
+    let demand = |holds: bool, what: &str| if holds { Ok(()) } else { Err(mismatch(leaf, what)) };
+    demand(certificate.version() == X509Version::V3, "version")?;
+    demand(certificate.raw_serial() == leaf.id.to_bytes(), "serial number")?;
+    demand(certificate.issuer().as_raw() == ca.name(), "issuer")?;
+    demand(certificate.subject().iter().next().is_none(), "subject")?;
+    let not_before = leaf.issued_at.saturating_sub(BACKDATE);
+    demand(Some(validity.not_before.timestamp()) == seconds(not_before), "notBefore")?;
+    demand(Some(validity.not_after.timestamp()) == seconds(leaf.expires_at), "notAfter")?;
+    demand(certificate.public_key().raw == leaf.key.subject_public_key_info(), "public key")?;
+    demand(certificate.extensions().len() == EXTENSIONS, "number of extensions")?;
+    let mut seen = 0;
+    for extension in certificate.extensions() {
+        seen |= 1 << judge_extension(ca, name, extension).map_err(|what| mismatch(leaf, what))?;
+    }
+    demand(seen == (1 << EXTENSIONS) - 1, "an extension is missing")
+}
+
+/// Alternative names, basic constraints, key usage, extended key usage, authority and subject key identifier.
+const EXTENSIONS: usize = 6;
+
+/// The place of an extension among the [`EXTENSIONS`], if it is what it must be.
+fn judge_extension(
+    ca: &TaskCa,
+    name: &SpiffeId,
+    extension: &X509Extension<'_>,
+) -> std::result::Result<u8, &'static str> {
+    let demand = |holds: bool, place: u8, what: &'static str| if holds { Ok(place) } else { Err(what) };
+    let critical = extension.critical;
+    match extension.parsed_extension() {
+        ParsedExtension::SubjectAlternativeName(names) => {
+            let only =
+                matches!(names.general_names.as_slice(), [GeneralName::URI(uri)] if *uri == name.as_str());
+            demand(critical && only, 0, "alternative names")
+        }
+        ParsedExtension::BasicConstraints(basic) => {
+            demand(critical && !basic.ca && basic.path_len_constraint.is_none(), 1, "basic constraints")
+        }
+        ParsedExtension::KeyUsage(usage) => {
+            demand(critical && usage.flags == DIGITAL_SIGNATURE, 2, "key usage")
+        }
+        ParsedExtension::ExtendedKeyUsage(usage) => {
+            let others = usage.any
+                || usage.code_signing
+                || usage.email_protection
+                || usage.time_stamping
+                || usage.ocsp_signing
+                || !usage.other.is_empty();
+            demand(usage.client_auth && usage.server_auth && !others, 3, "extended key usage")
+        }
+        ParsedExtension::AuthorityKeyIdentifier(authority) => {
+            let id = authority.key_identifier.as_ref().map(|id| id.0);
+            demand(!critical && id.is_some() && id == ca.key_identifier(), 4, "authority key identifier")
+        }
+        ParsedExtension::SubjectKeyIdentifier(id) => {
+            demand(!critical && !id.0.is_empty(), 5, "subject key identifier")
+        }
+        _ => Err("an extension that is not in the template"),
+    }
+}
+
+/// Verifies both signatures as a TLS server does that trusts the root alone.
+pub(super) fn chain(ca: &TaskCa, at: Timestamp, der: &CertificateDer<'_>) -> Result<()> {
+    let failed =
+        |error| Error::internal(format!("an issued certificate does not chain to its root: {error}"));
+    let root = [webpki::anchor_from_trusted_cert(ca.root()).map_err(failed)?];
+    let time = UnixTime::since_unix_epoch(std::time::Duration::from_millis(at.as_millis()));
+    EndEntityCert::try_from(der)
+        .and_then(|leaf| {
+            leaf.verify_for_usage(
+                &[webpki::ring::ECDSA_P256_SHA256],
+                &root,
+                std::slice::from_ref(ca.intermediate()),
+                time,
+                KeyUsage::client_auth(),
+                None,
+                None,
+            )
+            .map(drop)
+        })
+        .map_err(failed)
+}
+
+fn mismatch(leaf: &LeafRequest<'_>, what: &str) -> Error {
+    Error::internal(format!("the certificate {} is not what its template says: {what}", leaf.id))
+}
