@@ -1,7 +1,6 @@
 //! Signing what the template says, and judging it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls_pki_types::CertificateDer;
 use taskpass_verifier::claims::Thumbprint;
@@ -11,18 +10,15 @@ use super::template::{LeafRequest, params, task_spiffe_id};
 use crate::error::Result;
 use crate::identity::SpiffeId;
 use crate::ids::CredentialId;
-use crate::keys::TaskCa;
 use crate::keys::publish::pem;
+use crate::keys::{SpotCheck, TaskCa};
 use crate::time::Timestamp;
-
-/// One in so many certificates has its signatures verified before it leaves; the first under a CA always.
-const SAMPLE: u64 = 256;
 
 /// Issues certificates under one task CA.
 #[derive(Debug)]
 pub struct CertIssuer {
     ca: Arc<TaskCa>,
-    issued: AtomicU64,
+    spot_check: SpotCheck,
 }
 
 /// A certificate that was judged and may leave.
@@ -43,7 +39,7 @@ pub struct IssuedCertificate {
 impl CertIssuer {
     /// Issues under `ca`.
     pub const fn new(ca: Arc<TaskCa>) -> Self {
-        Self { ca, issued: AtomicU64::new(0) }
+        Self { ca, spot_check: SpotCheck::new() }
     }
 
     /// The CA: its [`TaskCa::not_after`] is one of the lifetimes whose least a certificate gets.
@@ -57,8 +53,8 @@ impl CertIssuer {
         let spiffe_id = task_spiffe_id(self.ca.trust_domain(), leaf.id.task, leaf.agent)?;
         let certificate = self.ca.sign(&params(&self.ca, leaf, &spiffe_id)?, leaf.key)?;
         judge::against_template(&self.ca, leaf, &spiffe_id, &certificate)?;
-        if self.issued.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE) {
-            judge::chain(&self.ca, leaf.issued_at, &certificate)?;
+        if self.spot_check.is_due() {
+            self.spot_check.found(judge::chain(&self.ca, leaf.issued_at, &certificate))?;
         }
         Ok(IssuedCertificate {
             id: leaf.id,

@@ -18,6 +18,7 @@ mod opened;
 pub mod publish;
 pub mod seal;
 pub mod signer;
+mod spot_check;
 pub mod store;
 pub mod wrap;
 
@@ -29,6 +30,7 @@ pub use keyring::{KeyPlan, Keyring};
 pub use publish::KeySets;
 pub use seal::{Forged, RecordSeal};
 pub use signer::{JwtKey, Signer};
+pub use spot_check::SpotCheck;
 pub use wrap::{KeyLabel, KeyWrapper, WrapError};
 
 #[cfg(test)]

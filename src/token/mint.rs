@@ -1,0 +1,126 @@
+//! Signing claims, and judging what comes out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use taskpass_verifier::claims::{Claims, Confirmation, Scope, UnixSeconds};
+use taskpass_verifier::header::Header;
+use taskpass_verifier::token::{assemble, judge_own_output_without_signature, signing_input};
+use taskpass_verifier::{Expectations, KeySet, Presented, UnverifiedToken};
+
+use super::grant::{TokenGrant, internal, not_a_token};
+use crate::error::{Error, Result};
+use crate::ids::CredentialId;
+use crate::keys::{Signer, SpotCheck};
+use crate::secret::Secret;
+use crate::time::Timestamp;
+
+/// Mints the tokens of one issuer with its active key. Made anew when another key becomes active.
+pub struct TokenIssuer {
+    issuer: String,
+    signer: Arc<dyn Signer>,
+    keys: KeySet,
+    spot_check: SpotCheck,
+}
+
+/// A token that was judged and may leave.
+#[derive(Debug)]
+pub struct MintedToken {
+    /// JWS compact serialisation.
+    pub token: Secret<String>,
+    /// Its `jti`.
+    pub id: CredentialId,
+    /// Its `scope`.
+    pub scope: Scope,
+    /// How it is presented.
+    pub token_type: TokenType,
+    /// Its `exp`.
+    pub expires_at: Timestamp,
+}
+
+/// How a token is presented: the `token_type` of RFC 6749, section 7.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenType {
+    /// RFC 6750; also where the token is bound to a certificate (RFC 8705, section 3).
+    Bearer,
+    /// With a proof for each request (RFC 9449, section 5).
+    Dpop,
+}
+
+impl TokenType {
+    /// As in token responses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Dpop => "DPoP",
+        }
+    }
+}
+
+impl TokenIssuer {
+    /// Mints with `signer` as `issuer`: the `iss` of the trust domain that the key belongs to.
+    pub fn new(issuer: String, signer: Arc<dyn Signer>) -> Result<Self> {
+        let keys = KeySet::new([signer.public().clone()]).map_err(Error::internal)?;
+        Ok(Self { issuer, signer, keys, spot_check: SpotCheck::new() })
+    }
+
+    /// `iss`.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The signing key: its [`Signer::not_after`] is one of the lifetimes whose least a token gets.
+    pub fn signer(&self) -> &dyn Signer {
+        self.signer.as_ref()
+    }
+
+    /// Makes one token. Errors with the caller's fault only where its tools and limits make the token too long; all else is ours, and then nothing leaves:
+    /// the grant breaks the profile (lifetime, lineage, binding), would outlive its key, or what came out is not what was to be signed.
+    pub fn mint(&self, grant: &TokenGrant<'_>) -> Result<MintedToken> {
+        if self.signer.not_after().is_some_and(|end| grant.expires_at > end) {
+            return Err(Error::internal(format!("token {} would outlive its key", grant.credential)));
+        }
+        let claims = grant.claims(&self.issuer)?;
+        let header = Header { algorithm: self.signer.algorithm(), key_id: self.signer.kid() };
+        let text = signing_input(&header, &claims).map_err(not_a_token)?;
+        let signature = self.signer.sign(text.as_bytes())?;
+        let token = Secret::new(assemble(text, &signature));
+        self.judge(token.expose(), grant, &claims)?;
+        let token_type = match grant.confirmation {
+            Some(Confirmation::Jkt(_)) => TokenType::Dpop,
+            Some(Confirmation::X5tS256(_)) | None => TokenType::Bearer,
+        };
+        let Claims { jti, scope, .. } = claims;
+        Ok(MintedToken { token, id: jti, scope, token_type, expires_at: grant.expires_at })
+    }
+
+    /// As a verifier of the audience would, at the moment of issue, shown the key that the grant names.
+    fn judge(&self, token: &str, grant: &TokenGrant<'_>, claims: &Claims) -> Result<()> {
+        let presented = match grant.confirmation {
+            None => Presented::NOTHING,
+            Some(Confirmation::X5tS256(thumbprint)) => Presented::certificate(thumbprint),
+            Some(Confirmation::Jkt(thumbprint)) => Presented::jkt(thumbprint),
+        };
+        let (audience, profile) = (grant.audience, grant.profile);
+        let expectations = Expectations { issuer: &self.issuer, audience, profile, presented };
+        let now = UnixSeconds(grant.issued_at.as_secs());
+        if !self.spot_check.is_due() {
+            return judge_own_output_without_signature(token, &self.keys, &expectations, now)
+                .map_err(internal);
+        }
+        let finding = UnverifiedToken::parse(token)
+            .and_then(|token| token.verify(&self.keys, &expectations, now))
+            .map_err(internal)
+            .and_then(|verified| match verified.claims() == claims {
+                true => Ok(()),
+                false => Err(Error::internal(format!("token {} does not say what was signed", claims.jti))),
+            });
+        self.spot_check.found(finding)
+    }
+}
+
+impl fmt::Debug for TokenIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenIssuer({} with {} {})", self.issuer, self.signer.algorithm(), self.signer.kid())
+    }
+}
