@@ -1,0 +1,190 @@
+//! Configuration: a TOML file ([`raw`]) becomes a checked [`Config`] without an `Option` that means "default". Every problem is
+//! reported in one run.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub mod raw;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+pub use resolve::{Problem, Problems, load, resolve};
+
+use crate::revoke::history::Durability;
+
+/// Everything that `serve` needs, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The broker's own trust domain: task certificates carry its name.
+    pub trust_domain: String,
+    /// The two listeners.
+    pub listen: Listen,
+    /// The broker's own certificate.
+    pub identity: IdentityFiles,
+    /// Those whose workloads may connect; those with an issuer may own audiences.
+    pub trust_domains: Vec<TrustDomainConfig>,
+    /// Where tasks and credentials are recorded.
+    pub store: StoreConfig,
+    /// Signing keys.
+    pub keys: KeysConfig,
+    /// Directory of `*.cedar` files.
+    pub policy_dir: PathBuf,
+    /// Directory of `*.toml` files, one audience each.
+    pub audience_dir: PathBuf,
+    /// How often files are looked at for changes.
+    pub reload_interval: Duration,
+    /// Ceilings and defaults of lifetimes.
+    pub lifetimes: Lifetimes,
+    /// Everything that is counted.
+    pub limits: Limits,
+    /// Where the public halves of the keys are written; `None`: nowhere.
+    pub export_dir: Option<PathBuf>,
+    /// Where the audit lines go.
+    pub audit: AuditTarget,
+    /// How long SIGTERM waits for calls in flight.
+    pub drain: Duration,
+}
+
+/// The two listeners.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// gRPC over mTLS.
+    pub grpc: SocketAddr,
+    /// Plain HTTP: metrics and probes. Not for the outside.
+    pub ops: SocketAddr,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// A connection is closed after this; the client opens a new one and proves itself again.
+    pub max_connection_age: Duration,
+}
+
+/// The broker's certificate, chain first, and its key, both PEM.
+#[derive(Clone, Debug)]
+pub struct IdentityFiles {
+    /// Leaf, then intermediates.
+    pub certificate: PathBuf,
+    /// PKCS#8, SEC1 or PKCS#1; not readable by others.
+    pub key: PathBuf,
+}
+
+/// One tenant.
+#[derive(Clone, Debug)]
+pub struct TrustDomainConfig {
+    /// Its name.
+    pub name: String,
+    /// PEM or SPIFFE JWKS files.
+    pub bundles: Vec<PathBuf>,
+    /// `iss` of the tokens for its audiences; `None`: it owns no audience.
+    pub issuer: Option<String>,
+}
+
+/// Which store.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// A file of our own.
+    Embedded {
+        /// The file; its directory is made if it is missing.
+        path: PathBuf,
+        /// `memory` or `fsync`.
+        durability: Durability,
+    },
+    /// A Redis or Valkey server.
+    Redis(RedisConfig),
+}
+
+/// How to reach Redis.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// `redis://host:port/0` or `rediss://...`; never with a password in it.
+    pub url: String,
+    /// ACL user; `None`: the default user.
+    pub username: Option<String>,
+    /// The file that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// CA for `rediss://`.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate and key for `rediss://`.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// What an acknowledged write means; held against the server's own settings.
+    pub durability: Durability,
+    /// For `replicas`: how many.
+    pub replicas: u32,
+    /// Before every key.
+    pub prefix: String,
+    /// Connections to the server.
+    pub connections: usize,
+    /// A step that takes longer has failed.
+    pub timeout: Duration,
+}
+
+/// Signing keys.
+#[derive(Clone, Debug)]
+pub struct KeysConfig {
+    /// Where the key-encryption key is.
+    pub key_encryption_key: KeySource,
+    /// Of new JWT keys.
+    pub algorithm: JwtAlgorithm,
+}
+
+/// Where a secret is.
+#[derive(Clone, Debug)]
+pub enum KeySource {
+    /// In a file that others cannot read.
+    File(PathBuf),
+    /// In this environment variable.
+    Environment(String),
+}
+
+/// What new JWT keys sign with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+pub enum JwtAlgorithm {
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
+}
+
+/// Ceilings and defaults. Policy may cut them further, never widen them.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// The longest task.
+    pub max_task: Duration,
+    /// A token that does not say.
+    pub default_token: Duration,
+    /// The longest token; at most 15 min.
+    pub max_token: Duration,
+    /// A certificate that does not say.
+    pub default_certificate: Duration,
+    /// The longest certificate.
+    pub max_certificate: Duration,
+    /// How long an ended task stays readable.
+    pub retention: Duration,
+}
+
+/// Everything that is counted. Reaching one is an error to the caller and a metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Live tasks of one workload, over all partitions.
+    pub live_tasks_per_workload: u32,
+    /// Credentials that one task may be issued in all.
+    pub credentials_per_task: u32,
+    /// Calls of one connection at once.
+    pub streams_per_connection: u32,
+    /// Calls at once, over all connections.
+    pub calls: usize,
+    /// The largest request message, in bytes.
+    pub message_bytes: usize,
+    /// A call that takes longer is given up.
+    pub call_timeout: Duration,
+}
+
+/// Where audit lines go.
+#[derive(Clone, Debug)]
+pub enum AuditTarget {
+    /// Standard output, one JSON object a line.
+    Stdout,
+    /// Appended to a file that others cannot read.
+    File(PathBuf),
+}
