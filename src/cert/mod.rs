@@ -10,10 +10,12 @@
 
 mod issue;
 mod judge;
+mod recognise;
 mod request;
 mod template;
 
 pub use issue::{CertIssuer, IssuedCertificate};
+pub use recognise::{OwnCertificate, recognise};
 pub use request::{KeyAlgorithm, MAX_CSR_BYTES, MAX_SPKI_BYTES, ProvenPublicKey, proof_message};
 pub use template::{BACKDATE, LeafRequest, task_spiffe_id};
 

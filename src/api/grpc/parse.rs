@@ -1,0 +1,264 @@
+//! From messages to commands: parsed once, every field judged for form, with a sentence that says what to do.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use taskpass_verifier::claims::{Thumbprint, ToolName};
+use taskpass_verifier::constraint::{ArgumentConstraint, Constraints, Limits, Scalar};
+
+use crate::error::{Error, Reason, Result};
+use crate::ids::{CredentialId, TaskId};
+use crate::ops::command;
+use crate::proto;
+use crate::secret::Secret;
+use crate::task::Grant;
+use crate::task::facts::{MAX_GOAL, MAX_SUBJECT};
+use crate::task::grant::{MAX_GRANTS, MAX_TOOLS};
+
+/// Longer lifetimes are a mistake, not a wish to be cut.
+const MAX_ASKED: Duration = Duration::from_secs(366 * 24 * 3600);
+const DEFAULT_PAGE: usize = 100;
+const MAX_PAGE: i32 = 500;
+/// The longest audience URI, in bytes.
+const MAX_AUDIENCE: usize = 1024;
+/// The longest certificate, in bytes.
+const MAX_CERTIFICATE: usize = 8 * 1024;
+
+pub(super) fn begin_task(m: proto::BeginTaskRequest) -> Result<command::BeginTask> {
+    let lifetime = m.lifetime.as_ref();
+    Ok(command::BeginTask {
+        goal: text("goal", m.goal, 1, MAX_GOAL)?,
+        grants: grants(m.grants)?,
+        lifetime: duration("lifetime", lifetime)?
+            .ok_or_else(|| Error::invalid("lifetime", "say how long the task may take"))?,
+        subject: optional_text("subject", m.subject, MAX_SUBJECT)?,
+        idempotency_key: optional_text("idempotency_key", m.idempotency_key, command::MAX_IDEMPOTENCY_KEY)?,
+    })
+}
+
+pub(super) fn list_tasks(m: &proto::ListTasksRequest) -> Result<command::ListTasks> {
+    if m.all_owners && !m.owner.is_empty() {
+        return Err(Error::invalid("owner", "give either owner or all_owners"));
+    }
+    Ok(command::ListTasks {
+        all_owners: m.all_owners,
+        owner: optional("owner", &m.owner)?,
+        live_only: m.live_only,
+        after: optional("page_token", &m.page_token)?,
+        limit: page_size(m.page_size)?,
+    })
+}
+
+pub(super) fn mint_token(m: proto::MintTokenRequest) -> Result<command::MintToken> {
+    Ok(command::MintToken {
+        task: id("task_id", &m.task_id)?,
+        audience: text("audience", m.audience, 1, MAX_AUDIENCE)?,
+        tools: tools(&m.tools)?,
+        lifetime: duration("lifetime", m.lifetime.as_ref())?,
+        minimum_lifetime: duration("minimum_lifetime", m.minimum_lifetime.as_ref())?,
+        certificate: certificate(&m.certificate_der)?,
+        jkt: thumbprint("dpop_jwk_sha256", &m.dpop_jwk_sha256)?,
+    })
+}
+
+pub(super) fn issue_certificate(m: proto::IssueCertificateRequest) -> Result<command::IssueCertificate> {
+    use proto::issue_certificate_request::Key;
+    let key = match m.key {
+        Some(Key::CsrDer(der)) => command::KeyRequest::CsrDer(der.to_vec()),
+        Some(Key::CsrPem(pem)) => command::KeyRequest::CsrPem(pem),
+        Some(Key::PublicKey(key)) => {
+            command::KeyRequest::Proven { spki_der: key.spki_der.to_vec(), signature: key.signature.to_vec() }
+        }
+        None => return Err(Error::invalid("key", "send csr_der, csr_pem or public_key")),
+    };
+    Ok(command::IssueCertificate {
+        task: id("task_id", &m.task_id)?,
+        key,
+        lifetime: duration("lifetime", m.lifetime.as_ref())?,
+        minimum_lifetime: duration("minimum_lifetime", m.minimum_lifetime.as_ref())?,
+    })
+}
+
+pub(super) fn validate(m: proto::ValidateRequest) -> Result<command::Validate> {
+    use proto::validate_request::Credential;
+    let shown = match m.credential {
+        Some(Credential::Token(token)) => command::Shown::Token(Secret::new(token)),
+        Some(Credential::CertificateSerial(serial)) => {
+            CredentialId::from_str(&serial).map_or(command::Shown::Nothing, command::Shown::Serial)
+        }
+        None => return Err(Error::invalid("credential", "send token or certificate_serial")),
+    };
+    Ok(command::Validate {
+        audience: text("audience", m.audience, 1, MAX_AUDIENCE)?,
+        shown,
+        certificate: thumbprint("presented_certificate_sha256", &m.presented_certificate_sha256)?,
+        jkt: thumbprint("presented_dpop_jwk_sha256", &m.presented_dpop_jwk_sha256)?,
+    })
+}
+
+pub(super) fn revoke_workload(m: proto::RevokeWorkloadRequest) -> Result<command::RevokeAll> {
+    Ok(command::RevokeAll {
+        target: command::RevokeTarget::Workload(id("spiffe_id", &m.spiffe_id)?),
+        block_for: block_for(m.block_for.as_ref())?,
+        note: note(m.note)?,
+    })
+}
+
+pub(super) fn revoke_trust_domain(m: proto::RevokeTrustDomainRequest) -> Result<command::RevokeAll> {
+    Ok(command::RevokeAll {
+        target: command::RevokeTarget::TrustDomain(id("trust_domain", &m.trust_domain)?),
+        block_for: block_for(m.block_for.as_ref())?,
+        note: note(m.note)?,
+    })
+}
+
+pub(super) fn id<T: FromStr<Err: std::fmt::Display>>(field: &str, value: &str) -> Result<T> {
+    if value.is_empty() {
+        return Err(Error::invalid(field, "is missing"));
+    }
+    value.parse().map_err(|e| Error::invalid(field, e))
+}
+
+pub(super) fn task_id(value: &str) -> Result<TaskId> {
+    id("task_id", value)
+}
+
+pub(super) fn note(value: String) -> Result<String> {
+    text("note", value, 0, command::MAX_NOTE)
+}
+
+pub(super) fn page_size(asked: i32) -> Result<usize> {
+    match asked {
+        0 => Ok(DEFAULT_PAGE),
+        1..=MAX_PAGE => Ok(usize::try_from(asked).unwrap_or(DEFAULT_PAGE)),
+        _ => Err(Error::invalid("page_size", format!("1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"))),
+    }
+}
+
+pub(super) fn duration(field: &str, value: Option<&prost_types::Duration>) -> Result<Option<Duration>> {
+    let Some(value) = value else { return Ok(None) };
+    let wrong = |what: &str| Error::new(Reason::InvalidDuration, format!("{field}: {what}"));
+    let given = Duration::try_from(*value).map_err(|_| wrong("must not be negative"))?;
+    match given {
+        Duration::ZERO => Err(wrong("must be longer than zero; leave it out for the default")),
+        d if d >= MAX_ASKED => Err(wrong("must be less than a year")),
+        d => Ok(Some(d)),
+    }
+}
+
+fn block_for(value: Option<&prost_types::Duration>) -> Result<Duration> {
+    match duration("block_for", value)?.unwrap_or_default() {
+        d if d > command::MAX_BLOCK => Err(Error::new(Reason::InvalidDuration, "block_for: at most 30 days")),
+        d => Ok(d),
+    }
+}
+
+fn text(field: &str, value: String, least: usize, most: usize) -> Result<String> {
+    match value.len() {
+        n if n < least => Err(Error::invalid(field, "is missing")),
+        n if n > most => Err(Error::invalid(field, format!("{n} bytes; at most {most}"))),
+        _ if value.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) => {
+            Err(Error::invalid(field, "must not hold control characters"))
+        }
+        _ => Ok(value),
+    }
+}
+
+fn optional_text(field: &str, value: String, most: usize) -> Result<Option<String>> {
+    if value.is_empty() { Ok(None) } else { text(field, value, 1, most).map(Some) }
+}
+
+fn optional<T: FromStr<Err: std::fmt::Display>>(field: &str, value: &str) -> Result<Option<T>> {
+    if value.is_empty() { Ok(None) } else { id(field, value).map(Some) }
+}
+
+fn thumbprint(field: &str, value: &[u8]) -> Result<Option<Thumbprint>> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let bytes: [u8; 32] =
+        value.try_into().map_err(|_| Error::invalid(field, "must be 32 bytes: a SHA-256 digest"))?;
+    Ok(Some(Thumbprint::from_bytes(bytes)))
+}
+
+fn certificate(der: &[u8]) -> Result<Option<Vec<u8>>> {
+    match der.len() {
+        0 => Ok(None),
+        n if n > MAX_CERTIFICATE => {
+            Err(Error::invalid("certificate_der", format!("{n} bytes; at most {MAX_CERTIFICATE}")))
+        }
+        _ => Ok(Some(der.to_vec())),
+    }
+}
+
+fn tools(names: &[String]) -> Result<Vec<ToolName>> {
+    if names.len() > MAX_TOOLS {
+        return Err(Error::invalid("tools", format!("at most {MAX_TOOLS}")));
+    }
+    names.iter().map(|name| name.parse().map_err(|e| Error::invalid("tools", e))).collect()
+}
+
+fn grants(messages: Vec<proto::Grant>) -> Result<Vec<Grant>> {
+    if messages.is_empty() || messages.len() > MAX_GRANTS {
+        return Err(Error::invalid("grants", format!("1 to {MAX_GRANTS}: name each audience and its tools")));
+    }
+    let mut grants: Vec<Grant> = Vec::with_capacity(messages.len());
+    for message in messages {
+        let grant = grant(message)?;
+        if grants.iter().any(|g| g.audience == grant.audience) {
+            return Err(Error::invalid("grants", format!("audience {} is named twice", grant.audience)));
+        }
+        grants.push(grant);
+    }
+    Ok(grants)
+}
+
+fn grant(message: proto::Grant) -> Result<Grant> {
+    let audience = text("grants.audience", message.audience, 1, MAX_AUDIENCE)?;
+    if message.tools.is_empty() || message.tools.len() > MAX_TOOLS {
+        return Err(Error::invalid(
+            "grants.tools",
+            format!("1 to {MAX_TOOLS}: name each tool that the task needs"),
+        ));
+    }
+    let mut tools = BTreeMap::new();
+    for tool in message.tools {
+        let name: ToolName = id("grants.tools.name", &tool.name)?;
+        let limits = constraints(tool.arguments)?;
+        if tools.insert(name, limits).is_some() {
+            return Err(Error::invalid("grants.tools", "a tool is named twice"));
+        }
+    }
+    Ok(Grant { audience, tools })
+}
+
+fn constraints(
+    arguments: std::collections::HashMap<String, proto::ArgumentConstraint>,
+) -> Result<Constraints> {
+    let wrong = |e: &dyn std::fmt::Display| Error::invalid("grants.tools.arguments", e);
+    let mut limits = BTreeMap::new();
+    for (argument, message) in arguments {
+        limits.insert(argument, constraint(message).map_err(|e| wrong(&e))?);
+    }
+    Constraints::new(limits).map_err(|e| wrong(&e))
+}
+
+fn constraint(message: proto::ArgumentConstraint) -> std::result::Result<ArgumentConstraint, String> {
+    let scalar = |json: &String| {
+        serde_json::from_str::<Scalar>(json)
+            .map_err(|_| "one_of_json takes JSON scalars: \"text\" in quotes, 10, true".to_owned())
+    };
+    let one_of = match message.one_of_json.is_empty() {
+        true => None,
+        false => Some(message.one_of_json.iter().map(scalar).collect::<std::result::Result<_, _>>()?),
+    };
+    ArgumentConstraint::new(Limits {
+        one_of,
+        prefix: message.prefix,
+        minimum: message.minimum,
+        maximum: message.maximum,
+        max_length: message.max_length,
+    })
+    .map_err(|e| e.to_string())
+}

@@ -1,0 +1,45 @@
+//! The one place where an [`Error`] becomes a gRPC status.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::error::{Error, Fault};
+use crate::ops::Caller;
+
+/// The `domain` of every `ErrorInfo`.
+pub const DOMAIN: &str = "taskpass";
+
+/// The public half, with `ErrorInfo`; the private half is for [`Error::log_line`].
+pub fn to_status(error: &Error) -> Status {
+    let code = match error.reason().fault() {
+        Fault::Input => Code::InvalidArgument,
+        Fault::Authority => Code::PermissionDenied,
+        Fault::Missing => Code::NotFound,
+        Fault::State => Code::FailedPrecondition,
+        Fault::Conflict => Code::AlreadyExists,
+        Fault::Exhausted => Code::ResourceExhausted,
+        Fault::Dependency => Code::Unavailable,
+        Fault::Internal => Code::Internal,
+    };
+    let details = ErrorDetails::with_error_info(error.reason().as_str(), DOMAIN, HashMap::new());
+    Status::with_error_details(code, error.public(), details)
+}
+
+/// A peer whose certificate no longer proves who it is.
+pub fn unauthenticated(sentence: &str) -> Status {
+    let details = ErrorDetails::with_error_info("PEER_NOT_TRUSTED", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::Unauthenticated, sentence, details)
+}
+
+/// Logs both halves of an error beside the request's id and gives the public half.
+pub(super) fn refuse(caller: &Caller, method: &str, error: &Error) -> Status {
+    let (peer, request, line) = (caller.spiffe_id(), caller.request, error.log_line());
+    match error.reason().fault() {
+        Fault::Internal => tracing::error!(%request, %peer, method, error = line, "a call failed"),
+        Fault::Dependency => tracing::warn!(%request, %peer, method, error = line, "a call failed"),
+        _ => tracing::debug!(%request, %peer, method, error = line, "a call was refused"),
+    }
+    to_status(error)
+}

@@ -1,0 +1,131 @@
+//! What operations answer with, before a face turns it into a message.
+
+use std::sync::Arc;
+
+use taskpass_verifier::claims::Thumbprint;
+use uuid::Uuid;
+
+use crate::identity::SpiffeId;
+use crate::ids::CredentialId;
+use crate::revoke::history::Durability;
+use crate::secret::Secret;
+use crate::task::TaskFacts;
+use crate::task::state::Status;
+use crate::task::store::CredentialRecord;
+use crate::time::Timestamp;
+
+/// A task as it stands.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// What of it never changes.
+    pub facts: Arc<TaskFacts>,
+    /// As it is in effect.
+    pub status: Status,
+    /// When it ends by itself, or would have.
+    pub deadline: Timestamp,
+    /// How many credentials were issued.
+    pub credentials: u32,
+}
+
+/// The answer to an end.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// When it took effect.
+    pub ended_at: Timestamp,
+    /// When the last unexpired credential dies by itself.
+    pub expires_by: Option<Timestamp>,
+    /// How sure the end is.
+    pub durability: Durability,
+    /// Its place in the partition's history.
+    pub sequence: u64,
+}
+
+/// The answer to a bulk end.
+#[derive(Clone, Debug)]
+pub struct FenceReceipt {
+    /// The fence.
+    pub id: Uuid,
+    /// When it took effect.
+    pub ended_at: Timestamp,
+    /// New tasks are refused before this.
+    pub blocked_until: Option<Timestamp>,
+    /// No credential that it ended lives longer.
+    pub expires_by: Timestamp,
+    /// How sure it is.
+    pub durability: Durability,
+    /// How many partitions have it: all.
+    pub partitions: u8,
+}
+
+/// A new token. The one thing that leaves with a secret in it.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// JWS compact serialisation.
+    pub token: Secret<String>,
+    /// Its `jti`.
+    pub id: CredentialId,
+    /// As in the token.
+    pub scope: String,
+    /// Time to renew it.
+    pub renew_after: Timestamp,
+    /// Its `exp`.
+    pub expires_at: Timestamp,
+    /// `Bearer` or `DPoP`.
+    pub token_type: &'static str,
+}
+
+/// A new certificate.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate, then the intermediate.
+    pub chain: Vec<Vec<u8>>,
+    /// The same in PEM.
+    pub chain_pem: String,
+    /// Its serial number.
+    pub id: CredentialId,
+    /// Its one URI name.
+    pub spiffe_id: SpiffeId,
+    /// SHA-256 of its DER.
+    pub thumbprint: Thumbprint,
+    /// Time to renew it.
+    pub renew_after: Timestamp,
+    /// Its `notAfter`.
+    pub expires_at: Timestamp,
+}
+
+/// A credential as recorded.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The record.
+    pub record: CredentialRecord,
+    /// Empty for certificates.
+    pub audience: String,
+}
+
+/// A verdict on what a verifier was shown.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// And nothing more.
+    Inactive,
+    /// Good, now.
+    Active(Box<ActiveCredential>),
+}
+
+/// What a verifier may know of a good credential.
+#[derive(Clone, Debug)]
+pub struct ActiveCredential {
+    /// The claims as signed; empty for a certificate.
+    pub claims_json: String,
+    /// `jti` or serial number.
+    pub id: CredentialId,
+    /// SPIFFE ID of the agent.
+    pub client_id: String,
+    /// The subject, or the agent.
+    pub subject: String,
+    /// What it permits at this audience.
+    pub tools: Vec<String>,
+    /// Limits on the arguments of those tools.
+    pub authorization_details_json: String,
+    /// When it expires.
+    pub expires_at: Timestamp,
+}

@@ -1,0 +1,237 @@
+//! Begin: a workload declares what it is about to do.
+
+use ring::digest::{Context, SHA256};
+use taskpass_verifier::claims::ToolName;
+
+use crate::audience::Audience;
+use crate::error::{Error, Reason, Result};
+use crate::ids::{self, Partition, TaskId};
+use crate::policy::action::{self, BeginFacts};
+use crate::policy::{Permit, Principal};
+use crate::task::store::{self, BeginOutcome, Idempotency};
+use crate::task::{Grant, Status, TaskFacts};
+use crate::time::Timestamp;
+
+use super::command::BeginTask;
+use super::decide::noted;
+use super::tasks::{Known, ended, not_found, store_error};
+use super::trail::Trail;
+use super::{Broker, Caller, answer};
+
+impl Broker {
+    /// Declares a task; true if the idempotency key led to one that an earlier call began.
+    pub async fn begin_task(
+        &self,
+        caller: &Caller,
+        command: BeginTask,
+        now: Timestamp,
+    ) -> Result<(answer::Task, bool)> {
+        let mut trail = Trail::new("BeginTask", "");
+        let result = self.begin(caller, command, now, &mut trail).await;
+        self.finish(caller, trail, result, now).await
+    }
+
+    async fn begin(
+        &self,
+        caller: &Caller,
+        command: BeginTask,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<(answer::Task, bool)> {
+        let audiences: Vec<_> = command.grants.iter().map(|g| g.audience.as_str()).collect();
+        trail.fact("audiences", audiences.join(" "));
+        let permit = self.permit_begin(caller, &command, trail)?;
+        let cap = permit.task_lifetime(self.settings.lifetimes.max_task);
+        let idempotency = command.idempotency_key.as_ref().map(|key| idempotency(caller, key, &command));
+        let [random] = ids::random()?;
+        let [first, ..] = idempotency.map_or([random; 32], |i| i.key);
+        let deadline = now.saturating_add(command.lifetime.min(cap));
+        let facts = TaskFacts {
+            id: ids::new_task_id(now, Partition::from_low_bits(first))?,
+            lineage: Vec::new(),
+            owner: caller.spiffe_id().clone(),
+            subject: command.subject,
+            goal: command.goal,
+            grants: command.grants,
+            began_at: now,
+            latest_deadline: now.saturating_add(cap),
+            idempotency_key: idempotency.map(|i| i.key),
+        };
+        trail.object(facts.id);
+        trail.fact("deadline", deadline);
+        self.reserve_place(&facts, deadline, permit, now).await?;
+        self.store_task(facts, deadline, idempotency, now, trail).await
+    }
+
+    /// Every audience is judged by itself; the least of their caps counts.
+    fn permit_begin(
+        &self,
+        caller: &Caller,
+        command: &BeginTask,
+        trail: &mut Trail,
+    ) -> Result<Permit<action::BeginTask>> {
+        let mut asked = Vec::with_capacity(command.grants.len());
+        for grant in &command.grants {
+            let audience = self.audience(&grant.audience)?;
+            self.issuer(&audience)?;
+            asked.push((known_tools(&audience, grant)?, audience));
+        }
+        let asked = asked.iter().map(|(tools, audience)| {
+            let facts = BeginFacts {
+                tools,
+                lifetime: command.lifetime,
+                has_subject: command.subject.is_some(),
+                depth: 0,
+            };
+            (audience.as_ref(), facts)
+        });
+        let principal = Principal::of(&caller.peer);
+        let permit = noted(self.policy.decide_all::<action::BeginTask>(&principal, asked), trail)?;
+        if let Some(subject) = &command.subject {
+            trail.fact("subject", subject);
+            let _may_act = self.permit::<action::AssertSubject>(caller, subject.as_str(), (), trail)?;
+        }
+        Ok(permit)
+    }
+
+    /// Takes a place among the workload's live tasks. When all are taken, those of dead tasks are given back first.
+    async fn reserve_place(
+        &self,
+        facts: &TaskFacts,
+        deadline: Timestamp,
+        permit: Permit<action::BeginTask>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let limit = permit.live_tasks(self.settings.limits.live_tasks_per_workload);
+        let owner = facts.owner.as_str();
+        let Err(holders) =
+            self.store.reserve(owner, facts.id, deadline, limit, now).await.map_err(store_error)?
+        else {
+            return Ok(());
+        };
+        let mut dead = Vec::new();
+        for holder in holders {
+            match self.read_task(holder, now).await? {
+                // The same key again: the store will find the task that it began, which has its place.
+                Some((known, view)) if view.status.is_live() => {
+                    if facts.idempotency_key.is_some() && known.facts.idempotency_key == facts.idempotency_key
+                    {
+                        return Ok(());
+                    }
+                }
+                _ => dead.push(holder),
+            }
+        }
+        if !dead.is_empty() {
+            self.store.release(owner, &dead).await.map_err(store_error)?;
+            if self.store.reserve(owner, facts.id, deadline, limit, now).await.map_err(store_error)?.is_ok() {
+                return Ok(());
+            }
+        }
+        metrics::counter!("taskpass_limit_reached_total", "limit" => "live_tasks_per_workload").increment(1);
+        let sentence =
+            format!("This workload has {limit} live tasks, which is the limit. Complete one first.");
+        Err(Error::new(Reason::TooManyTasks, sentence))
+    }
+
+    async fn store_task(
+        &self,
+        facts: TaskFacts,
+        deadline: Timestamp,
+        idempotency: Option<Idempotency>,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<(answer::Task, bool)> {
+        let id = facts.id;
+        let task = store::BeginTask {
+            id,
+            lineage: facts.lineage.clone(),
+            owner: facts.owner.to_string(),
+            facts: crate::task::SealedFacts(self.keys.record_seal().seal(id, &facts.encode())),
+            deadline,
+            retention: self.settings.lifetimes.retention,
+            idempotency,
+        };
+        crate::failpoint::reach("begin-reserved");
+        let outcome = self.store.begin(task, now).await.map_err(store_error)?;
+        crate::failpoint::reach("begin-stored");
+        if !matches!(outcome, BeginOutcome::Begun(_)) {
+            self.give_back(&facts, id).await;
+        }
+        match outcome {
+            BeginOutcome::Begun(record) => {
+                let known = Known {
+                    facts: std::sync::Arc::new(facts),
+                    deadline: record.head.deadline,
+                    version: record.head.version,
+                };
+                self.known.insert(id, known.clone());
+                let view = store::TaskView { id, record: *record, status: Status::Live };
+                Ok((Self::answer_task(&known, &view), false))
+            }
+            BeginOutcome::Replayed(first) => {
+                trail.object(first);
+                trail.fact("replayed", true);
+                let (known, view) = self.read_task(first, now).await?.ok_or_else(|| not_found(first))?;
+                Ok((Self::answer_task(&known, &view), true))
+            }
+            BeginOutcome::KeyReused => Err(Error::new(
+                Reason::IdempotencyKeyReused,
+                "This idempotency key was used for another request. Use a new key for a new task.",
+            )),
+            BeginOutcome::Blocked(until) => {
+                let sentence = format!(
+                    "An operator refuses new tasks of this workload or its trust domain until {until}."
+                );
+                Err(Error::new(Reason::Blocked, sentence))
+            }
+            BeginOutcome::ParentEnded(end) => Err(ended(&Status::Ended(end))),
+            BeginOutcome::ParentUnknown => {
+                Err(facts.lineage.last().map_or_else(|| not_found(id), |p| not_found(*p)))
+            }
+        }
+    }
+
+    /// A place that is not given back goes by itself at the deadline, or when it is missed.
+    async fn give_back(&self, facts: &TaskFacts, id: TaskId) {
+        if let Err(error) = self.store.release(facts.owner.as_str(), &[id]).await {
+            tracing::debug!(task = %id, %error, "a place is not given back yet");
+        }
+    }
+}
+
+/// The tools of a grant, all of which the audience must offer.
+fn known_tools<'g>(audience: &Audience, grant: &'g Grant) -> Result<Vec<&'g ToolName>> {
+    let unknown = grant.tools.keys().find(|name| audience.tool(name.as_str()).is_none());
+    match unknown {
+        None => Ok(grant.tools.keys().collect()),
+        Some(name) => {
+            let sentence = format!(
+                "Audience {} offers no tool {name}. ListAudiences names those that it offers.",
+                grant.audience
+            );
+            Err(Error::new(Reason::UnknownTool, sentence))
+        }
+    }
+}
+
+/// The digests by which a retry finds its task: over owner and key, and over everything asked for.
+fn idempotency(caller: &Caller, key: &str, command: &BeginTask) -> Idempotency {
+    let digest = |parts: &[&[u8]]| {
+        let mut context = Context::new(&SHA256);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        digest
+    };
+    let grants = TaskFacts::encode_grants(&command.grants);
+    let lifetime = crate::time::millis(command.lifetime).to_be_bytes();
+    let subject = command.subject.as_deref().unwrap_or_default().as_bytes();
+    Idempotency {
+        key: digest(&[caller.spiffe_id().as_str().as_bytes(), key.as_bytes()]),
+        request: digest(&[command.goal.as_bytes(), &grants, &lifetime, subject]),
+    }
+}

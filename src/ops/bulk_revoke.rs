@@ -1,0 +1,109 @@
+//! The end of everything of a workload or a trust domain: an intent in one place, a fence in every partition, then success.
+
+use futures_util::future::join_all;
+use uuid::Uuid;
+
+use crate::error::{Error, Reason, Result};
+use crate::ids::{self, PARTITIONS, Partition};
+use crate::policy::action::{self, BlockFor};
+use crate::revoke::fence::{FenceIntent, FenceTarget};
+use crate::task::state::Actor;
+use crate::time::Timestamp;
+
+use super::command::{RevokeAll, RevokeTarget};
+use super::tasks::store_error;
+use super::trail::Trail;
+use super::{Broker, Caller, answer};
+
+impl Broker {
+    /// Ends all tasks of a workload or of a trust domain. Success means that every partition has the fence; before that the error is
+    /// one to retry, and the broker goes on by itself.
+    pub async fn revoke_all(
+        &self,
+        caller: &Caller,
+        command: RevokeAll,
+        now: Timestamp,
+    ) -> Result<answer::FenceReceipt> {
+        let (action, object) = match &command.target {
+            RevokeTarget::Workload(id) => ("RevokeWorkload", id.to_string()),
+            RevokeTarget::TrustDomain(name) => ("RevokeTrustDomain", name.to_string()),
+        };
+        let mut trail = Trail::new(action, object);
+        let result = self.fence(caller, command, now, &mut trail).await;
+        self.finish(caller, trail, result, now).await
+    }
+
+    async fn fence(
+        &self,
+        caller: &Caller,
+        command: RevokeAll,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<answer::FenceReceipt> {
+        let target = match &command.target {
+            RevokeTarget::Workload(id) => {
+                let _permit =
+                    self.permit::<action::RevokeWorkload>(caller, id, BlockFor(command.block_for), trail)?;
+                FenceTarget::Workload(id.to_string())
+            }
+            RevokeTarget::TrustDomain(name) => {
+                let _permit = self.permit::<action::RevokeTrustDomain>(
+                    caller,
+                    name,
+                    BlockFor(command.block_for),
+                    trail,
+                )?;
+                FenceTarget::TrustDomain(name.to_string())
+            }
+        };
+        let block_until = now.saturating_add(command.block_for);
+        let last_task = now.saturating_add(self.settings.lifetimes.max_task);
+        let intent = FenceIntent {
+            id: new_intent_id(now)?,
+            target,
+            at: now,
+            block_until,
+            forget_at: last_task.max(block_until),
+            by: Actor { spiffe_id: caller.spiffe_id().to_string(), note: command.note },
+        };
+        trail.fact("fence", intent.id);
+        trail.fact("block_until", intent.block_until);
+        self.store.intend(&intent).await.map_err(store_error)?;
+        self.raise_everywhere(&intent, now).await?;
+        let lifetimes = &self.settings.lifetimes;
+        Ok(answer::FenceReceipt {
+            id: intent.id,
+            ended_at: intent.at,
+            blocked_until: Some(intent.block_until).filter(|until| *until > now),
+            expires_by: now.saturating_add(lifetimes.max_token.max(lifetimes.max_certificate)),
+            durability: self.store.durability(),
+            partitions: PARTITIONS,
+        })
+    }
+
+    /// Finishes every intent that is still there: our own that met a silent store, and those of brokers that died.
+    pub(super) async fn finish_intents(&self, now: Timestamp) -> Result<()> {
+        for intent in self.store.intents().await.map_err(store_error)? {
+            tracing::info!(fence = %intent.id, target = intent.target.key(), "finishing a bulk end");
+            self.raise_everywhere(&intent, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Idempotent: a partition that has the fence is left as it is.
+    async fn raise_everywhere(&self, intent: &FenceIntent, now: Timestamp) -> Result<()> {
+        let raised = join_all(Partition::all().map(|p| self.store.raise(p, intent, now))).await;
+        if let Some(error) = raised.into_iter().find_map(std::result::Result::err) {
+            let sentence =
+                "The end is recorded but not yet in force everywhere. Try again until this succeeds.";
+            return Err(Error::new(Reason::NotFinished, sentence).with_detail(error));
+        }
+        crate::failpoint::reach("fence-raised-everywhere");
+        self.store.finish(intent.id).await.map_err(store_error)?;
+        Ok(())
+    }
+}
+
+fn new_intent_id(now: Timestamp) -> Result<Uuid> {
+    Ok(uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &ids::random()?).into_uuid())
+}

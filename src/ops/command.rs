@@ -1,0 +1,139 @@
+//! What callers ask for, parsed once: every field has been judged for form, none for authority.
+
+use std::time::Duration;
+
+use taskpass_verifier::claims::{Thumbprint, ToolName};
+
+use crate::identity::{SpiffeId, TrustDomain};
+use crate::ids::{CredentialId, TaskId};
+use crate::secret::Secret;
+use crate::task::Grant;
+
+/// The longest note, in bytes.
+pub const MAX_NOTE: usize = 1024;
+/// The longest idempotency key, in bytes.
+pub const MAX_IDEMPOTENCY_KEY: usize = 128;
+/// The longest time that an operator may block new tasks for.
+pub const MAX_BLOCK: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Declares a task.
+#[derive(Clone, Debug)]
+pub struct BeginTask {
+    /// 1 to 4096 bytes.
+    pub goal: String,
+    /// 1 to 16, each audience once.
+    pub grants: Vec<Grant>,
+    /// Positive.
+    pub lifetime: Duration,
+    /// On whose behalf.
+    pub subject: Option<String>,
+    /// 1 to 128 bytes.
+    pub idempotency_key: Option<String>,
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug)]
+pub struct ListTasks {
+    /// Tasks of all workloads.
+    pub all_owners: bool,
+    /// Tasks of this workload; the caller's own if neither is set.
+    pub owner: Option<SpiffeId>,
+    /// Not the ended ones.
+    pub live_only: bool,
+    /// Where the page before ended.
+    pub after: Option<TaskId>,
+    /// 1 to 500.
+    pub limit: usize,
+}
+
+/// Asks for a token.
+#[derive(Clone, Debug)]
+pub struct MintToken {
+    /// Of which task.
+    pub task: TaskId,
+    /// For which audience.
+    pub audience: String,
+    /// A subset of the granted tools; all if empty.
+    pub tools: Vec<ToolName>,
+    /// `None`: the default.
+    pub lifetime: Option<Duration>,
+    /// `None`: 60 s.
+    pub minimum_lifetime: Option<Duration>,
+    /// The certificate that will be shown, in DER; `None`: the one of this connection.
+    pub certificate: Option<Vec<u8>>,
+    /// The DPoP key.
+    pub jkt: Option<Thumbprint>,
+}
+
+/// What a certificate is asked for with.
+#[derive(Clone, Debug)]
+pub enum KeyRequest {
+    /// PKCS#10 in DER.
+    CsrDer(Vec<u8>),
+    /// PKCS#10 in PEM.
+    CsrPem(String),
+    /// A public key and a proof of possession.
+    Proven {
+        /// SubjectPublicKeyInfo in DER.
+        spki_der: Vec<u8>,
+        /// See the proto file for what is signed.
+        signature: Vec<u8>,
+    },
+}
+
+/// Asks for a certificate.
+#[derive(Clone, Debug)]
+pub struct IssueCertificate {
+    /// Of which task.
+    pub task: TaskId,
+    /// The key.
+    pub key: KeyRequest,
+    /// `None`: the default.
+    pub lifetime: Option<Duration>,
+    /// `None`: 60 s.
+    pub minimum_lifetime: Option<Duration>,
+}
+
+/// What a verifier was shown.
+#[derive(Clone, Debug)]
+pub enum Shown {
+    /// A token; not yet judged in any way but its length.
+    Token(Secret<String>),
+    /// A certificate's serial number; its chain is the verifier's affair.
+    Serial(CredentialId),
+    /// Something that cannot be a credential of ours: inactive.
+    Nothing,
+}
+
+/// Asks whether a credential is good.
+#[derive(Clone, Debug)]
+pub struct Validate {
+    /// The verifier's own audience.
+    pub audience: String,
+    /// What it was shown.
+    pub shown: Shown,
+    /// The certificate that the presenter showed.
+    pub certificate: Option<Thumbprint>,
+    /// The DPoP key whose proof the verifier checked.
+    pub jkt: Option<Thumbprint>,
+}
+
+/// Ends everything of a workload or a trust domain.
+#[derive(Clone, Debug)]
+pub struct RevokeAll {
+    /// Whose.
+    pub target: RevokeTarget,
+    /// New tasks are refused for so long; zero: not at all. At most [`MAX_BLOCK`].
+    pub block_for: Duration,
+    /// Why.
+    pub note: String,
+}
+
+/// Whose tasks an operator ends.
+#[derive(Clone, Debug)]
+pub enum RevokeTarget {
+    /// One workload's.
+    Workload(SpiffeId),
+    /// A whole trust domain's.
+    TrustDomain(TrustDomain),
+}

@@ -1,0 +1,158 @@
+//! The end of one task: by its owner, or by an operator. One write; every credential of it and of all below it is dead when this returns.
+
+use crate::error::Result;
+use crate::ids::TaskId;
+use crate::policy::action::{self, TaskFacts as PolicyTask};
+use crate::task::record::TaskHead;
+use crate::task::state::{Actor, EndReason};
+use crate::task::store::{EndOutcome, EndTask, Position, TaskView};
+use crate::task::{Status, TaskFacts};
+use crate::time::Timestamp;
+
+use super::decide::for_policy;
+use super::tasks::{not_found, store_error};
+use super::trail::Trail;
+use super::{Broker, Caller, answer};
+
+impl Broker {
+    /// Completes the caller's own task. Idempotent: the first end stays, and later calls are told of it.
+    pub async fn complete_task(
+        &self,
+        caller: &Caller,
+        id: TaskId,
+        note: String,
+        now: Timestamp,
+    ) -> Result<(answer::Task, answer::Receipt)> {
+        let mut trail = Trail::new("CompleteTask", id);
+        let result = self.complete(caller, id, note, now, &mut trail).await;
+        self.finish(caller, trail, result, now).await
+    }
+
+    async fn complete(
+        &self,
+        caller: &Caller,
+        id: TaskId,
+        note: String,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<(answer::Task, answer::Receipt)> {
+        let known = self.known_task(id, now).await?.ok_or_else(|| not_found(id))?;
+        let _permit = self.permit_on_task::<action::CompleteTask>(caller, &known.facts, (), trail)?;
+        let end = self.end_of(caller, id, EndReason::Completed, note, None);
+        match self.store.end(end, now).await.map_err(store_error)? {
+            EndOutcome::Ended(view, position) | EndOutcome::AlreadyEnded(view, position) => {
+                self.ended(id, &known.facts, &view, position, now, trail).await
+            }
+            EndOutcome::Buried(_) | EndOutcome::Unknown => {
+                self.known.remove(&id);
+                Err(not_found(id))
+            }
+        }
+    }
+
+    /// Ends anybody's task, for an operator; also one that the store has lost.
+    pub async fn revoke_task(
+        &self,
+        caller: &Caller,
+        id: TaskId,
+        note: String,
+        now: Timestamp,
+    ) -> Result<(Option<answer::Task>, answer::Receipt)> {
+        let mut trail = Trail::new("RevokeTask", id);
+        let result = self.revoke_one(caller, id, note, now, &mut trail).await;
+        self.finish(caller, trail, result, now).await
+    }
+
+    async fn revoke_one(
+        &self,
+        caller: &Caller,
+        id: TaskId,
+        note: String,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<(Option<answer::Task>, answer::Receipt)> {
+        let known = self.known_task(id, now).await?;
+        let task = known.as_ref().map_or(PolicyTask::unknown(id), |known| for_policy(&known.facts));
+        let _permit = self.permit::<action::RevokeTask>(caller, task, (), trail)?;
+        let bury = Some(self.settings.lifetimes.max_task);
+        let end = self.end_of(caller, id, EndReason::Revoked, note, bury);
+        match self.store.end(end, now).await.map_err(store_error)? {
+            EndOutcome::Ended(view, position) | EndOutcome::AlreadyEnded(view, position)
+                if !view.record.head.tombstone =>
+            {
+                let known = self.unseal(id, &view.record)?;
+                let (task, receipt) = self.ended(id, &known.facts, &view, position, now, trail).await?;
+                Ok((Some(task), receipt))
+            }
+            EndOutcome::Ended(_, position)
+            | EndOutcome::AlreadyEnded(_, position)
+            | EndOutcome::Buried(position) => {
+                trail.fact("unknown_to_the_store", true);
+                self.known.remove(&id);
+                // What an unknown task may have minted dies by the ceilings at the latest.
+                let longest = self.settings.lifetimes.max_certificate.max(self.settings.lifetimes.max_token);
+                let receipt = answer::Receipt {
+                    ended_at: now,
+                    expires_by: Some(now.saturating_add(longest)),
+                    durability: self.store.durability(),
+                    sequence: position.seq,
+                };
+                Ok((None, receipt))
+            }
+            EndOutcome::Unknown => Err(not_found(id)),
+        }
+    }
+
+    fn end_of(
+        &self,
+        caller: &Caller,
+        id: TaskId,
+        reason: EndReason,
+        note: String,
+        bury_unknown: Option<std::time::Duration>,
+    ) -> EndTask {
+        let by = Actor { spiffe_id: caller.spiffe_id().to_string(), note };
+        EndTask { id, reason, by, retention: self.settings.lifetimes.retention, bury_unknown }
+    }
+
+    async fn ended(
+        &self,
+        id: TaskId,
+        facts: &std::sync::Arc<TaskFacts>,
+        view: &TaskView,
+        position: Position,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<(answer::Task, answer::Receipt)> {
+        self.known.remove(&id);
+        // The place goes by itself at the deadline, or when it is missed: a failure here is no failure of the end.
+        if let Err(error) = self.store.release(facts.owner.as_str(), &[id]).await {
+            tracing::debug!(task = %id, %error, "the place of an ended task is not given back yet");
+        }
+        let ended_at = match &view.status {
+            Status::Ended(end) => {
+                trail.fact("end", end.reason.as_str());
+                end.at
+            }
+            Status::Live => now,
+        };
+        trail.fact("seq", position.seq);
+        let receipt = answer::Receipt {
+            ended_at,
+            expires_by: unexpired(&view.record.head, now),
+            durability: self.store.durability(),
+            sequence: position.seq,
+        };
+        let task = answer::Task {
+            facts: std::sync::Arc::clone(facts),
+            status: view.status.clone(),
+            deadline: view.record.head.deadline,
+            credentials: view.record.head.credentials,
+        };
+        Ok((task, receipt))
+    }
+}
+
+fn unexpired(head: &TaskHead, now: Timestamp) -> Option<Timestamp> {
+    head.last_expiry.filter(|last| *last > now)
+}

@@ -1,0 +1,89 @@
+//! Looking at the credentials of a task, and ending one of them.
+
+use crate::error::{Error, Reason, Result};
+use crate::ids::{CredentialId, TaskId};
+use crate::policy::action;
+use crate::task::TaskFacts;
+use crate::task::store::{CredentialKind, CredentialRecord};
+use crate::time::Timestamp;
+
+use super::tasks::{not_found, store_error};
+use super::trail::Trail;
+use super::{Broker, Caller, answer};
+
+impl Broker {
+    /// The unexpired credentials of a task, and the number to go on from.
+    pub async fn list_credentials(
+        &self,
+        caller: &Caller,
+        task: TaskId,
+        from: u32,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<(Vec<answer::Credential>, Option<u32>)> {
+        let mut trail = Trail::new("ListCredentials", task);
+        let result = self.credentials_of(caller, task, from, limit, now, &mut trail).await;
+        self.finish(caller, trail, result, now).await
+    }
+
+    async fn credentials_of(
+        &self,
+        caller: &Caller,
+        task: TaskId,
+        from: u32,
+        limit: usize,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<(Vec<answer::Credential>, Option<u32>)> {
+        let known = self.known_task(task, now).await?.ok_or_else(|| not_found(task))?;
+        let _permit = self.permit_on_task::<action::ListCredentials>(caller, &known.facts, (), trail)?;
+        let (records, next) = self.store.credentials(task, from, limit, now).await.map_err(store_error)?;
+        Ok((records.into_iter().map(|record| answered(&known.facts, record)).collect(), next))
+    }
+
+    /// Ends one credential and leaves its task alive.
+    pub async fn revoke_credential(
+        &self,
+        caller: &Caller,
+        id: CredentialId,
+        now: Timestamp,
+    ) -> Result<answer::Credential> {
+        let mut trail = Trail::new("RevokeCredential", id);
+        let result = self.revoke_one_credential(caller, id, now, &mut trail).await;
+        self.finish(caller, trail, result, now).await
+    }
+
+    async fn revoke_one_credential(
+        &self,
+        caller: &Caller,
+        id: CredentialId,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<answer::Credential> {
+        let missing = || {
+            Error::new(
+                Reason::CredentialNotFound,
+                format!("There is no unexpired credential {id} that you may see."),
+            )
+        };
+        let known = self.known_task(id.task, now).await?.ok_or_else(missing)?;
+        if let Err(error) = self.permit_on_task::<action::RevokeCredential>(caller, &known.facts, (), trail) {
+            let hidden = error.reason() == Reason::TaskNotFound;
+            return Err(if hidden { missing().with_detail(error.log_line()) } else { error });
+        }
+        let (record, position) =
+            self.store.revoke(id, now).await.map_err(store_error)?.ok_or_else(missing)?;
+        trail.fact("seq", position.seq);
+        Ok(answered(&known.facts, record))
+    }
+}
+
+fn answered(facts: &TaskFacts, record: CredentialRecord) -> answer::Credential {
+    let audience = match record.kind {
+        CredentialKind::Certificate => String::new(),
+        CredentialKind::Token => {
+            facts.grants.get(usize::from(record.grant)).map(|g| g.audience.clone()).unwrap_or_default()
+        }
+    };
+    answer::Credential { record, audience }
+}

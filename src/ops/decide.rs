@@ -1,0 +1,122 @@
+//! Asking policy, and what its answer looks like from outside.
+
+use std::sync::Arc;
+
+use crate::audience::Audience;
+use crate::error::{Error, Reason, Result};
+use crate::policy::action::{self, Action};
+use crate::policy::{Denied, Permit, Principal};
+use crate::task::TaskFacts;
+use crate::time::Timestamp;
+
+use super::tasks::not_found;
+use super::trail::Trail;
+use super::{Broker, Caller};
+
+impl Broker {
+    /// A permit, or a denial whose reason is public.
+    pub(super) fn permit<'a, A: Action>(
+        &self,
+        caller: &Caller,
+        resource: A::Resource<'a>,
+        context: A::Context<'a>,
+        trail: &mut Trail,
+    ) -> Result<Permit<A>> {
+        let decided = self.policy.decide::<A>(&Principal::of(&caller.peer), resource, context);
+        noted(decided, trail)
+    }
+
+    /// A permit on a task. To a caller who does not own it a denial looks as if there were no such task.
+    pub(super) fn permit_on_task<'a, A>(
+        &self,
+        caller: &Caller,
+        task: &'a TaskFacts,
+        context: A::Context<'a>,
+        trail: &mut Trail,
+    ) -> Result<Permit<A>>
+    where
+        A: Action<Resource<'a> = action::TaskFacts<'a>>,
+    {
+        self.permit::<A>(caller, for_policy(task), context, trail)
+            .map_err(|error| hidden(caller, task, error))
+    }
+
+    /// A registered audience.
+    pub(super) fn audience(&self, uri: &str) -> Result<Arc<Audience>> {
+        let found = self.audiences.snapshot().get(uri).map(Arc::clone);
+        found.map_err(|_| {
+            let sentence = format!(
+                "There is no audience {uri:?} in the register. ListAudiences names those that there are."
+            );
+            Error::new(Reason::UnknownAudience, sentence)
+        })
+    }
+
+    /// The `iss` of the tokens for an audience.
+    pub(super) fn issuer(&self, audience: &Audience) -> Result<&str> {
+        let issuer = self.settings.issuers.get(audience.trust_domain());
+        issuer.map(String::as_str).ok_or_else(|| {
+            Error::new(
+                Reason::UnknownAudience,
+                "The broker issues no tokens for the audience's trust domain.",
+            )
+            .with_detail(audience.trust_domain())
+        })
+    }
+
+    /// May the caller use the health service?
+    pub async fn permit_health(&self, caller: &Caller, now: Timestamp) -> Result<()> {
+        self.permit_standard::<action::CheckHealth>(caller, now).await
+    }
+
+    /// May the caller use the reflection service?
+    pub async fn permit_reflection(&self, caller: &Caller, now: Timestamp) -> Result<()> {
+        self.permit_standard::<action::Reflect>(caller, now).await
+    }
+
+    async fn permit_standard<A>(&self, caller: &Caller, now: Timestamp) -> Result<()>
+    where
+        A: for<'a> Action<Resource<'a> = (), Context<'a> = ()>,
+    {
+        let mut trail = Trail::new(A::NAME, "");
+        let permitted = self.permit::<A>(caller, (), (), &mut trail).map(drop);
+        self.finish(caller, trail, permitted, now).await
+    }
+}
+
+/// Puts what decided into the audit line.
+pub(super) fn noted<A: Action>(
+    decided: std::result::Result<Permit<A>, Denied>,
+    trail: &mut Trail,
+) -> Result<Permit<A>> {
+    let basis = match &decided {
+        Ok(permit) => permit.basis(),
+        Err(denied) => {
+            trail.why(denied.reason.as_str());
+            &denied.basis
+        }
+    };
+    basis.policies.iter().for_each(|policy| trail.why(policy));
+    decided.map_err(Error::from)
+}
+
+/// What policy may know of a task.
+pub(super) fn for_policy(task: &TaskFacts) -> action::TaskFacts<'_> {
+    action::TaskFacts {
+        id: task.id,
+        root: task.root(),
+        depth: u32::try_from(task.lineage.len()).unwrap_or(u32::MAX),
+        owner: Some(&task.owner),
+        subject: task.subject.as_deref(),
+    }
+}
+
+/// A denial on a task of somebody else must not tell that there is one.
+pub(super) fn hidden(caller: &Caller, task: &TaskFacts, error: Error) -> Error {
+    let denied = error.reason() == Reason::PolicyDenied;
+    if denied && task.owner != *caller.spiffe_id() {
+        not_found(task.id).with_detail(error.log_line())
+    } else {
+        error
+    }
+}

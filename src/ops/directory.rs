@@ -1,0 +1,85 @@
+//! What everybody must know: audiences, and the public half of the keys.
+
+use std::sync::Arc;
+
+use crate::audience::Audience;
+use crate::error::{Error, Result};
+use crate::identity::TrustDomain;
+use crate::policy::action::{self, Listed};
+use crate::time::Timestamp;
+
+use super::trail::Trail;
+use super::{Broker, Caller};
+
+/// The certificates that task certificates chain to.
+#[derive(Clone, Debug)]
+pub struct CaBundle {
+    /// Whose names they carry.
+    pub trust_domain: String,
+    /// Root certificates.
+    pub pem: String,
+    /// The same as a SPIFFE trust bundle.
+    pub spiffe_bundle_json: String,
+}
+
+impl Broker {
+    /// The audiences that policy lets the caller see, each with its issuer.
+    pub async fn list_audiences(
+        &self,
+        caller: &Caller,
+        now: Timestamp,
+    ) -> Result<Vec<(Arc<Audience>, String)>> {
+        let mut trail = Trail::new("ListAudiences", "");
+        let result = self.audiences_for(caller, &mut trail);
+        self.finish(caller, trail, result, now).await
+    }
+
+    fn audiences_for(&self, caller: &Caller, trail: &mut Trail) -> Result<Vec<(Arc<Audience>, String)>> {
+        let _asked = self.permit::<action::ListAudiences>(caller, Listed::Register, (), trail)?;
+        let register = self.audiences.snapshot();
+        let seen = register.iter().filter(|audience| {
+            // A refusal of one is no refusal of the call, and has no place in its line.
+            let mut aside = Trail::new("ListAudiences", "");
+            self.permit::<action::ListAudiences>(caller, Listed::Audience(audience), (), &mut aside).is_ok()
+        });
+        Ok(seen.filter_map(|a| Some((Arc::clone(a), self.issuer(a).ok()?.to_owned()))).collect())
+    }
+
+    /// Issuer and JWK set of a trust domain that is served.
+    pub async fn get_key_set(
+        &self,
+        caller: &Caller,
+        trust_domain: &TrustDomain,
+        now: Timestamp,
+    ) -> Result<(String, String)> {
+        let mut trail = Trail::new("GetKeySet", trust_domain);
+        let result = self.key_set_for(caller, trust_domain, &mut trail);
+        self.finish(caller, trail, result, now).await
+    }
+
+    fn key_set_for(
+        &self,
+        caller: &Caller,
+        trust_domain: &TrustDomain,
+        trail: &mut Trail,
+    ) -> Result<(String, String)> {
+        let _permit = self.permit::<action::GetKeySet>(caller, trust_domain, (), trail)?;
+        let unserved =
+            || Error::invalid("trust_domain", format!("the broker issues no tokens for {trust_domain}"));
+        let issuer = self.settings.issuers.get(trust_domain).ok_or_else(unserved)?;
+        let jwks = self.public.jwks(trust_domain).ok_or_else(unserved)?;
+        Ok((issuer.clone(), jwks.to_owned()))
+    }
+
+    /// The certificates that task certificates chain to.
+    pub async fn get_task_ca_bundle(&self, caller: &Caller, now: Timestamp) -> Result<CaBundle> {
+        let mut trail = Trail::new("GetTaskCaBundle", "");
+        let result =
+            self.permit::<action::GetTaskCaBundle>(caller, (), (), &mut trail).map(|_permit| CaBundle {
+                trust_domain: self.settings.trust_domain.to_string(),
+                pem: self.public.task_ca_pem().to_owned(),
+                spiffe_bundle_json: self.public.task_ca_bundle().to_owned(),
+            });
+        self.finish(caller, trail, result, now).await
+    }
+}

@@ -1,0 +1,95 @@
+//! Issue: an X.509 certificate that names the task. Recorded before it is signed, judged before it leaves.
+
+use crate::cert::{LeafRequest, ProvenPublicKey};
+use crate::error::Result;
+use crate::failpoint;
+use crate::policy::action;
+use crate::task::lifetime::{self, Bounds};
+use crate::task::store::{CredentialKind, RecordCredential};
+use crate::time::Timestamp;
+
+use super::command::{IssueCertificate, KeyRequest};
+use super::mint_token::MINIMUM_LIFETIME;
+use super::recording::Recorded;
+use super::tasks::{Known, not_found};
+use super::trail::Trail;
+use super::{Broker, Caller, answer};
+
+impl Broker {
+    /// A certificate of the caller's own task.
+    pub async fn issue_certificate(
+        &self,
+        caller: &Caller,
+        command: IssueCertificate,
+        now: Timestamp,
+    ) -> Result<answer::Certificate> {
+        let mut trail = Trail::new("IssueCertificate", command.task);
+        let result = self.issue(caller, command, now, &mut trail).await;
+        self.finish(caller, trail, result, now).await
+    }
+
+    async fn issue(
+        &self,
+        caller: &Caller,
+        command: IssueCertificate,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<answer::Certificate> {
+        let mut known = self.known_task(command.task, now).await?.ok_or_else(|| not_found(command.task))?;
+        let asked = command.lifetime.unwrap_or(self.settings.lifetimes.default_certificate);
+        let permit = self.permit_on_task::<action::IssueCertificate>(
+            caller,
+            &known.facts,
+            action::Lifetime(asked),
+            trail,
+        )?;
+        let cap = permit.certificate_lifetime(self.settings.lifetimes.max_certificate);
+        let key = match &command.key {
+            KeyRequest::CsrDer(der) => ProvenPublicKey::from_csr_der(der)?,
+            KeyRequest::CsrPem(pem) => ProvenPublicKey::from_csr_pem(pem)?,
+            KeyRequest::Proven { spki_der, signature } => {
+                ProvenPublicKey::from_proof(spki_der, signature, command.task, caller.spiffe_id())?
+            }
+        };
+        let minimum = command.minimum_lifetime.unwrap_or(MINIMUM_LIFETIME);
+        let ca = self.keys.task_ca();
+        let recorded = self
+            .record(&mut known, now, |known: &Known| {
+                let bounds = Bounds {
+                    asked,
+                    policy_cap: cap,
+                    deadline: known.deadline,
+                    signer_end: Some(ca.not_after()),
+                    caller_end: caller.peer.valid_until(),
+                };
+                let expires_at = lifetime::expiry(now, &bounds, minimum)?;
+                Ok(RecordCredential {
+                    task: known.facts.id,
+                    version: known.version,
+                    kind: CredentialKind::Certificate,
+                    grant: 0,
+                    issued_at: now.floor_to_second(),
+                    expires_at,
+                    limit: self.settings.limits.credentials_per_task,
+                })
+            })
+            .await?;
+        failpoint::reach("issue-recorded");
+        let Recorded { id, expires_at, .. } = recorded;
+        trail.fact("serial", id);
+        trail.fact("expires_at", expires_at);
+        let issued_at = now.floor_to_second();
+        let leaf = LeafRequest { id, agent: &known.facts.owner, key: &key, issued_at, expires_at };
+        let issued = self.certificates.issue(&leaf)?;
+        failpoint::reach("issue-signed");
+        Ok(answer::Certificate {
+            chain_pem: issued.chain_pem(),
+            chain: issued.chain.map(|der| der.to_vec()).into(),
+            id,
+            spiffe_id: issued.spiffe_id,
+            thumbprint: issued.thumbprint,
+            renew_after: lifetime::half_life(issued_at, expires_at),
+            expires_at,
+        })
+    }
+}

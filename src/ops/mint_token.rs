@@ -1,0 +1,208 @@
+//! Mint: a token for one audience of a live task. Recorded before it is signed, judged before it leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use taskpass_verifier::EnforcementProfile;
+use taskpass_verifier::claims::{Confirmation, Thumbprint, ToolName};
+
+use crate::audience::Audience;
+use crate::cert;
+use crate::error::{Error, Reason, Result};
+use crate::failpoint;
+use crate::policy::action;
+use crate::task::lifetime::{self, Bounds};
+use crate::task::store::{CredentialKind, RecordCredential};
+use crate::time::Timestamp;
+use crate::token::TokenGrant;
+
+use super::command::MintToken;
+use super::decide::{for_policy, hidden};
+use super::recording::Recorded;
+use super::tasks::{Known, not_found};
+use super::trail::Trail;
+use super::{Broker, Caller, answer};
+
+/// A token that would live shorter is of no use, unless the caller says otherwise.
+pub(super) const MINIMUM_LIFETIME: Duration = Duration::from_secs(60);
+
+/// What the token will be bound to, and until when that is good.
+struct Binding {
+    confirmation: Option<Confirmation>,
+    until: Timestamp,
+}
+
+impl Broker {
+    /// A token of the caller's own task.
+    pub async fn mint_token(
+        &self,
+        caller: &Caller,
+        command: MintToken,
+        now: Timestamp,
+    ) -> Result<answer::Token> {
+        let mut trail = Trail::new("MintToken", command.task);
+        trail.fact("audience", &command.audience);
+        let result = self.mint(caller, command, now, &mut trail).await;
+        self.finish(caller, trail, result, now).await
+    }
+
+    async fn mint(
+        &self,
+        caller: &Caller,
+        command: MintToken,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<answer::Token> {
+        let mut known = self.known_task(command.task, now).await?.ok_or_else(|| not_found(command.task))?;
+        let audience = self.audience(&command.audience)?;
+        let asked = command.lifetime.unwrap_or(self.settings.lifetimes.default_token);
+        let cap = self.permit_mint(caller, &command, &known, &audience, asked, trail)?;
+        let facts = Arc::clone(&known.facts);
+        let (index, grant) = facts.grant(&command.audience).ok_or_else(|| beyond(&command.audience))?;
+        let tools = grant.narrowed_to(&command.tools).map_err(beyond)?;
+        let binding = self.binding(caller, &command, &audience, now).await?;
+        let issuer = self.tokens.get(audience.trust_domain());
+        let issuer =
+            issuer.ok_or_else(|| Error::internal("an audience of a trust domain without an issuer"))?;
+        let minimum = command.minimum_lifetime.unwrap_or(MINIMUM_LIFETIME);
+        let Recorded { id, generation, began_seq, expires_at } = self
+            .record(&mut known, now, |known: &Known| {
+                let bounds = Bounds {
+                    asked,
+                    policy_cap: cap,
+                    deadline: known.deadline,
+                    signer_end: issuer.signer().not_after(),
+                    caller_end: binding.until,
+                };
+                let expires_at = lifetime::expiry(now, &bounds, minimum)?;
+                Ok(RecordCredential {
+                    task: known.facts.id,
+                    version: known.version,
+                    kind: CredentialKind::Token,
+                    grant: index,
+                    issued_at: now.floor_to_second(),
+                    expires_at,
+                    limit: self.settings.limits.credentials_per_task,
+                })
+            })
+            .await?;
+        failpoint::reach("mint-recorded");
+        trail.fact("jti", id);
+        trail.fact("expires_at", expires_at);
+        let minted = issuer.mint(&TokenGrant {
+            audience: audience.uri().as_str(),
+            profile: audience.profile(),
+            agent: &facts.owner,
+            subject: facts.subject.as_deref(),
+            task: facts.id,
+            lineage: &facts.lineage,
+            goal: facts.goal_digest(),
+            generation,
+            began_seq,
+            credential: id,
+            issued_at: now.floor_to_second(),
+            expires_at,
+            tools: &tools,
+            confirmation: binding.confirmation,
+        })?;
+        failpoint::reach("mint-signed");
+        Ok(answer::Token {
+            token: minted.token,
+            id,
+            scope: minted.scope.as_str().to_owned(),
+            renew_after: lifetime::half_life(now.floor_to_second(), expires_at),
+            expires_at,
+            token_type: minted.token_type.as_str(),
+        })
+    }
+
+    fn permit_mint(
+        &self,
+        caller: &Caller,
+        command: &MintToken,
+        known: &Known,
+        audience: &Audience,
+        asked: Duration,
+        trail: &mut Trail,
+    ) -> Result<Duration> {
+        let granted = known.facts.grant(&command.audience);
+        let tools: Vec<&ToolName> = match command.tools.is_empty() {
+            true => granted.iter().flat_map(|(_, grant)| grant.tools.keys()).collect(),
+            false => command.tools.iter().collect(),
+        };
+        let facts = action::MintFacts {
+            task: for_policy(&known.facts),
+            tools: &tools,
+            lifetime: asked,
+            binding: audience.profile(),
+        };
+        let permit = self.permit::<action::MintToken>(caller, audience, facts, trail);
+        let permit = permit.map_err(|error| hidden(caller, &known.facts, error))?;
+        Ok(permit.token_lifetime(self.settings.lifetimes.max_token))
+    }
+
+    /// What the audience's profile asks for, and whether the caller may have it.
+    async fn binding(
+        &self,
+        caller: &Caller,
+        command: &MintToken,
+        audience: &Audience,
+        now: Timestamp,
+    ) -> Result<Binding> {
+        let own_end = caller.peer.valid_until();
+        let mismatch = |what: &str| Err(Error::new(Reason::BindingMismatch, what));
+        match (audience.profile(), &command.certificate, command.jkt) {
+            (EnforcementProfile::Bearer, None, None) => Ok(Binding { confirmation: None, until: own_end }),
+            (EnforcementProfile::Bearer, ..) => {
+                mismatch("This audience takes bearer tokens: send no certificate_der and no dpop_jwk_sha256.")
+            }
+            (EnforcementProfile::X5tS256, None, None) => {
+                let own = Thumbprint::from_bytes(caller.peer.thumbprint_s256());
+                Ok(Binding { confirmation: Some(Confirmation::X5tS256(own)), until: own_end })
+            }
+            (EnforcementProfile::X5tS256, Some(der), None) => {
+                let certificate = self.own_certificate(command.task, der, now).await?;
+                let until = own_end.min(certificate.not_after);
+                Ok(Binding { confirmation: Some(Confirmation::X5tS256(certificate.thumbprint)), until })
+            }
+            (EnforcementProfile::X5tS256, _, Some(_)) => {
+                mismatch("This audience binds tokens to a certificate: send no dpop_jwk_sha256.")
+            }
+            (EnforcementProfile::Jkt, None, Some(jkt)) => {
+                Ok(Binding { confirmation: Some(Confirmation::Jkt(jkt)), until: own_end })
+            }
+            (EnforcementProfile::Jkt, ..) => mismatch(
+                "This audience binds tokens to a DPoP key: send its dpop_jwk_sha256 and no certificate_der.",
+            ),
+        }
+    }
+
+    /// A certificate that the caller says it will show: signed by our task CA, of this task, recorded and not revoked.
+    async fn own_certificate(
+        &self,
+        task: crate::ids::TaskId,
+        der: &[u8],
+        now: Timestamp,
+    ) -> Result<cert::OwnCertificate> {
+        let refused = || {
+            Error::new(
+                Reason::BindingMismatch,
+                "certificate_der must be an unexpired certificate of this task.",
+            )
+        };
+        let certificate = cert::recognise(self.keys.task_ca(), der, now).ok_or_else(refused)?;
+        if certificate.id.task != task {
+            return Err(refused().with_detail("a certificate of another task"));
+        }
+        match self.store.check(certificate.id, now).await.map_err(super::tasks::store_error)? {
+            crate::task::store::CheckOutcome::Active { .. } => Ok(certificate),
+            other => Err(refused().with_detail(format_args!("{other:?}"))),
+        }
+    }
+}
+
+/// The words for a wish that the task does not grant.
+fn beyond(what: impl std::fmt::Display) -> Error {
+    let sentence = format!("The task does not grant {what}. Begin a task that does.");
+    Error::new(Reason::BeyondGrant, sentence)
+}

@@ -1,0 +1,117 @@
+//! What the broker does, one file per verb. Each operation takes a caller whose identity is proven, a command that is well formed, and
+//! `now`; asks policy; takes its step in the store; leaves an audit line; answers.
+
+pub mod answer;
+pub mod command;
+
+mod begin_task;
+mod bulk_revoke;
+mod caller;
+mod complete_task;
+mod credentials;
+mod decide;
+mod directory;
+mod extend_task;
+mod issue_certificate;
+mod mint_token;
+mod read_tasks;
+mod recording;
+mod sweep;
+mod tasks;
+mod trail;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::audience::AudienceRegister;
+use crate::audit::Sink;
+use crate::cert::CertIssuer;
+use crate::config::{Lifetimes, Limits};
+use crate::error::{Error, Result};
+use crate::identity::TrustDomain;
+use crate::ids::TaskId;
+use crate::keys::{KeySets, Keyring, Signer};
+use crate::policy::PolicyEngine;
+use crate::store::Store;
+use crate::token::TokenIssuer;
+use quick_cache::sync::Cache;
+
+pub use caller::Caller;
+pub use sweep::Sweep;
+
+/// Tasks remembered between calls.
+const KNOWN_TASKS: usize = 20_000;
+/// Tokens whose signature was verified, remembered by the SHA-256 of the whole token.
+const SEEN_TOKENS: usize = 50_000;
+
+/// What every operation works with. Everything in it is shared and none of it is behind a lock of ours.
+pub struct Broker {
+    store: Arc<dyn Store>,
+    policy: PolicyEngine,
+    audiences: AudienceRegister,
+    keys: Arc<Keyring>,
+    public: KeySets,
+    certificates: CertIssuer,
+    tokens: BTreeMap<TrustDomain, TokenIssuer>,
+    audit: Arc<dyn Sink>,
+    settings: Settings,
+    known: Cache<TaskId, tasks::Known>,
+    seen: Cache<[u8; 32], Arc<validate::Seen>>,
+}
+
+/// The part of the configuration that operations need.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The broker's own.
+    pub trust_domain: TrustDomain,
+    /// `iss` by trust domain served.
+    pub issuers: BTreeMap<TrustDomain, String>,
+    /// Ceilings and defaults.
+    pub lifetimes: Lifetimes,
+    /// Everything that is counted.
+    pub limits: Limits,
+}
+
+impl Broker {
+    /// Wires the parts together. An error if the keyring has no key for an issuer.
+    pub fn new(
+        store: Arc<dyn Store>,
+        policy: PolicyEngine,
+        audiences: AudienceRegister,
+        keys: Arc<Keyring>,
+        public: KeySets,
+        audit: Arc<dyn Sink>,
+        settings: Settings,
+    ) -> Result<Self> {
+        let mut tokens = BTreeMap::new();
+        for (trust_domain, issuer) in &settings.issuers {
+            let signer =
+                keys.signer(trust_domain).ok_or_else(|| Error::internal("an issuer without a key"))?;
+            let signer: Arc<dyn Signer> = Arc::clone(signer) as _;
+            tokens.insert(trust_domain.clone(), TokenIssuer::new(issuer.clone(), signer)?);
+        }
+        let known = Cache::new(KNOWN_TASKS);
+        let seen = Cache::new(SEEN_TOKENS);
+        let certificates = CertIssuer::new(Arc::clone(keys.task_ca()));
+        Ok(Self {
+            store,
+            policy,
+            audiences,
+            keys,
+            public,
+            certificates,
+            tokens,
+            audit,
+            settings,
+            known,
+            seen,
+        })
+    }
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,79 @@
+//! The recording step that every credential passes before it is made (G1).
+
+use std::time::Duration;
+
+use crate::error::{Error, Reason, Result};
+use crate::failpoint;
+use crate::ids::{CredentialId, Generation};
+use crate::task::Status;
+use crate::task::lifetime::TooShort;
+use crate::task::store::{RecordCredential, RecordOutcome};
+use crate::time::Timestamp;
+
+use super::Broker;
+use super::tasks::{Known, ended, not_found, store_error};
+
+/// How often the facts may change under a mint before it gives up.
+const ATTEMPTS: usize = 4;
+
+/// A credential that may be made now.
+pub(super) struct Recorded {
+    pub(super) id: CredentialId,
+    pub(super) generation: Generation,
+    pub(super) began_seq: u64,
+    pub(super) expires_at: Timestamp,
+}
+
+impl Broker {
+    /// Records what `plan` makes of the task's facts. If the decision rested on facts that have changed, reads them and plans again.
+    pub(super) async fn record(
+        &self,
+        known: &mut Known,
+        now: Timestamp,
+        plan: impl Fn(&Known) -> std::result::Result<RecordCredential, TooShort>,
+    ) -> Result<Recorded> {
+        let id = known.facts.id;
+        for _ in 0..ATTEMPTS {
+            let credential = plan(known).map_err(|short| self.too_short(known, short, now))?;
+            failpoint::reach("mint-decided");
+            match self.store.record(credential, now).await.map_err(store_error)? {
+                RecordOutcome::Recorded { id, generation, began_seq } => {
+                    return Ok(Recorded { id, generation, began_seq, expires_at: credential.expires_at });
+                }
+                RecordOutcome::Stale => {
+                    *known = self.read_task(id, now).await?.ok_or_else(|| not_found(id))?.0
+                }
+                RecordOutcome::Ended(end) => {
+                    self.known.remove(&id);
+                    return Err(ended(&Status::Ended(end)));
+                }
+                RecordOutcome::Exhausted => {
+                    metrics::counter!("taskpass_limit_reached_total", "limit" => "credentials_per_task")
+                        .increment(1);
+                    let most = credential.limit;
+                    let sentence = format!(
+                        "The task has been issued {most} credentials, which is the limit. Begin another task."
+                    );
+                    return Err(Error::new(Reason::TooManyCredentials, sentence));
+                }
+                RecordOutcome::Unknown => {
+                    self.known.remove(&id);
+                    return Err(not_found(id));
+                }
+            }
+        }
+        Err(Error::store("the task changes faster than a credential can be recorded"))
+    }
+
+    fn too_short(&self, known: &Known, short: TooShort, now: Timestamp) -> Error {
+        if known.deadline <= now {
+            self.known.remove(&known.facts.id);
+            return Error::new(Reason::TaskEnded, "The task has ended (deadline). Begin another.");
+        }
+        let left = short.left.max(Duration::ZERO).as_secs();
+        let sentence = format!(
+            "Only {left} s are left of the task, your certificate or the policy's cap; extend the task, renew the certificate, or ask for a smaller minimum_lifetime."
+        );
+        Error::new(Reason::NoLifetimeLeft, sentence)
+    }
+}

@@ -1,0 +1,79 @@
+//! What is gathered on the way of an operation for its audit line, and the one place that writes it.
+
+use crate::audit::{Event, Outcome};
+use crate::error::{Error, Result};
+use crate::time::Timestamp;
+
+use super::{Broker, Caller};
+
+/// Grows while an operation goes on; becomes one audit line.
+#[derive(Debug)]
+pub(super) struct Trail {
+    action: &'static str,
+    object: String,
+    why: Vec<String>,
+    facts: Vec<(&'static str, String)>,
+}
+
+impl Trail {
+    pub(super) fn new(action: &'static str, object: impl ToString) -> Self {
+        Self { action, object: object.to_string(), why: Vec::new(), facts: Vec::new() }
+    }
+
+    /// What it turned out to be about.
+    pub(super) fn object(&mut self, object: impl ToString) {
+        self.object = object.to_string();
+    }
+
+    /// A policy, or a reason.
+    pub(super) fn why(&mut self, why: impl ToString) {
+        let why = why.to_string();
+        if !self.why.contains(&why) {
+            self.why.push(why);
+        }
+    }
+
+    /// Something worth knowing later. Never a secret.
+    pub(super) fn fact(&mut self, name: &'static str, value: impl ToString) {
+        self.facts.push((name, value.to_string()));
+    }
+}
+
+impl Broker {
+    /// Writes the line. If that fails the operation fails, whatever it did: no effect without its record.
+    pub(super) async fn finish<T>(
+        &self,
+        caller: &Caller,
+        trail: Trail,
+        result: Result<T>,
+        now: Timestamp,
+    ) -> Result<T> {
+        let outcome = match &result {
+            Ok(_) => Outcome::Done,
+            Err(error) => Outcome::Refused { reason: error.reason().as_str(), detail: error.log_line() },
+        };
+        self.write_audit(Some(caller), trail, outcome, now).await?;
+        result
+    }
+
+    /// A line for what the broker does by itself, or for a refusal that is no error.
+    pub(super) async fn write_audit(
+        &self,
+        caller: Option<&Caller>,
+        trail: Trail,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> std::result::Result<(), Error> {
+        let event = Event {
+            at: now,
+            request: caller.map(|c| c.request),
+            who: caller.map(|c| c.spiffe_id().to_string()).unwrap_or_default(),
+            action: trail.action,
+            object: trail.object,
+            why: trail.why,
+            outcome,
+            facts: trail.facts,
+        };
+        self.audit.write(event).await
+    }
+}
