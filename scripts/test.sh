@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Every check of this repository, with its own set-up: scripts/test.sh
+#
+# Needs Rust and a C compiler. What else is missing is installed where that can be done without asking (redis-server by
+# apt-get, as root or by `sudo -n`), else a line says what to do. Writes to target/ alone. The last line tells the result.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null
+
+total=6
+number=0
+current="start"
+step_began=$SECONDS
+skipped=()
+
+say() { printf '%s\n' "$*"; }
+
+step() { # name: closes the step before and opens the next one
+  finish_step
+  number=$((number + 1))
+  current=$1
+  step_began=$SECONDS
+  say ""
+  say "==> [$number/$total] $current"
+}
+
+finish_step() {
+  [ "$number" -eq 0 ] || say "    ok: $current ($((SECONDS - step_began)) s)"
+}
+
+skip() { # what and why
+  skipped+=("$1")
+  say "    skipped: $1"
+}
+
+give_up() {
+  say "    $*"
+  exit 1
+}
+
+report() {
+  local code=$?
+  say ""
+  if [ "$code" -eq 0 ]; then
+    for what in ${skipped[@]+"${skipped[@]}"}; do say "Skipped: $what"; done
+    say "PASSED: $total steps in $((SECONDS / 60)) min $((SECONDS % 60)) s"
+  else
+    say "FAILED in step $number of $total ($current) after $((SECONDS / 60)) min $((SECONDS % 60)) s; what went wrong is above"
+  fi
+}
+trap report EXIT
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# A component of the Rust installation; added if rustup is there. The toolchain that cargo runs here is the one that counts.
+has_component() { # cargo subcommand, component
+  cargo "$1" --version >/dev/null 2>&1 && return 0
+  has rustup && rustup component add "$2" >/dev/null 2>&1 && cargo "$1" --version >/dev/null 2>&1
+}
+
+as_root() { # runs a command as root without asking; fails if that cannot be done
+  if [ "$(id -u)" -eq 0 ]; then "$@"; elif has sudo && sudo -n true 2>/dev/null; then sudo -n "$@"; else return 1; fi
+}
+
+redis_major() { redis-server --version 2>/dev/null | sed -n 's/.* v=\([0-9]*\)\..*/\1/p'; }
+
+install_redis() {
+  has apt-get || return 1
+  say "    redis-server is missing: installing it by apt-get"
+  as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+    'apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server' >/dev/null
+}
+
+step "tools"
+has cargo || give_up "cargo is missing: install Rust from https://rustup.rs"
+cargo metadata --format-version 1 --no-deps >/dev/null || give_up "this cargo cannot read the project: rustup update stable"
+has cc || has gcc || has clang || give_up "a C compiler is missing: install gcc or clang"
+say "    $(cargo --version)"
+has redis-server || install_redis || true
+has redis-server || give_up "redis-server is missing: apt-get install redis-server, dnf install redis, or brew install redis"
+[ "$(redis_major)" -ge 7 ] || give_up "redis-server 7.0 or later is needed; this is $(redis-server --version)"
+say "    $(redis-server --version | cut -d' ' -f1-3)"
+
+step "format"
+if has_component fmt rustfmt; then
+  cargo fmt --all --check
+else
+  skip "format: rustfmt is not installed (rustup component add rustfmt)"
+fi
+
+step "lints"
+if has_component clippy clippy; then
+  cargo clippy --workspace --all-targets --locked -- -D warnings
+else
+  skip "lints: clippy is not installed (rustup component add clippy)"
+fi
+
+step "tests"
+cargo test --workspace --locked
+
+step "dependencies"
+if cargo deny --version >/dev/null 2>&1; then
+  cargo deny check bans licenses sources
+else
+  skip "cargo deny is not installed (cargo install cargo-deny --locked); tests/dependencies.rs held Cargo.lock to deny.toml instead"
+fi
+
+step "example in Python"
+if ! has python3; then
+  skip "examples/agent.py: python3 is not installed"
+elif ! scripts/python-env.sh >target/python-env.log 2>&1; then
+  skip "examples/agent.py: no environment with grpcio could be made: $(tail -n 1 target/python-env.log)"
+else
+  scripts/test-example.sh
+fi
+
+finish_step
