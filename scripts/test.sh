@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
 
-total=6
+total=5
 number=0
 current="start"
 step_began=$SECONDS
@@ -103,15 +103,6 @@ if cargo deny --version >/dev/null 2>&1; then
   cargo deny check bans licenses sources
 else
   skip "cargo deny is not installed (cargo install cargo-deny --locked); tests/dependencies.rs held Cargo.lock to deny.toml instead"
-fi
-
-step "example in Python"
-if ! has python3; then
-  skip "examples/agent.py: python3 is not installed"
-elif ! scripts/python-env.sh >target/python-env.log 2>&1; then
-  skip "examples/agent.py: no environment with grpcio could be made: $(tail -n 1 target/python-env.log)"
-else
-  scripts/test-example.sh
 fi
 
 finish_step
