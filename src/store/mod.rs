@@ -6,6 +6,8 @@ pub(crate) mod contract;
 
 use async_trait::async_trait;
 
+pub mod redis;
+
 use crate::keys::store::KeyringStore;
 use crate::revoke::fence::FenceStore;
 use crate::revoke::history::Durability;

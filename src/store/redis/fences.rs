@@ -1,0 +1,92 @@
+//! Fences and the intents to raise them.
+
+use async_trait::async_trait;
+use redis::Value;
+use taskpass_verifier::ids::Partition;
+use uuid::Uuid;
+
+use super::RedisStore;
+use super::scripts::Step;
+use super::wire::{Pack, Reader, actor, actor_text, odd, text};
+use crate::revoke::fence::{FenceIntent, FenceStore, FenceTarget};
+use crate::task::store::{Position, StepResult};
+use crate::time::Timestamp;
+
+/// An intent as stored: version 1, moment 8, block until 8, forget at 8, length of the target 2, target, actor.
+fn packed(intent: &FenceIntent) -> StepResult<Pack> {
+    let target = intent.target.key();
+    let length = u16::try_from(target.len()).map_err(|_| odd())?;
+    Ok(Pack::new()
+        .byte(1)
+        .time(intent.at)
+        .time(intent.block_until)
+        .time(intent.forget_at)
+        .bytes(&length.to_be_bytes())
+        .bytes(target.as_bytes())
+        .bytes(actor_text(&intent.by).as_bytes()))
+}
+
+fn unpacked(id: &[u8], value: &[u8]) -> StepResult<FenceIntent> {
+    let id = Uuid::from_slice(id).map_err(|_| odd())?;
+    let mut reader = Reader(value);
+    if reader.byte()? != 1 {
+        return Err(odd());
+    }
+    let (at, block_until, forget_at) = (reader.time()?, reader.time()?, reader.time()?);
+    let target = FenceTarget::from_key(reader.short_text()?).ok_or_else(odd)?;
+    let (spiffe_id, note) = text(reader.0)?.split_once('\n').ok_or_else(odd)?;
+    Ok(FenceIntent { id, target, at, block_until, forget_at, by: actor(spiffe_id, note) })
+}
+
+#[async_trait]
+impl FenceStore for RedisStore {
+    async fn intend(&self, intent: &FenceIntent) -> StepResult<()> {
+        let value = packed(intent)?;
+        let mut cmd = redis::cmd("HSETNX");
+        cmd.arg(self.context.names.intents()).arg(intent.id.as_bytes()).arg(value.as_ref());
+        self.link.command(&cmd, true).await.map(drop)
+    }
+
+    async fn intents(&self) -> StepResult<Vec<FenceIntent>> {
+        let mut cmd = redis::cmd("HGETALL");
+        cmd.arg(self.context.names.intents());
+        let pairs: Vec<(Value, Value)> = match self.link.command(&cmd, false).await? {
+            Value::Map(pairs) => pairs,
+            Value::Array(flat) => {
+                let mut flat = flat.into_iter();
+                std::iter::from_fn(|| Some((flat.next()?, flat.next()?))).collect()
+            }
+            _ => return Err(odd()),
+        };
+        let one = |pair| match pair {
+            (Value::BulkString(id), Value::BulkString(value)) => unpacked(&id, &value),
+            _ => Err(odd()),
+        };
+        let mut intents = pairs.into_iter().map(one).collect::<StepResult<Vec<_>>>()?;
+        intents.sort_by_key(|intent| intent.id);
+        Ok(intents)
+    }
+
+    async fn raise(
+        &self,
+        partition: Partition,
+        intent: &FenceIntent,
+        now: Timestamp,
+    ) -> StepResult<Position> {
+        let asked = Pack::new()
+            .bytes(intent.id.as_bytes())
+            .time(intent.at)
+            .time(intent.block_until)
+            .time(intent.forget_at);
+        let (target, by) = (intent.target.key(), actor_text(&intent.by));
+        let args = [asked.as_ref(), target.as_bytes(), by.as_bytes()];
+        let answer = self.step(Step::Raise, partition, &args, true, now).await?;
+        answer.reader().position()
+    }
+
+    async fn finish(&self, id: Uuid) -> StepResult<()> {
+        let mut cmd = redis::cmd("HDEL");
+        cmd.arg(self.context.names.intents()).arg(id.as_bytes());
+        self.link.command(&cmd, true).await.map(drop)
+    }
+}

@@ -1,0 +1,39 @@
+//! The wrapped keyring: one document, written by compare-and-set.
+
+use async_trait::async_trait;
+use redis::Value;
+
+use super::RedisStore;
+use super::scripts::Step;
+use super::wire::{Reader, odd, text};
+use crate::keys::store::{KeyringStore, StoredKeyring};
+use crate::task::store::{StepResult, StoreError};
+
+#[async_trait]
+impl KeyringStore for RedisStore {
+    async fn load(&self) -> StepResult<Option<StoredKeyring>> {
+        let mut cmd = redis::cmd("HMGET");
+        cmd.arg(self.context.names.keyring()).arg("version").arg("document");
+        let Value::Array(found) = self.link.command(&cmd, false).await? else { return Err(odd()) };
+        match found.as_slice() {
+            [Value::Nil, Value::Nil] => Ok(None),
+            [Value::BulkString(version), Value::BulkString(document)] => {
+                let version = text(version)?.parse().map_err(|_| odd())?;
+                Ok(Some(StoredKeyring { version, document: document.clone() }))
+            }
+            _ => Err(odd()),
+        }
+    }
+
+    async fn compare_and_set(&self, expected: Option<u64>, document: &[u8]) -> StepResult<StoredKeyring> {
+        let expected = expected.map(|version| version.to_string()).unwrap_or_default();
+        let args = [expected.as_bytes(), document];
+        let key = self.context.names.keyring();
+        let (bytes, _) = self.link.run(Step::Swap, &key, &args, true, self.link.deadline()).await?;
+        if bytes.is_empty() {
+            return Err(StoreError::Damaged("the keyring is gone".to_owned()));
+        }
+        let mut reader = Reader(&bytes);
+        Ok(StoredKeyring { version: reader.u64()?, document: reader.0.to_vec() })
+    }
+}

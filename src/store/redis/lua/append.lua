@@ -1,0 +1,13 @@
+-- Adds an entry to the partition's history. Kinds: 1 end, 2 credential, 3 fence, 4 generation.
+local function unhex(text)
+  return (string.gsub(text, '..', function(two) return string.char(tonumber(two, 16)) end))
+end
+
+local function append(kind, forget, what)
+  seq = seq + 1
+  local entry = pack('>BBI8I8', 1, kind, now, forget) .. what
+  chain = unhex(redis.sha1hex(chain .. entry))
+  at = gen .. pack('>I8', seq)
+  call('XADD', base .. 'h', string.format('%.0f-0', seq), 'e', entry .. chain)
+  call('SETRANGE', KEYS[1], 1, at .. chain .. pack('>I8', now))
+end

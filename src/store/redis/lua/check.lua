@@ -1,0 +1,9 @@
+-- ARGV: 2 task id, number.
+local id, number = unpack('>c16I4', ARGV[2])
+local t = find(id)
+local cell = t and cell_of(id, number)
+if not cell then return reply('u', '') end
+local dead = ending(t)
+if dead then return reply('e', dead) end
+if string.byte(cell) >= 128 then return reply('r', '') end
+return reply('a', cell .. gen .. pack('>I8', t.began))

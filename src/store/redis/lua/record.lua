@@ -1,0 +1,16 @@
+-- ARGV: 2 task id, version, limit, cell (kind, grant, issued, expires).
+local id, version, limit, expires = unpack('>c16I4I4xxxxxxI4', ARGV[2])
+local t = find(id)
+if not t then return reply('u', '') end
+local dead = ending(t)
+if dead then return reply('e', dead) end
+if t.version ~= version then return reply('s', '') end
+local number = t.count
+if number >= limit then return reply('x', '') end
+local latest = math.max(t.last, expires * 1000)
+local chunk = base .. 'c:' .. id .. pack('>I4', floor(number / 64))
+call('SETRANGE', chunk, number % 64 * 10, sub(ARGV[2], 25))
+call('PEXPIRE', chunk, latest - now + slack)
+call('SETRANGE', t.key, 64, pack('>I8I4', latest, number + 1))
+tick()
+return reply('r', pack('>I4I8', number, t.began) .. gen)

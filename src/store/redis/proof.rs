@@ -1,0 +1,307 @@
+//! Proves, before any step is taken, that the server is fit and that it has lost nothing that this broker knows of (G6).
+
+use futures_util::future::{join_all, try_join_all};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use taskpass_verifier::ids::{Generation, Partition};
+
+use super::options::RedisDurability;
+use super::scripts::Step;
+use super::wire::{Pack, Reader, bounded};
+use super::{Context, link};
+use crate::ids::new_generation;
+use crate::revoke::history::{Observed, Proof, judge};
+use crate::task::store::{Position, StoreError};
+
+/// Why a server is not used.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// A setting is wrong, here or there; waiting does not help.
+    Setting(String),
+    /// It may be better later.
+    NotNow(String),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(e: StoreError) -> Self {
+        Self::NotNow(e.to_string())
+    }
+}
+
+/// An error of the connection, or while logging in.
+pub(super) fn login_refused(e: &RedisError) -> Refusal {
+    match e.kind() {
+        ErrorKind::AuthenticationFailed => Refusal::Setting(format!("the store refuses this user: {e}")),
+        ErrorKind::Server(ServerErrorKind::NoPerm) => {
+            Refusal::Setting(format!("the store's ACL lacks something that the broker needs: {e}"))
+        }
+        _ => Refusal::NotNow(e.to_string()),
+    }
+}
+
+type Proved<T> = Result<T, Refusal>;
+
+async fn ask(lane: &MultiplexedConnection, cmd: &Cmd) -> Proved<Value> {
+    let value = lane.clone().send_packed_command(cmd).await.map_err(|e| login_refused(&e))?;
+    match value {
+        Value::ServerError(e) if e.kind() == Some(ServerErrorKind::NoPerm) => Err(Refusal::Setting(format!(
+            "the store's ACL lacks something that the broker needs: {}",
+            e.details().unwrap_or_default()
+        ))),
+        value => Ok(link::answer(value)?),
+    }
+}
+
+fn text(value: Value) -> String {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Value::SimpleString(text) => text,
+        Value::VerbatimString { text, .. } => text,
+        _ => String::new(),
+    }
+}
+
+fn bytes(value: Value) -> Proved<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes),
+        _ => Err(Refusal::NotNow("the store's answer does not parse".to_owned())),
+    }
+}
+
+fn command(words: &[&str]) -> Cmd {
+    let mut cmd = Cmd::new();
+    words.iter().for_each(|word| {
+        cmd.arg(*word);
+    });
+    cmd
+}
+
+/// Proves the server behind all of `lanes`.
+pub(super) async fn prove(context: &Context, lanes: Vec<MultiplexedConnection>) -> Proved<()> {
+    let infos = try_join_all(lanes.iter().map(server)).await?;
+    let Some((lane, run)) = lanes.first().zip(infos.first()) else {
+        return Err(Refusal::NotNow("there is no connection".to_owned()));
+    };
+    if infos.iter().any(|other| other != run) {
+        return Err(Refusal::NotNow("the connections lead to different servers".to_owned()));
+    }
+    settings(context, lane).await?;
+    clocks(context, lane).await?;
+    load_scripts(lane).await?;
+    let on_record = text(ask(lane, &command(&["GET", &context.names.run()])).await?);
+    let same_run = on_record == *run;
+    let proofs = Partition::all().map(|partition| prove_partition(context, lane, partition, same_run));
+    let positions = try_join_all(proofs).await?;
+    if !same_run {
+        ask(lane, &command(&["SET", &context.names.run(), run])).await?;
+    }
+    if let RedisDurability::Replicas(wanted) = context.options.durability {
+        replicated(context, lanes.last().unwrap_or(lane), wanted).await?;
+    }
+    for (partition, position) in Partition::all().zip(positions) {
+        context.history.acknowledge(partition, position);
+    }
+    Ok(())
+}
+
+/// The run id of the server behind a connection; an error if it is no master or too old.
+async fn server(lane: &MultiplexedConnection) -> Proved<String> {
+    let info = text(ask(lane, &command(&["INFO", "server"])).await?);
+    master(&text(ask(lane, &command(&["INFO", "replication"])).await?)).map_err(Refusal::NotNow)?;
+    let version = field(&info, "redis_version").unwrap_or_default();
+    let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default();
+    if major < 7 {
+        return Err(Refusal::Setting(format!("the store runs version {version:?}; 7.0 or later is needed")));
+    }
+    let run = field(&info, "run_id").unwrap_or_default();
+    if run.is_empty() {
+        return Err(Refusal::Setting("the store's INFO has no run_id".to_owned()));
+    }
+    Ok(run.to_owned())
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
+
+fn master(replication: &str) -> Result<(), String> {
+    match field(replication, "role") {
+        Some("master") => Ok(()),
+        _ => Err("the store is a replica, and replicas take no steps".to_owned()),
+    }
+}
+
+/// Asks whether the server is still a master.
+pub(super) async fn still_master(mut lane: MultiplexedConnection) -> Result<(), String> {
+    let cmd = command(&["INFO", "replication"]);
+    let value = lane.send_packed_command(&cmd).await.map_err(|e| e.to_string())?;
+    master(&text(link::answer(value).map_err(|e| e.to_string())?))
+}
+
+/// Whether the server keeps what is configured, and never drops keys by itself.
+async fn settings(context: &Context, lane: &MultiplexedConnection) -> Proved<()> {
+    let memory = text(ask(lane, &command(&["INFO", "memory"])).await?);
+    let mut wanted = vec![("maxmemory-policy", "noeviction")];
+    let mut found = vec![field(&memory, "maxmemory_policy").unwrap_or_default().to_owned()];
+    if context.options.durability == RedisDurability::Fsync {
+        wanted.extend([
+            ("appendonly", "yes"),
+            ("appendfsync", "always"),
+            ("no-appendfsync-on-rewrite", "no"),
+        ]);
+        for (name, _) in wanted.iter().skip(1) {
+            found.push(configured(lane, name).await?);
+        }
+    }
+    for ((name, wanted), found) in wanted.into_iter().zip(found) {
+        if wanted != found {
+            return Err(Refusal::Setting(format!(
+                "the store has `{name} {found}`, and durability `{}` needs `{name} {wanted}`",
+                context.options.durability.kind().as_str()
+            )));
+        }
+    }
+    Ok(())
+}
+
+async fn configured(lane: &MultiplexedConnection, name: &str) -> Proved<String> {
+    match ask(lane, &command(&["CONFIG", "GET", name])).await? {
+        Value::Array(pair) => Ok(pair.into_iter().nth(1).map(text).unwrap_or_default()),
+        Value::Map(pairs) => Ok(pairs.into_iter().next().map(|(_, value)| text(value)).unwrap_or_default()),
+        _ => Ok(String::new()),
+    }
+}
+
+async fn clocks(context: &Context, lane: &MultiplexedConnection) -> Proved<()> {
+    let Value::Array(time) = ask(lane, &command(&["TIME"])).await? else {
+        return Err(Refusal::NotNow("the store does not tell its time".to_owned()));
+    };
+    let mut parts = time.into_iter().map(|part| text(part).parse::<u64>().unwrap_or_default());
+    let theirs = parts.next().unwrap_or_default() * 1_000 + parts.next().unwrap_or_default() / 1_000;
+    let apart = theirs.abs_diff(context.clock.now().as_millis());
+    if apart > crate::time::millis(context.options.clock_skew) {
+        return Err(Refusal::NotNow(format!("this clock and the store's are {apart} ms apart")));
+    }
+    Ok(())
+}
+
+async fn load_scripts(lane: &MultiplexedConnection) -> Proved<()> {
+    let loads = Step::ALL.map(|step| command(&["SCRIPT", "LOAD", step.code()]));
+    join_all(loads.iter().map(|load| ask(lane, load)))
+        .await
+        .into_iter()
+        .try_for_each(|loaded| loaded.map(drop))
+}
+
+fn call(step: Step, key: &str, args: &[&[u8]]) -> Cmd {
+    let mut cmd = command(&["EVALSHA", step.sha(), "1", key]);
+    args.iter().for_each(|arg| {
+        cmd.arg(*arg);
+    });
+    cmd
+}
+
+async fn observe(
+    context: &Context,
+    lane: &MultiplexedConnection,
+    partition: Partition,
+) -> Proved<Option<Observed>> {
+    let (_, seq) = context.history.high_water(partition);
+    let cmd = call(Step::Observe, context.names.meta(partition), &[seq.to_string().as_bytes()]);
+    let answer = bytes(ask(lane, &cmd).await?)?;
+    if answer.is_empty() {
+        return Ok(None);
+    }
+    let mut reader = Reader(&answer);
+    let present = reader.position()?;
+    let chain_at_remembered = reader.array().ok();
+    Ok(Some(Observed { present, chain_at_remembered }))
+}
+
+/// The position of a partition that has lost nothing, or that has a new generation.
+async fn prove_partition(
+    context: &Context,
+    lane: &MultiplexedConnection,
+    partition: Partition,
+    same_run: bool,
+) -> Proved<Position> {
+    loop {
+        let observed = observe(context, lane, partition).await?;
+        let remembered = context.history.remembered(partition);
+        let proof = match (observed, remembered) {
+            // The content belongs to this very run, and nobody here knows of more.
+            (Some(_), None) if same_run => Proof::Covered,
+            _ => judge(remembered, observed, context.options.durability.kind()),
+        };
+        if let (Proof::Covered, Some(observed)) = (proof, observed) {
+            return Ok(observed.present);
+        }
+        if let Some(position) = grow(context, lane, partition, observed.map(|o| o.present)).await? {
+            tracing::warn!(%partition, generation = %position.generation, "a new generation has begun");
+            return Ok(position);
+        }
+    }
+}
+
+/// Begins a new generation after `present`. `None`: another broker was first.
+pub(super) async fn grow(
+    context: &Context,
+    lane: &MultiplexedConnection,
+    partition: Partition,
+    present: Option<Position>,
+) -> Proved<Option<Position>> {
+    let (known, least) = context.history.high_water(partition);
+    let expected = present.map(|position| position.generation);
+    let now = context.clock.now();
+    let next = new_generation(now, known.max(expected)).map_err(|e| Refusal::NotNow(e.log_line()))?;
+    let clock = Pack::new().u64(bounded(now));
+    let floor = Pack::new().u64(least);
+    let before = expected.as_ref().map_or(&[][..], |generation: &Generation| generation.as_bytes());
+    let args = [clock.as_ref(), before, next.as_bytes(), floor.as_ref()];
+    let answer = bytes(ask(lane, &call(Step::Grow, context.names.meta(partition), &args)).await?)?;
+    if answer.is_empty() {
+        return Ok(None);
+    }
+    let position = Reader(&answer).position()?;
+    Ok((position.generation == next).then_some(position))
+}
+
+/// Adds to a pipeline what makes sure that `wanted` replicas have everything that was written before.
+pub(super) fn mark_and_wait(pipe: &mut Pipeline, context: &Context, wanted: u32) {
+    pipe.add_command(command(&["SET", &context.names.mark(), "1"]));
+    let limit = crate::time::millis(context.options.step_timeout) * 4 / 5;
+    pipe.add_command(command(&["WAIT", &wanted.to_string(), &limit.to_string()]));
+}
+
+/// Waits until the replicas have everything that is on this server now.
+async fn replicated(context: &Context, lane: &MultiplexedConnection, wanted: u32) -> Proved<()> {
+    let mut pipe = redis::pipe();
+    mark_and_wait(&mut pipe, context, wanted);
+    let values =
+        lane.clone().send_packed_commands(&pipe, 0, 2).await.map_err(|e| Refusal::NotNow(e.to_string()))?;
+    match values.last() {
+        Some(Value::Int(have)) if *have >= i64::from(wanted) => Ok(()),
+        Some(Value::Int(have)) => Err(Refusal::NotNow(format!("{have} of {wanted} replicas acknowledge"))),
+        _ => Err(Refusal::NotNow("the store does not wait for replicas".to_owned())),
+    }
+}
+
+/// Begins a new generation in every partition, whatever is there.
+pub(super) async fn grow_all(context: &Context, lane: &MultiplexedConnection) -> Proved<()> {
+    let grown = Partition::all().map(|partition| async move {
+        let observed = observe(context, lane, partition).await?;
+        grow(context, lane, partition, observed.map(|o| o.present))
+            .await
+            .map(|position| (partition, position))
+    });
+    let grown = try_join_all(grown).await?;
+    if let RedisDurability::Replicas(wanted) = context.options.durability {
+        replicated(context, lane, wanted).await?;
+    }
+    for (partition, position) in grown {
+        if let Some(position) = position {
+            context.history.acknowledge(partition, position);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! The steps on tasks.
+
+use async_trait::async_trait;
+use taskpass_verifier::ids::{Partition, TaskId};
+
+use super::scripts::Step;
+use super::wire::{self, Pack, actor_text, odd};
+use super::{Answer, RedisStore};
+use crate::task::store::{
+    BeginOutcome, BeginTask, EndOutcome, EndTask, ExtendOutcome, Lapsed, ListTasks, StepResult, TaskPage,
+    TaskStore, TaskView,
+};
+use crate::time::Timestamp;
+
+/// The most tasks that one `lapse` looks at: scripts take so many arguments, and others wait for it.
+const LAPSE_AT_MOST: usize = 1_000;
+
+#[async_trait]
+impl TaskStore for RedisStore {
+    async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome> {
+        let (key, request) = task.idempotency.map_or(([0; 32], [0; 32]), |i| (i.key, i.request));
+        let half = |digest: &[u8; 32]| digest.first_chunk::<16>().copied().unwrap_or_default();
+        let value = Pack::new().bytes(&half(&key)).bytes(&half(&request)).bytes(&wire::fresh(&task)?);
+        let args = [task.id.as_bytes().as_slice(), value.as_ref()];
+        let answer = self.step(Step::Begin, task.id.partition(), &args, false, now).await?;
+        let mut reader = answer.reader();
+        Ok(match answer.code {
+            b'b' => BeginOutcome::Begun(Box::new(wire::record(reader.0)?)),
+            b'p' => BeginOutcome::Replayed(reader.task_id()?),
+            b'k' => BeginOutcome::KeyReused,
+            b'f' => BeginOutcome::Blocked(reader.time()?),
+            b'e' => BeginOutcome::ParentEnded(reader.end()?),
+            b'n' => BeginOutcome::ParentUnknown,
+            _ => return Err(odd()),
+        })
+    }
+
+    async fn read(&self, id: TaskId, now: Timestamp) -> StepResult<Option<TaskView>> {
+        let answer = self.step(Step::Read, id.partition(), &[id.as_bytes()], false, now).await?;
+        match answer.code {
+            b'v' => answer.reader().view(id).map(Some),
+            b'u' => Ok(None),
+            _ => Err(odd()),
+        }
+    }
+
+    async fn extend(&self, id: TaskId, deadline: Timestamp, now: Timestamp) -> StepResult<ExtendOutcome> {
+        let asked = Pack::new().bytes(id.as_bytes()).time(deadline);
+        let answer = self.step(Step::Extend, id.partition(), &[asked.as_ref()], false, now).await?;
+        let mut reader = answer.reader();
+        Ok(match answer.code {
+            b'v' => ExtendOutcome::Extended(Box::new(reader.view(id)?)),
+            b'e' => ExtendOutcome::Ended(reader.end()?),
+            b'n' => ExtendOutcome::NotLater(reader.time()?),
+            b'p' => ExtendOutcome::BeyondParent(reader.time()?),
+            b'u' => ExtendOutcome::Unknown,
+            _ => return Err(odd()),
+        })
+    }
+
+    async fn end(&self, end: EndTask, now: Timestamp) -> StepResult<EndOutcome> {
+        let asked = Pack::new()
+            .bytes(end.id.as_bytes())
+            .byte(end.reason.code())
+            .duration(end.retention)
+            .duration(end.bury_unknown.unwrap_or_default());
+        let by = actor_text(&end.by);
+        let args = [asked.as_ref(), by.as_bytes()];
+        let answer = self.step(Step::End, end.id.partition(), &args, true, now).await?;
+        let mut reader = answer.reader();
+        if answer.code == b'u' {
+            return Ok(EndOutcome::Unknown);
+        }
+        let position = reader.position()?;
+        Ok(match answer.code {
+            b'd' => EndOutcome::Ended(Box::new(reader.view(end.id)?), position),
+            b'a' => EndOutcome::AlreadyEnded(Box::new(reader.view(end.id)?), position),
+            b'y' => EndOutcome::Buried(position),
+            _ => return Err(odd()),
+        })
+    }
+
+    async fn list(&self, query: ListTasks, now: Timestamp) -> StepResult<TaskPage> {
+        self.list_tasks(query, now).await
+    }
+
+    async fn lapse(&self, partition: Partition, limit: usize, now: Timestamp) -> StepResult<Lapsed> {
+        let limit = limit.clamp(1, LAPSE_AT_MOST).to_string();
+        let answer = self.step(Step::Lapse, partition, &[limit.as_bytes()], false, now).await?;
+        lapsed(&answer)
+    }
+}
+
+fn lapsed(answer: &Answer) -> StepResult<Lapsed> {
+    let mut reader = answer.reader();
+    let forgotten = usize::try_from(reader.u32()?).map_err(|_| odd())?;
+    let more = reader.byte()? == 1;
+    let next_due = Some(reader.time()?).filter(|at| *at != Timestamp::EPOCH);
+    let mut ended = Vec::new();
+    while !reader.0.is_empty() {
+        let id = reader.task_id()?;
+        let deadline = reader.time()?;
+        ended.push((id, reader.short_text()?.to_owned(), deadline));
+    }
+    Ok(Lapsed { ended, forgotten, more, next_due })
+}
