@@ -279,7 +279,7 @@ async fn keep(context: Arc<Context>, state: Arc<watch::Sender<State>>) {
             State::Down { .. } => None,
         };
         if let Some(live) = up {
-            let why = watch_over(&live).await;
+            let why = watch_over(&live, context.options.step_timeout).await;
             give_up(&state, &live, &why);
             tracing::warn!(%why, "the store is being proved again");
         }
@@ -290,7 +290,7 @@ async fn keep(context: Arc<Context>, state: Arc<watch::Sender<State>>) {
 }
 
 /// Until a connection ends or the server is no longer a master.
-async fn watch_over(live: &Live) -> String {
+async fn watch_over(live: &Live, limit: Duration) -> String {
     loop {
         tokio::select! {
             () = live.ended.cancelled() => return "a connection ended".to_owned(),
@@ -299,7 +299,11 @@ async fn watch_over(live: &Live) -> String {
         let Some(lane) = live.lane() else { return "there is no connection".to_owned() };
         tokio::select! {
             () = live.ended.cancelled() => return "a connection ended".to_owned(),
-            still = proof::still_master(lane) => if let Err(why) = still { return why },
+            still = tokio::time::timeout(limit, proof::still_master(lane)) => match still {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => return why,
+                Err(_) => return "no answer in time".to_owned(),
+            },
         }
     }
 }

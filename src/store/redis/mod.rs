@@ -7,11 +7,11 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `{pNN}m` | string, 67 bytes | the partition: version 1, generation 12, sequence 8, chain 20, greatest now 8, number of fences 2, and where the walk over the history stands 8 + 8 |
-//! | `{pNN}t:<id>` | string | a task: idempotency key 16 and request 16 (the first half of each digest, zeros if none), then the record as in [`crate::task::record`] |
+//! | `{pNN}t:<id>` | string | a task: 1 and 15 bytes of the idempotency key's digest, 16 of the request's (zeros if there is none), then the record as in [`crate::task::record`] |
 //! | `{pNN}c:<id><chunk>` | string, TTL | 64 credentials with consecutive numbers (chunk = number / 64), 10 bytes each: kind 1 (plus 128 if revoked; 0 if none), grant 1, issued at 4, expires at 4 (seconds) |
 //! | `{pNN}d` | sorted set | every task, by deadline while it lives, by the end of its readable time afterwards |
 //! | `{pNN}o:<owner>` | sorted set | the tasks of an owner (16 digits of its SHA-1), all with score 0 |
-//! | `{pNN}i` | hash | idempotency key 16 to task id |
+//! | `{pNN}i` | hash | those 16 bytes of an idempotency key to task id |
 //! | `{pNN}f` | hash | fences: [`FenceTarget::key`] to version 1, cut 8, moment 8, block until 8, forget at 8, intent id 16, actor |
 //! | `{pNN}e` | sorted set | fences by the time to forget them |
 //! | `{pNN}h` | stream, ids `<sequence>-0` | the history: version 1, kind 1 (1 end, 2 credential, 3 fence, 4 generation), at 8, forget at 8, what, and the chain 20 after it: SHA-1 over the chain before and the entry |

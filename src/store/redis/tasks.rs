@@ -7,8 +7,8 @@ use super::scripts::Step;
 use super::wire::{self, Pack, actor_text, odd};
 use super::{Answer, RedisStore};
 use crate::task::store::{
-    BeginOutcome, BeginTask, EndOutcome, EndTask, ExtendOutcome, Lapsed, ListTasks, StepResult, TaskPage,
-    TaskStore, TaskView,
+    BeginOutcome, BeginTask, EndOutcome, EndTask, ExtendOutcome, Idempotency, Lapsed, ListTasks, StepResult,
+    TaskPage, TaskStore, TaskView,
 };
 use crate::time::Timestamp;
 
@@ -18,9 +18,7 @@ const LAPSE_AT_MOST: usize = 1_000;
 #[async_trait]
 impl TaskStore for RedisStore {
     async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome> {
-        let (key, request) = task.idempotency.map_or(([0; 32], [0; 32]), |i| (i.key, i.request));
-        let half = |digest: &[u8; 32]| digest.first_chunk::<16>().copied().unwrap_or_default();
-        let value = Pack::new().bytes(&half(&key)).bytes(&half(&request)).bytes(&wire::fresh(&task)?);
+        let value = idempotency(task.idempotency).bytes(&wire::fresh(&task)?);
         let args = [task.id.as_bytes().as_slice(), value.as_ref()];
         let answer = self.step(Step::Begin, task.id.partition(), &args, false, now).await?;
         let mut reader = answer.reader();
@@ -89,6 +87,14 @@ impl TaskStore for RedisStore {
         let answer = self.step(Step::Lapse, partition, &[limit.as_bytes()], false, now).await?;
         lapsed(&answer)
     }
+}
+
+/// What stands before a record: 1 and 15 bytes of the key's digest, 16 of the request's; zeros if there is none.
+fn idempotency(given: Option<Idempotency>) -> Pack {
+    let Some(Idempotency { key, request }) = given else { return Pack::new().bytes(&[0; 32]) };
+    let key = key.first_chunk::<15>().copied().unwrap_or_default();
+    let request = request.first_chunk::<16>().copied().unwrap_or_default();
+    Pack::new().byte(1).bytes(&key).bytes(&request)
 }
 
 fn lapsed(answer: &Answer) -> StepResult<Lapsed> {

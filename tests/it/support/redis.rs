@@ -189,7 +189,8 @@ impl RedisServer {
 
     /// A blocking connection of the harness's own user.
     pub(crate) fn client(&self) -> redis::Connection {
-        let login = self.setup.admin.map(|(user, password)| format!("{user}:{password}@")).unwrap_or_default();
+        let login =
+            self.setup.admin.map(|(user, password)| format!("{user}:{password}@")).unwrap_or_default();
         let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port)).expect("a URL");
         client.get_connection().expect("a connection")
     }
@@ -249,7 +250,9 @@ impl RedisServer {
         self.setup.more.iter().for_each(|(name, value)| set(name, value));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = child.unwrap_or_else(|e| {
-            panic!("cannot run redis-server ({e}): install it, for example with `apt-get install redis-server`")
+            panic!(
+                "cannot run redis-server ({e}): install it, for example with `apt-get install redis-server`"
+            )
         });
         self.child = Some(child);
         self.is_ready()

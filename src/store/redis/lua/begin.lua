@@ -37,5 +37,4 @@ call('SET', base .. 't:' .. id, value)
 call('ZADD', base .. 'd', deadline, id)
 call('ZADD', base .. 'o:' .. sub(redis.sha1hex(owner), 1, 16), 0, id)
 if key ~= NOBODY then call('HSET', base .. 'i', key, id) end
-tick()
 return reply('b', sub(value, 33))

@@ -23,8 +23,3 @@ local function reply(code, payload)
   if at == known then return code .. '\0' .. payload end
   return code .. '\1' .. at .. chain .. payload
 end
-
--- Leaves the time in the partition, so that it never runs back. Every writing step ends with it or with `append`.
-local function tick()
-  if now > clock then call('SETRANGE', KEYS[1], 41, pack('>I8', now)) end
-end

@@ -42,7 +42,6 @@ end
 local spread = _G.unpack
 if #moved > 0 then call('ZADD', base .. 'd', spread(moved)) end
 if #gone > 0 then call('ZREM', base .. 'd', spread(gone)) end
-if #due > 0 then tick() end
 
 if fences > 0 then
   local over = call('ZRANGEBYSCORE', base .. 'e', '-inf', now, 'LIMIT', 0, limit)

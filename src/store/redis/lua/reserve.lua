@@ -6,7 +6,8 @@ local apart = now - (server[1] * 1000 + math.floor(server[2] / 1000))
 if apart > skew or apart < -skew then return 'K' .. pack('>I8', apart < 0 and -apart or apart) end
 local id, deadline, limit = unpack('>c16I8I4', ARGV[2])
 local taken = call('HLEN', KEYS[1])
-if taken >= limit and call('HEXISTS', KEYS[1], id) == 0 then
+local own = call('HGET', KEYS[1], id)
+if taken >= limit and not (own and unpack('>I8', own) > now) then
   local places, holders = call('HGETALL', KEYS[1]), {}
   for i = 1, #places, 2 do
     if unpack('>I8', places[i + 1]) <= now then
