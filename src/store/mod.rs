@@ -1,8 +1,9 @@
 //! Where tasks, credentials, fences and wrapped keys lie. Two stores of one behaviour; `contract` is the suite that both pass.
 
 #[cfg(test)]
-#[allow(unused, reason = "the stores that run it come one by one")]
 pub(crate) mod contract;
+
+pub mod embedded;
 
 use async_trait::async_trait;
 

@@ -1,0 +1,16 @@
+//! The embedded store by itself: its file, its failures, and the suites that every store passes.
+
+mod harness;
+
+use crate::store::contract::contract_suite;
+use harness::Embedded;
+
+mod on_a_file {
+    use super::*;
+    contract_suite!(async { Embedded::on_a_file() });
+}
+
+mod in_memory {
+    use super::*;
+    contract_suite!(async { Embedded::in_memory() });
+}

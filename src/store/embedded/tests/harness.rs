@@ -1,0 +1,202 @@
+//! An embedded store that can be crashed, copied and restored: on a real file, or on bytes in memory.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use redb::{Database, StorageBackend};
+
+use crate::revoke::history::History;
+use crate::store::Store;
+use crate::store::contract::Harness;
+use crate::store::embedded::file::{Medium, StoreFile, open_on};
+use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
+use crate::task::store::StepResult;
+use crate::time::Timestamp;
+
+/// Where the bytes of a store are.
+pub(super) trait Content: Send + Sync {
+    fn medium(&self) -> Box<dyn Medium>;
+    /// All bytes as they are at this moment: what another process would find if this one were killed.
+    fn image(&self) -> Vec<u8>;
+    /// Puts other bytes in their place; `None`: nothing at all. Nobody has them open.
+    fn replace(&mut self, image: Option<&[u8]>);
+}
+
+pub(super) struct OnFile {
+    dir: tempfile::TempDir,
+}
+
+impl OnFile {
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("deeper/store.redb")
+    }
+}
+
+impl Content for OnFile {
+    fn medium(&self) -> Box<dyn Medium> {
+        Box::new(StoreFile(self.path()))
+    }
+
+    fn image(&self) -> Vec<u8> {
+        fs::read(self.path()).unwrap()
+    }
+
+    fn replace(&mut self, image: Option<&[u8]>) {
+        match image {
+            Some(image) => fs::write(self.path(), image).unwrap(),
+            None => fs::remove_file(self.path()).unwrap(),
+        }
+    }
+}
+
+/// Bytes that outlive the database on them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SharedBytes(Arc<Mutex<Vec<u8>>>);
+
+impl SharedBytes {
+    pub(super) fn with<R>(&self, look: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        look(&mut self.0.lock().unwrap())
+    }
+}
+
+impl StorageBackend for SharedBytes {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        Ok(self.with(|bytes| bytes.len() as u64))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        let from = offset as usize;
+        self.with(|bytes| match bytes.get(from..from + out.len()) {
+            Some(there) => {
+                out.copy_from_slice(there);
+                Ok(())
+            }
+            None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        })
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        self.with(|bytes| bytes.resize(len as usize, 0));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        let from = offset as usize;
+        self.with(|bytes| bytes[from..from + data.len()].copy_from_slice(data));
+        Ok(())
+    }
+}
+
+/// A medium on shared bytes.
+pub(super) struct InMemory(pub(super) SharedBytes);
+
+impl Medium for InMemory {
+    fn open(&self, cache_bytes: usize) -> StepResult<Database> {
+        open_on(self.0.clone(), cache_bytes, "the bytes")
+    }
+}
+
+impl Content for SharedBytes {
+    fn medium(&self) -> Box<dyn Medium> {
+        Box::new(InMemory(self.clone()))
+    }
+
+    fn image(&self) -> Vec<u8> {
+        self.with(|bytes| bytes.clone())
+    }
+
+    fn replace(&mut self, image: Option<&[u8]>) {
+        // New bytes: whoever has the old ones does not matter any more.
+        *self = Self(Arc::new(Mutex::new(image.unwrap_or_default().to_vec())));
+    }
+}
+
+/// The harness.
+pub(crate) struct Embedded {
+    content: Box<dyn Content>,
+    history: Arc<History>,
+    store: Option<Arc<EmbeddedStore>>,
+    copies: Vec<Vec<u8>>,
+    races: usize,
+}
+
+pub(super) fn options() -> EmbeddedOptions {
+    EmbeddedOptions {
+        cache_bytes: 4 << 20,
+        step_limit: std::time::Duration::from_secs(60),
+        ..EmbeddedOptions::at("nowhere")
+    }
+}
+
+impl Embedded {
+    pub(crate) fn on_a_file() -> Self {
+        // Where syncing costs nothing, if there is such a place.
+        let shm = std::path::Path::new("/dev/shm");
+        let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
+        Self::with(Box::new(OnFile { dir: dir.unwrap() }), 1_000)
+    }
+
+    pub(crate) fn in_memory() -> Self {
+        Self::with(Box::new(SharedBytes::default()), 10_000)
+    }
+
+    fn with(content: Box<dyn Content>, races: usize) -> Self {
+        let mut new = Self { content, history: Arc::default(), store: None, copies: Vec::new(), races };
+        new.open();
+        new
+    }
+
+    fn open(&mut self) {
+        let store = EmbeddedStore::on(self.content.medium(), &options(), Arc::clone(&self.history));
+        self.store = Some(Arc::new(store.unwrap()));
+    }
+
+    fn close(&mut self) {
+        let store = self.store.take().map(Arc::try_unwrap);
+        assert!(matches!(store, Some(Ok(_))), "somebody still holds the store");
+    }
+}
+
+#[async_trait]
+impl Harness for Embedded {
+    fn store(&self) -> Arc<dyn Store> {
+        let store: &Arc<EmbeddedStore> = self.store.as_ref().unwrap();
+        Arc::clone(store) as Arc<dyn Store>
+    }
+
+    async fn crash(&mut self, _: Timestamp) {
+        let image = self.content.image();
+        self.close();
+        self.content.replace(Some(&image));
+        self.open();
+    }
+
+    async fn copy(&mut self) -> usize {
+        self.copies.push(self.content.image());
+        self.copies.len() - 1
+    }
+
+    async fn restore(&mut self, copy: usize, _: Timestamp) {
+        self.close();
+        let image = std::mem::take(&mut self.copies[copy]);
+        self.content.replace(Some(&image));
+        self.copies[copy] = image;
+        self.open();
+    }
+
+    async fn flush(&mut self, _: Timestamp) {
+        self.close();
+        self.content.replace(None);
+        self.open();
+    }
+
+    fn races(&self) -> usize {
+        self.races
+    }
+}

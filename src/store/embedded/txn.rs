@@ -1,0 +1,224 @@
+//! A writing transaction: many steps, one after the other, each on a partition whose history has been proved.
+
+use std::time::Duration;
+
+use taskpass_verifier::ids::{PARTITIONS, Partition, TaskId};
+
+use super::rows::*;
+use super::view::{self, Bytes, Fault, Stepped, View};
+use crate::ids::new_generation;
+use crate::revoke::history::{Durability, History, Observed, Proof, judge};
+use crate::task::TaskRecord;
+use crate::task::store::{Position, StoreError};
+use crate::time::Timestamp;
+
+/// What steps need besides the rows.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) durability: Durability,
+    pub(super) max_skew: Duration,
+}
+
+/// One transaction on the file. Dropped without [`Self::finish`], nothing has happened.
+pub(super) struct Txn<'t> {
+    table: redb::Table<'t, Bytes, Bytes>,
+    history: &'t History,
+    rules: &'t Rules,
+    rows: Vec<Option<PartitionRow>>,
+    stored: Vec<Option<PartitionRow>>,
+    dirty: bool,
+}
+
+impl<'t> Txn<'t> {
+    pub(super) fn new(table: redb::Table<'t, Bytes, Bytes>, history: &'t History, rules: &'t Rules) -> Self {
+        let none = vec![None; usize::from(PARTITIONS)];
+        Self { table, history, rules, rows: none.clone(), stored: none, dirty: false }
+    }
+
+    /// Writes the partitions' own rows. Returns whether anything was written at all, and the positions to remember once it is committed.
+    pub(super) fn finish(mut self) -> Stepped<(bool, Vec<(Partition, Position)>)> {
+        let mut positions = Vec::new();
+        for (partition, (row, stored)) in Partition::all().zip(self.rows.iter().zip(&self.stored)) {
+            let Some(row) = row else { continue };
+            positions.push((partition, row.position));
+            if Some(row) != stored.as_ref() {
+                self.dirty = true;
+                self.table.insert(partition_key(partition).as_slice(), row.encode().as_slice())?;
+            }
+        }
+        Ok((self.dirty, positions))
+    }
+
+    pub(super) fn table(&self) -> &redb::Table<'t, Bytes, Bytes> {
+        &self.table
+    }
+
+    pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> Stepped<()> {
+        self.dirty = true;
+        self.table.insert(key, value)?;
+        Ok(())
+    }
+
+    /// Whether something was there.
+    pub(super) fn remove(&mut self, key: &[u8]) -> Stepped<bool> {
+        let there = self.table.remove(key)?.is_some();
+        self.dirty |= there;
+        Ok(there)
+    }
+
+    fn slot(&mut self, partition: Partition) -> Stepped<&mut Option<PartitionRow>> {
+        let slot = self.rows.get_mut(usize::from(partition.number()));
+        slot.ok_or_else(|| Fault::File(format!("no partition {partition}")))
+    }
+
+    /// Changes a partition's own row, once it is proved.
+    pub(super) fn change(
+        &mut self,
+        partition: Partition,
+        how: impl FnOnce(&mut PartitionRow),
+    ) -> Stepped<()> {
+        let row = self.slot(partition)?.as_mut();
+        how(row.ok_or_else(|| Fault::File(format!("partition {partition} is not proved")))?);
+        Ok(())
+    }
+
+    /// Proves that the partition's history is the one that is remembered, and lets a new generation begin where that cannot be shown, or where there is no history
+    /// yet. Once per transaction.
+    pub(super) fn prove(&mut self, partition: Partition, now: Timestamp) -> Stepped<PartitionRow> {
+        if let Some(row) = *self.slot(partition)? {
+            return Ok(row);
+        }
+        let stored = view::partition_row(&self.table, partition)?;
+        let known = self.history.remembered(partition);
+        if let Some(slot) = self.stored.get_mut(usize::from(partition.number())) {
+            *slot = stored;
+        }
+        let observed = match stored {
+            None => None,
+            Some(row) => Some(Observed {
+                present: row.position,
+                chain_at_remembered: match known {
+                    Some(known) if known != row.position => {
+                        view::chain_at(&self.table, partition, known.seq)?
+                    }
+                    _ => None,
+                },
+            }),
+        };
+        match (stored, judge(known, observed, self.rules.durability)) {
+            (Some(row), Proof::Covered) => {
+                *self.slot(partition)? = Some(row);
+                Ok(row)
+            }
+            (stored, _) => self.grow_from(partition, stored, now),
+        }
+    }
+
+    /// Lets a new generation begin: every task of the partition ends.
+    pub(super) fn grow(&mut self, partition: Partition, now: Timestamp) -> Stepped<()> {
+        let row = self.prove(partition, now)?;
+        self.grow_from(partition, Some(row), now).map(drop)
+    }
+
+    fn grow_from(
+        &mut self,
+        partition: Partition,
+        present: Option<PartitionRow>,
+        now: Timestamp,
+    ) -> Stepped<PartitionRow> {
+        let (known_generation, known_seq) = self.history.high_water(partition);
+        let before = present.map(|row| row.position);
+        let after = known_generation.max(before.map(|position| position.generation));
+        let random = |_| StoreError::Unavailable("the system's random source failed".to_owned());
+        let generation = new_generation(now, after).map_err(random)?;
+        let seq = known_seq.max(before.map_or(0, |position| position.seq));
+        let chain = before.map_or([0; 20], |position| position.chain);
+        // Everything that the partition ever knew ends here; so a `now` that ran far ahead of all clocks may be corrected, too.
+        let earlier = present.map_or(now, |row| row.now);
+        let ahead = earlier.since(now) > self.rules.max_skew;
+        let row = PartitionRow {
+            position: Position { generation, seq, chain },
+            now: if ahead { now } else { earlier.max(now) },
+            horizon: present.map_or(now, |row| row.horizon),
+            fences: present.map_or(0, |row| row.fences),
+        };
+        *self.slot(partition)? = Some(row);
+        self.enter_history(partition, &Entry::Generation { new: generation, at: now }, row.horizon)?;
+        self.prove(partition, now)
+    }
+
+    /// The first thing that a writing step does: proves the partition, and moves its time. Returns the moment to work with.
+    pub(super) fn enter(&mut self, partition: Partition, now: Timestamp) -> Stepped<Timestamp> {
+        let row = self.prove(partition, now)?;
+        check_skew(&row, now, self.rules.max_skew)?;
+        let now = now.max(row.now);
+        self.change(partition, |row| row.now = now)?;
+        Ok(now)
+    }
+
+    /// What a step sees after [`Self::enter`].
+    pub(super) fn view(
+        &self,
+        partition: Partition,
+        now: Timestamp,
+    ) -> Stepped<View<'_, redb::Table<'t, Bytes, Bytes>>> {
+        let row = self.rows.get(usize::from(partition.number())).copied().flatten();
+        let row = row.ok_or_else(|| Fault::File(format!("partition {partition} is not proved")))?;
+        Ok(View { table: &self.table, partition, row, now })
+    }
+
+    /// Adds an entry to the partition's history, to be kept until `forget_at`, and returns its position.
+    pub(super) fn enter_history(
+        &mut self,
+        partition: Partition,
+        entry: &Entry<'_>,
+        forget_at: Timestamp,
+    ) -> Stepped<Position> {
+        let mut position = self
+            .slot(partition)?
+            .map(|row| row.position)
+            .ok_or_else(|| Fault::File(format!("partition {partition} is not proved")))?;
+        let entry = entry.encode();
+        position.seq = position.seq.saturating_add(1);
+        position.chain = truncated(&[&position.chain, &position.seq.to_be_bytes(), &entry]);
+        let key = history_key(partition, position.seq);
+        let times = forget_at.as_millis().to_be_bytes();
+        self.put(&key, &[position.chain.as_slice(), &times, &entry].concat())?;
+        self.put(&expiry_key(partition, forget_at, &key), &[])?;
+        self.change(partition, |row| row.position = position)?;
+        Ok(position)
+    }
+
+    /// Stores a task, whose record before this was `old`, with what leads to it.
+    pub(super) fn put_task(&mut self, id: TaskId, old: Option<&TaskRecord>, new: &TaskRecord) -> Stepped<()> {
+        let bytes = new.encode().map_err(|damage| StoreError::Damaged(format!("task {id}: {damage}")))?;
+        self.put(&task_key(id), &bytes)?;
+        let (before, after) = (old.map(due_at), due_at(new));
+        if before != Some(after) {
+            if let Some(before) = before {
+                self.remove(&due_key(id.partition(), before, id))?;
+            }
+            self.put(&due_key(id.partition(), after, id), &[])?;
+        }
+        let horizon = new.head.deadline;
+        self.change(id.partition(), |row| row.horizon = row.horizon.max(horizon))
+    }
+
+    /// Removes a task and what leads to it; its credentials go by themselves.
+    pub(super) fn forget_task(&mut self, id: TaskId, record: &TaskRecord) -> Stepped<()> {
+        self.remove(&task_key(id))?;
+        self.remove(&due_key(id.partition(), due_at(record), id))?;
+        self.remove(&owner_key(&owner_hash(&record.owner), id)).map(drop)
+    }
+}
+
+/// When somebody has to look at the task again: to write its end, or to forget it.
+pub(super) fn due_at(record: &TaskRecord) -> Timestamp {
+    if record.head.end.is_some() { record.head.readable_until } else { record.head.deadline }
+}
+
+/// A clock that is so far behind what the partition has seen must be wrong.
+pub(super) fn check_skew(row: &PartitionRow, now: Timestamp, max_skew: Duration) -> Result<(), StoreError> {
+    let behind = row.now.since(now);
+    if behind > max_skew { Err(StoreError::ClockSkew(behind)) } else { Ok(()) }
+}
