@@ -4,6 +4,7 @@
 //! every one of them the moment the task ends. `docs/ARCHITECTURE.md` is the map.
 
 pub mod api;
+pub mod app;
 pub mod audience;
 pub mod audit;
 pub mod cert;

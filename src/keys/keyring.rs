@@ -51,6 +51,7 @@ impl KeyPlan {
 pub struct Keyring {
     version: u64,
     sequence: u64,
+    document: Vec<u8>,
     signers: BTreeMap<TrustDomain, Arc<JwtKey>>,
     key_sets: BTreeMap<TrustDomain, Arc<KeySet>>,
     task_ca: Arc<TaskCa>,
@@ -93,6 +94,7 @@ impl Keyring {
         }
         Ok(Self {
             version,
+            document: opened.encode()?,
             sequence: opened.sequence(),
             signers,
             key_sets,
@@ -104,6 +106,11 @@ impl Keyring {
     /// The version of the stored keyring that this is a view of.
     pub const fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The document as stored: every private part in it is wrapped.
+    pub fn document(&self) -> &[u8] {
+        &self.document
     }
 
     /// Grows with each change of what is published, never falls: `spiffe_sequence`.

@@ -13,6 +13,7 @@ mod decide;
 mod directory;
 mod extend_task;
 mod issue_certificate;
+mod keep_keyring;
 mod mint_token;
 mod read_tasks;
 mod recording;
@@ -23,6 +24,7 @@ mod validate;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::audience::AudienceRegister;
 use crate::audit::Sink;
@@ -58,6 +60,8 @@ pub struct Broker {
     settings: Settings,
     known: Cache<TaskId, tasks::Known>,
     seen: Cache<[u8; 32], Arc<validate::Seen>>,
+    /// When the store was last found to hold our keyring, in milliseconds.
+    keyring_seen: AtomicU64,
 }
 
 /// The part of the configuration that operations need.
@@ -106,6 +110,7 @@ impl Broker {
             settings,
             known,
             seen,
+            keyring_seen: AtomicU64::new(0),
         })
     }
 }

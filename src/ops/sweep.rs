@@ -62,6 +62,9 @@ impl Broker {
         if let Err(error) = self.finish_intents(now).await {
             tracing::debug!(error = error.log_line(), "bulk ends wait for the store");
         }
+        if let Err(error) = self.keep_keyring(now).await {
+            tracing::debug!(error = error.log_line(), "the keyring waits for the store");
+        }
         let mut next: Option<Timestamp> = None;
         for partition in Partition::all() {
             if stop.is_cancelled() {

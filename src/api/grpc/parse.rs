@@ -139,7 +139,12 @@ pub(super) fn page_size(asked: i32) -> Result<usize> {
 pub(super) fn duration(field: &str, value: Option<&prost_types::Duration>) -> Result<Option<Duration>> {
     let Some(value) = value else { return Ok(None) };
     let wrong = |what: &str| Error::new(Reason::InvalidDuration, format!("{field}: {what}"));
-    let given = Duration::try_from(*value).map_err(|_| wrong("must not be negative"))?;
+    // By hand: the library's conversion normalises first, and panics on the extremes in debug builds.
+    let (seconds, nanos) = (u64::try_from(value.seconds), u32::try_from(value.nanos));
+    let (Ok(seconds), Ok(nanos @ 0..=999_999_999)) = (seconds, nanos) else {
+        return Err(wrong("must not be negative, with 0 to 999999999 nanoseconds"));
+    };
+    let given = Duration::new(seconds, nanos);
     match given {
         Duration::ZERO => Err(wrong("must be longer than zero; leave it out for the default")),
         d if d >= MAX_ASKED => Err(wrong("must be less than a year")),
@@ -262,3 +267,6 @@ fn constraint(message: proto::ArgumentConstraint) -> std::result::Result<Argumen
     })
     .map_err(|e| e.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,325 @@
+//! The composition root: a [`Config`] becomes a running broker, and a running broker becomes a drained one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::grpc;
+use crate::api::http::{self, Readiness};
+use crate::audience::AudienceRegister;
+use crate::audit::{LineSink, Sink};
+use crate::config::{AuditTarget, Config, JwtAlgorithm, KeySource, RedisConfig, StoreConfig};
+use crate::identity::{
+    self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustDomain,
+};
+use crate::keys::{KeyEncryptionKey, KeyPlan, KeySets, Keyring};
+use crate::ops::{Broker, Settings, Sweep};
+use crate::policy::PolicyEngine;
+use crate::revoke::history::{Durability, History};
+use crate::store::Store;
+use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
+use crate::store::redis::{RedisDurability, RedisOptions, RedisStore, RedisTls};
+use crate::time::Clock;
+
+/// Why a broker did not start, in words for its operator.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl StartError {
+    /// `what` failed with `why`.
+    fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self(format!("{what}: {why}"))
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Where a running broker listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// gRPC over mTLS.
+    pub grpc: SocketAddr,
+    /// Metrics and probes.
+    pub ops: SocketAddr,
+}
+
+/// A broker that is running.
+#[derive(Debug)]
+pub struct Running {
+    bound: Bound,
+    stop: CancellationToken,
+    served: tokio::task::JoinHandle<Result<(), StartError>>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub const fn bound(&self) -> Bound {
+        self.bound
+    }
+
+    /// Stops taking calls, waits for those in flight, writes what is still to be written, and ends.
+    pub async fn drain(self) -> Result<(), StartError> {
+        self.stop.cancel();
+        self.ended().await
+    }
+
+    /// Waits until it has ended by itself or after `stop`.
+    pub async fn ended(self) -> Result<(), StartError> {
+        self.served.await.unwrap_or_else(|e| Err(StartError::new("the broker", e)))
+    }
+}
+
+/// Starts a broker. When this returns it takes calls; cancel `stop` to drain it.
+pub async fn start(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) -> Result<Running, StartError> {
+    let metrics = metrics_recorder()?;
+    let parts = Parts::open(&config, &clock).await?;
+    let (grpc, ops) = (bind(config.listen.grpc).await?, bind(config.listen.ops).await?);
+    let local = |l: &TcpListener| l.local_addr().map_err(|e| StartError::new("listening", e));
+    let bound = Bound { grpc: local(&grpc)?, ops: local(&ops)? };
+    let readiness = Arc::new(Readiness::default());
+    let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.store), metrics);
+    let served = tokio::spawn(serve(config, clock, parts, grpc, ops, probes, readiness, stop.clone()));
+    tracing::info!(grpc = %bound.grpc, ops = %bound.ops, "ready");
+    Ok(Running { bound, stop, served })
+}
+
+/// What has been opened, before anything runs.
+struct Parts {
+    broker: Arc<Broker>,
+    store: Arc<dyn Store>,
+    audit: Arc<dyn Sink>,
+    svid: SvidSource,
+    bundles: BundleFiles,
+    policy: PolicyEngine,
+    audiences: AudienceRegister,
+}
+
+impl Parts {
+    async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, StartError> {
+        let svid = open_svid(config, Arc::clone(clock))?;
+        let bundles = open_bundles(config)?;
+        let policy = PolicyEngine::open(&config.policy_dir).map_err(|e| StartError::new("policy", e))?;
+        let audiences =
+            AudienceRegister::open(&config.audience_dir).map_err(|e| StartError::new("audiences", e))?;
+        let audit: Arc<dyn Sink> = Arc::new(open_audit(config)?);
+        let settings = settings(config)?;
+        let store = open_store(config, Arc::clone(clock)).await?;
+        let keys = Arc::new(open_keys(config, &settings, store.as_ref(), clock.as_ref()).await?);
+        let public = KeySets::of(&keys).map_err(|e| StartError::new("the public keys", e))?;
+        if let Some(dir) = &config.export_dir {
+            public.export_to(dir).map_err(|e| StartError::new(dir.display(), e))?;
+        }
+        let broker = Broker::new(
+            Arc::clone(&store),
+            policy.clone(),
+            audiences.clone(),
+            keys,
+            public,
+            Arc::clone(&audit),
+            settings,
+        );
+        let broker = broker.map_err(|e| StartError::new("the keys", e.log_line()))?;
+        Ok(Self { broker: Arc::new(broker), store, audit, svid, bundles, policy, audiences })
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the composition root hands everything on, once")]
+async fn serve(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    parts: Parts,
+    grpc: TcpListener,
+    ops: TcpListener,
+    probes: axum::Router,
+    readiness: Arc<Readiness>,
+    stop: CancellationToken,
+) -> Result<(), StartError> {
+    let Parts { broker, store: _, audit, svid, bundles, policy, audiences } = parts;
+    let background = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    let interval = config.reload_interval;
+    let judge = Arc::new(PeerJudge::new(Arc::clone(bundles.bundles()), Side::Client));
+    let tls = ServerTls::new(svid.current(), judge, Arc::clone(&clock));
+    tracker.spawn(svid.run(interval, background.clone()));
+    tracker.spawn(bundles.run(interval, background.clone()));
+    tracker.spawn(policy.keep_looking(interval, background.clone()));
+    tracker.spawn(audiences.keep_looking(interval, background.clone()));
+    tracker.spawn(Sweep::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
+    let probes_stop = background.clone();
+    tracker.spawn(async move {
+        let until = probes_stop.cancelled_owned();
+        if let Err(error) = axum::serve(ops, probes).with_graceful_shutdown(until).await {
+            tracing::error!(%error, "the listener for metrics and probes failed");
+        }
+    });
+
+    let close = CancellationToken::new();
+    let limits = identity::Limits {
+        connections: config.listen.max_connections,
+        max_age: config.listen.max_connection_age,
+        max_age_jitter: config.listen.max_connection_age / 10,
+        ..identity::Limits::default()
+    };
+    let incoming = Listener::new(grpc, tls, limits).serve(stop.clone(), close.clone());
+    readiness.set(true);
+    let server = grpc::serve(broker, clock, &config.limits, incoming, stop.clone());
+    let drained = drain(server, readiness, stop, close, config.drain).await;
+    background.cancel();
+    tracker.close();
+    tracker.wait().await;
+    if let Err(error) = audit.flush().await {
+        tracing::error!(error = error.log_line(), "the last audit lines may be lost");
+    }
+    tracing::info!("drained");
+    drained.map_err(|e| StartError::new("gRPC", e))
+}
+
+/// Runs the server until it ends by itself, or until `stop` and then at most `patience` longer.
+async fn drain<E>(
+    server: impl Future<Output = Result<(), E>>,
+    readiness: Arc<Readiness>,
+    stop: CancellationToken,
+    close: CancellationToken,
+    patience: Duration,
+) -> Result<(), E> {
+    tokio::pin!(server);
+    tokio::select! {
+        ended = &mut server => return ended,
+        () = stop.cancelled() => {}
+    }
+    readiness.set(false);
+    tracing::info!(patience = ?patience, "draining");
+    tokio::select! {
+        ended = &mut server => ended,
+        () = tokio::time::sleep(patience) => {
+            close.cancel();
+            // With every connection closed the server has nothing left to wait for.
+            tokio::time::timeout(Duration::from_secs(1), server).await.unwrap_or(Ok(()))
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|e| StartError::new(format_args!("listening on {address}"), e))
+}
+
+/// One recorder for the process; a second broker in it shares the first one's.
+fn metrics_recorder() -> Result<PrometheusHandle, StartError> {
+    static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+    let installed =
+        RECORDER.get_or_init(|| PrometheusBuilder::new().install_recorder().map_err(|e| e.to_string()));
+    installed.clone().map_err(|e| StartError::new("metrics", e))
+}
+
+fn open_svid(config: &Config, clock: Arc<dyn Clock>) -> Result<SvidSource, StartError> {
+    let files =
+        SvidFiles { certificate: config.identity.certificate.clone(), key: config.identity.key.clone() };
+    SvidSource::open(files, identity::Use::Server, clock)
+        .map_err(|e| StartError::new("the broker's certificate", e))
+}
+
+fn open_bundles(config: &Config) -> Result<BundleFiles, StartError> {
+    let mut files = BTreeMap::new();
+    for trust_domain in &config.trust_domains {
+        files.insert(parsed(&trust_domain.name)?, trust_domain.bundles.clone());
+    }
+    BundleFiles::open(files).map_err(|problems| {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        StartError::new("trust bundles", lines.join("; "))
+    })
+}
+
+fn open_audit(config: &Config) -> Result<LineSink, StartError> {
+    match &config.audit {
+        AuditTarget::Stdout => LineSink::stdout(),
+        AuditTarget::File(path) => LineSink::file(path),
+    }
+    .map_err(|e| StartError::new("the audit log", e))
+}
+
+fn settings(config: &Config) -> Result<Settings, StartError> {
+    let mut issuers = BTreeMap::new();
+    for trust_domain in &config.trust_domains {
+        if let Some(issuer) = &trust_domain.issuer {
+            issuers.insert(parsed(&trust_domain.name)?, issuer.clone());
+        }
+    }
+    let trust_domain = parsed(&config.trust_domain)?;
+    Ok(Settings { trust_domain, issuers, lifetimes: config.lifetimes, limits: config.limits })
+}
+
+fn parsed(name: &str) -> Result<TrustDomain, StartError> {
+    name.parse().map_err(|e| StartError::new(name, e))
+}
+
+async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StartError> {
+    let history = Arc::new(History::default());
+    match &config.store {
+        StoreConfig::Embedded { path, durability } => {
+            let options = EmbeddedOptions { durability: *durability, ..EmbeddedOptions::at(path) };
+            // Blocks while a large file that was not closed is repaired.
+            let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(options, history)).await;
+            let opened = opened.map_err(|e| StartError::new("the store", e))?;
+            Ok(Arc::new(opened.map_err(|e| StartError::new(path.display(), e))?))
+        }
+        StoreConfig::Redis(redis) => {
+            let store = RedisStore::connect(redis_options(redis), history, clock).await;
+            Ok(Arc::new(store.map_err(|e| StartError::new(&redis.url, e))?))
+        }
+    }
+}
+
+fn redis_options(redis: &RedisConfig) -> RedisOptions {
+    let (cert_file, key_file) = redis.client_certificate.clone().unzip();
+    RedisOptions {
+        username: redis.username.clone(),
+        password_file: redis.password_file.clone(),
+        prefix: redis.prefix.clone(),
+        durability: match redis.durability {
+            Durability::Memory => RedisDurability::Memory,
+            Durability::Fsync => RedisDurability::Fsync,
+            Durability::Replicas => RedisDurability::Replicas(redis.replicas),
+        },
+        connections: redis.connections,
+        step_timeout: redis.timeout,
+        tls: RedisTls { ca_file: redis.ca_file.clone(), cert_file, key_file },
+        ..RedisOptions::new(&redis.url)
+    }
+}
+
+async fn open_keys(
+    config: &Config,
+    settings: &Settings,
+    store: &dyn Store,
+    clock: &dyn Clock,
+) -> Result<Keyring, StartError> {
+    let key = match &config.keys.key_encryption_key {
+        KeySource::File(path) => KeyEncryptionKey::from_file(path),
+        KeySource::Environment(name) => KeyEncryptionKey::from_env(name),
+    };
+    let key = key.map_err(|e| StartError::new("the key-encryption key", e))?;
+    let algorithm = match config.keys.algorithm {
+        JwtAlgorithm::ES256 => taskpass_verifier::keyset::Algorithm::Es256,
+        JwtAlgorithm::EdDSA => taskpass_verifier::keyset::Algorithm::EdDsa,
+    };
+    let issuers = settings.issuers.keys().map(|name| (name.clone(), algorithm)).collect();
+    let plan = KeyPlan::new(settings.trust_domain.clone(), issuers);
+    Keyring::open(store, &key, &plan, clock.now()).await.map_err(|e| StartError::new("the keyring", e))
+}
