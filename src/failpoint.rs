@@ -1,18 +1,74 @@
 //! Named places where a test makes the real process die, so that what a crash leaves behind can be seen.
 //!
-//! A place costs one relaxed atomic load. It is armed by the environment variable `TASKPASS_FAILPOINT=<name>` of a broker built with debug
-//! assertions; release builds compile it to nothing.
+//! There is one between every two steps of each operation that changes something. The environment variable `TASKPASS_FAILPOINT=<name>` arms
+//! one in a broker that was built with debug assertions; release builds compile them to nothing.
 
-/// Aborts the process if this is the armed place.
+macro_rules! places {
+    ($($(#[$doc:meta])* $place:ident = $name:literal;)*) => {
+        /// A place where a test may make the process die.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Place { $($(#[$doc])* $place,)* }
+
+        impl Place {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$place,)*];
+
+            /// The name that arms it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$place => $name,)* }
+            }
+        }
+    };
+}
+
+places! {
+    /// A place among the live tasks is taken, the task is not stored.
+    BeginReserved = "begin-reserved";
+    /// The task is stored, nobody has been told.
+    BeginStored = "begin-stored";
+    /// The longer place is taken, the deadline is not moved.
+    ExtendReserved = "extend-reserved";
+    /// The deadline is moved, nobody has been told.
+    ExtendStored = "extend-stored";
+    /// Permitted and planned, not recorded.
+    CredentialDecided = "credential-decided";
+    /// Recorded, not made.
+    TokenRecorded = "token-recorded";
+    /// Made and judged, not released.
+    TokenSigned = "token-signed";
+    /// Recorded, not made.
+    CertificateRecorded = "certificate-recorded";
+    /// Made and judged, not released.
+    CertificateSigned = "certificate-signed";
+    /// The end is permitted, not stored.
+    EndDecided = "end-decided";
+    /// The end is stored; its place is not given back and nobody has been told.
+    EndStored = "end-stored";
+    /// The place is given back, nobody has been told.
+    EndReleased = "end-released";
+    /// One credential's end is stored, nobody has been told.
+    CredentialRevoked = "credential-revoked";
+    /// A bulk end is permitted, its intent is not stored.
+    FenceDecided = "fence-decided";
+    /// The intent is stored, no fence stands.
+    FenceIntended = "fence-intended";
+    /// Some partitions have the fence.
+    FenceRaisedInSome = "fence-raised-in-some";
+    /// Every partition has the fence, the intent is still there.
+    FenceRaised = "fence-raised";
+    /// The intent is gone, nobody has been told.
+    FenceFinished = "fence-finished";
+}
+
+/// Aborts the process if this is the armed place: no destructors, no flush, as if the power had gone.
 #[inline]
-pub fn reach(name: &'static str) {
+pub fn reach(place: Place) {
     #[cfg(debug_assertions)]
-    if armed() == Some(name) {
-        // No destructors, no flush: as if the power had gone.
+    if armed() == Some(place.name()) {
         std::process::abort();
     }
     #[cfg(not(debug_assertions))]
-    let _ = name;
+    let _ = place;
 }
 
 #[cfg(debug_assertions)]

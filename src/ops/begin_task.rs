@@ -5,6 +5,7 @@ use taskpass_verifier::claims::ToolName;
 
 use crate::audience::Audience;
 use crate::error::{Error, Reason, Result};
+use crate::failpoint::{Place, reach};
 use crate::ids::{self, Partition, TaskId};
 use crate::policy::action::{self, BeginFacts};
 use crate::policy::{Permit, Principal};
@@ -152,9 +153,9 @@ impl Broker {
             retention: self.settings.lifetimes.retention,
             idempotency,
         };
-        crate::failpoint::reach("begin-reserved");
+        reach(Place::BeginReserved);
         let outcome = self.store.begin(task, now).await.map_err(store_error)?;
-        crate::failpoint::reach("begin-stored");
+        reach(Place::BeginStored);
         if !matches!(outcome, BeginOutcome::Begun(_)) {
             self.give_back(&facts, id).await;
         }

@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use crate::error::{Error, Reason, Result};
+use crate::failpoint::{Place, reach};
 use crate::ids::{self, PARTITIONS, Partition};
 use crate::policy::action::{self, BlockFor};
 use crate::revoke::fence::{FenceIntent, FenceTarget};
@@ -68,7 +69,9 @@ impl Broker {
         };
         trail.fact("fence", intent.id);
         trail.fact("block_until", intent.block_until);
+        reach(Place::FenceDecided);
         self.store.intend(&intent).await.map_err(store_error)?;
+        reach(Place::FenceIntended);
         self.raise_everywhere(&intent, now).await?;
         let lifetimes = &self.settings.lifetimes;
         Ok(answer::FenceReceipt {
@@ -92,14 +95,20 @@ impl Broker {
 
     /// Idempotent: a partition that has the fence is left as it is.
     async fn raise_everywhere(&self, intent: &FenceIntent, now: Timestamp) -> Result<()> {
-        let raised = join_all(Partition::all().map(|p| self.store.raise(p, intent, now))).await;
+        let raised = join_all(Partition::all().map(async |partition| {
+            let raised = self.store.raise(partition, intent, now).await;
+            reach(Place::FenceRaisedInSome);
+            raised
+        }));
+        let raised = raised.await;
         if let Some(error) = raised.into_iter().find_map(std::result::Result::err) {
             let sentence =
                 "The end is recorded but not yet in force everywhere. Try again until this succeeds.";
             return Err(Error::new(Reason::NotFinished, sentence).with_detail(error));
         }
-        crate::failpoint::reach("fence-raised-everywhere");
+        reach(Place::FenceRaised);
         self.store.finish(intent.id).await.map_err(store_error)?;
+        reach(Place::FenceFinished);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The end of one task: by its owner, or by an operator. One write; every credential of it and of all below it is dead when this returns.
 
 use crate::error::Result;
+use crate::failpoint::{Place, reach};
 use crate::ids::TaskId;
 use crate::policy::action::{self, TaskFacts as PolicyTask};
 use crate::task::record::TaskHead;
@@ -39,7 +40,7 @@ impl Broker {
         let known = self.known_task(id, now).await?.ok_or_else(|| not_found(id))?;
         let _permit = self.permit_on_task::<action::CompleteTask>(caller, &known.facts, (), trail)?;
         let end = self.end_of(caller, id, EndReason::Completed, note, None);
-        match self.store.end(end, now).await.map_err(store_error)? {
+        match self.end_in_store(end, now).await? {
             EndOutcome::Ended(view, position) | EndOutcome::AlreadyEnded(view, position) => {
                 self.ended(id, &known.facts, &view, position, now, trail).await
             }
@@ -76,7 +77,7 @@ impl Broker {
         let _permit = self.permit::<action::RevokeTask>(caller, task, (), trail)?;
         let bury = Some(self.settings.lifetimes.max_task);
         let end = self.end_of(caller, id, EndReason::Revoked, note, bury);
-        match self.store.end(end, now).await.map_err(store_error)? {
+        match self.end_in_store(end, now).await? {
             EndOutcome::Ended(view, position) | EndOutcome::AlreadyEnded(view, position)
                 if !view.record.head.tombstone =>
             {
@@ -101,6 +102,13 @@ impl Broker {
             }
             EndOutcome::Unknown => Err(not_found(id)),
         }
+    }
+
+    async fn end_in_store(&self, end: EndTask, now: Timestamp) -> Result<EndOutcome> {
+        reach(Place::EndDecided);
+        let outcome = self.store.end(end, now).await.map_err(store_error)?;
+        reach(Place::EndStored);
+        Ok(outcome)
     }
 
     fn end_of(
@@ -129,6 +137,7 @@ impl Broker {
         if let Err(error) = self.store.release(facts.owner.as_str(), &[id]).await {
             tracing::debug!(task = %id, %error, "the place of an ended task is not given back yet");
         }
+        reach(Place::EndReleased);
         let ended_at = match &view.status {
             Status::Ended(end) => {
                 trail.fact("end", end.reason.as_str());

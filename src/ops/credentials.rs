@@ -1,6 +1,7 @@
 //! Looking at the credentials of a task, and ending one of them.
 
 use crate::error::{Error, Reason, Result};
+use crate::failpoint::{Place, reach};
 use crate::ids::{CredentialId, TaskId};
 use crate::policy::action;
 use crate::task::TaskFacts;
@@ -73,6 +74,7 @@ impl Broker {
         }
         let (record, position) =
             self.store.revoke(id, now).await.map_err(store_error)?.ok_or_else(missing)?;
+        reach(Place::CredentialRevoked);
         trail.fact("seq", position.seq);
         Ok(answered(&known.facts, record))
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Result};
+use crate::failpoint::{Place, reach};
 use crate::ids::TaskId;
 use crate::policy::action;
 use crate::task::Status;
@@ -50,7 +51,10 @@ impl Broker {
         let limit = u32::MAX;
         let reserved = self.store.reserve(known.facts.owner.as_str(), id, deadline, limit, now).await;
         reserved.map_err(store_error)?.map_err(|_| Error::internal("a place without limit was refused"))?;
-        match self.store.extend(id, deadline, now).await.map_err(store_error)? {
+        reach(Place::ExtendReserved);
+        let extended = self.store.extend(id, deadline, now).await.map_err(store_error)?;
+        reach(Place::ExtendStored);
+        match extended {
             ExtendOutcome::Extended(view) => {
                 let known = self.unseal(id, &view.record)?;
                 self.known.insert(id, known.clone());

@@ -2,7 +2,7 @@
 
 use crate::cert::{LeafRequest, ProvenPublicKey};
 use crate::error::Result;
-use crate::failpoint;
+use crate::failpoint::{Place, reach};
 use crate::policy::action;
 use crate::task::lifetime::{self, Bounds};
 use crate::task::store::{CredentialKind, RecordCredential};
@@ -74,14 +74,14 @@ impl Broker {
                 })
             })
             .await?;
-        failpoint::reach("issue-recorded");
+        reach(Place::CertificateRecorded);
         let Recorded { id, expires_at, .. } = recorded;
         trail.fact("serial", id);
         trail.fact("expires_at", expires_at);
         let issued_at = now.floor_to_second();
         let leaf = LeafRequest { id, agent: &known.facts.owner, key: &key, issued_at, expires_at };
         let issued = self.certificates.issue(&leaf)?;
-        failpoint::reach("issue-signed");
+        reach(Place::CertificateSigned);
         Ok(answer::Certificate {
             chain_pem: issued.chain_pem(),
             chain: issued.chain.map(|der| der.to_vec()).into(),

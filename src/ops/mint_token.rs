@@ -9,7 +9,7 @@ use taskpass_verifier::claims::{Confirmation, Thumbprint, ToolName};
 use crate::audience::Audience;
 use crate::cert;
 use crate::error::{Error, Reason, Result};
-use crate::failpoint;
+use crate::failpoint::{Place, reach};
 use crate::policy::action;
 use crate::task::lifetime::{self, Bounds};
 use crate::task::store::{CredentialKind, RecordCredential};
@@ -86,7 +86,7 @@ impl Broker {
                 })
             })
             .await?;
-        failpoint::reach("mint-recorded");
+        reach(Place::TokenRecorded);
         trail.fact("jti", id);
         trail.fact("expires_at", expires_at);
         let minted = issuer.mint(&TokenGrant {
@@ -105,7 +105,7 @@ impl Broker {
             tools: &tools,
             confirmation: binding.confirmation,
         })?;
-        failpoint::reach("mint-signed");
+        reach(Place::TokenSigned);
         Ok(answer::Token {
             token: minted.token,
             id,

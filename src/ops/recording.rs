@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Result};
-use crate::failpoint;
+use crate::failpoint::{Place, reach};
 use crate::ids::{CredentialId, Generation};
 use crate::task::Status;
 use crate::task::lifetime::TooShort;
@@ -35,7 +35,7 @@ impl Broker {
         let id = known.facts.id;
         for _ in 0..ATTEMPTS {
             let credential = plan(known).map_err(|short| self.too_short(known, short, now))?;
-            failpoint::reach("mint-decided");
+            reach(Place::CredentialDecided);
             match self.store.record(credential, now).await.map_err(store_error)? {
                 RecordOutcome::Recorded { id, generation, began_seq } => {
                     return Ok(Recorded { id, generation, began_seq, expires_at: credential.expires_at });
