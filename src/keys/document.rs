@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use taskpass_verifier::keyset::{Algorithm, KeyId};
 
-use super::error::KeyringError;
+use super::error::{KeyringError, printable};
 use super::seal::{DOCUMENT_TAG_LEN, RecordSeal};
 use crate::identity::TrustDomain;
 
@@ -145,7 +145,7 @@ impl<'a> UnverifiedDocument<'a> {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         match first.strip_prefix(MAGIC).and_then(|format| format.strip_prefix(' ')) {
             Some(FORMAT) => {}
-            Some(other) => return Err(KeyringError::UnknownFormat(other.chars().take(16).collect())),
+            Some(other) => return Err(KeyringError::UnknownFormat(printable(other, 16))),
             None => return Err(KeyringError::damaged("it does not begin as a keyring does")),
         }
         let (tag, body) = rest.split_once('\n').ok_or_else(|| KeyringError::damaged("it is cut off"))?;

@@ -79,12 +79,17 @@ pub enum KeyringError {
 
 impl KeyringError {
     pub(super) fn damaged(what: impl Display) -> Self {
-        Self::Damaged(what.to_string())
+        Self::Damaged(printable(&what.to_string(), 300))
     }
 
     pub(super) fn not_made(what: impl Display) -> Self {
         Self::NotMade(what.to_string())
     }
+}
+
+/// Stored text that nothing vouches for, as it may stand in a log line: at most `limit` characters, none of which breaks the line.
+pub(super) fn printable(text: &str, limit: usize) -> String {
+    text.chars().take(limit).flat_map(char::escape_debug).collect()
 }
 
 impl From<KeyringError> for Error {

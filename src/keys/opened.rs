@@ -8,7 +8,7 @@ use taskpass_verifier::keyset::{Algorithm, KeyId};
 
 use super::ca::{self, CaCertificate, CaKey, TaskCa};
 use super::document::{Bytes, Document, Entry, KeyState, KeyUse, UnverifiedDocument};
-use super::error::KeyringError;
+use super::error::{KeyringError, printable};
 use super::keyring::KeyPlan;
 use super::seal::{MAC_KEY_LEN, RecordSeal};
 use super::signer::{JwtKey, Signer};
@@ -205,7 +205,7 @@ impl Made {
 async fn unwrap(wrapper: &dyn KeyWrapper, entry: &Entry) -> Result<Private, KeyringError> {
     let ours = wrapper.id();
     if entry.wrapped_by != ours {
-        let stored = entry.wrapped_by.chars().take(256).collect();
+        let stored = printable(&entry.wrapped_by, 256);
         return Err(KeyringError::WrongKeyEncryptionKey { stored, ours });
     }
     let kid = entry.kid.to_string();

@@ -54,7 +54,8 @@ impl KeySets {
     }
 
     /// Writes `<trust domain>.jwks.json`, `task-ca.pem` and `task-ca.spiffe.json` into `dir`, which it makes if it is missing. Each file is replaced in one
-    /// step, so that a reader sees the old or the new one; one that would not change is left as it is. Blocks on the disk.
+    /// step, so that a reader sees the old or the new one; one that would not change is left as it is. Files of trust domains that
+    /// are no longer served stay: remove them. Blocks on the disk.
     pub fn export_to(&self, dir: &Path) -> io::Result<()> {
         fs::create_dir_all(dir)?;
         for (trust_domain, jwks) in &self.jwks {

@@ -102,6 +102,18 @@ async fn a_keyring_of_an_unknown_format_refuses_and_stays() {
 }
 
 #[tokio::test]
+async fn what_a_stranger_wrote_into_the_store_breaks_no_log_line() {
+    for document in [
+        "taskpass-keyring 9\x1b[2J\r",
+        "taskpass-keyring 1\nx\n{\"a\\nINFO forged\":1}",
+        "taskpass-keyring 1\nAAAA\n[\"\r\"]",
+    ] {
+        let error = open(&MemoryStore::with_document(document), &plan(&[])).await.unwrap_err();
+        assert!(!error.to_string().contains(char::is_control), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn whatever_byte_of_the_stored_keyring_is_altered_it_refuses() {
     let (store, plan) = (MemoryStore::default(), plan(&[("acme.test", ES256)]));
     open(&store, &plan).await.unwrap();
