@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SanType, SigningKey,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SanType,
+    SigningKey,
 };
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -373,7 +374,7 @@ async fn what_is_not_the_template_never_leaves() {
     };
     judged(&good).unwrap();
     type Change = fn(&mut CertificateParams);
-    let changes: [(&str, Change); 14] = [
+    let changes: [(&str, Change); 16] = [
         ("serial", |p| p.serial_number = Some(vec![1; 20].into())),
         ("subject", |p| p.distinguished_name.push(DnType::CommonName, "x")),
         ("begin", |p| p.not_before -= Duration::from_secs(1)),
@@ -389,6 +390,12 @@ async fn what_is_not_the_template_never_leaves() {
         ("no usage", |p| p.key_usages.clear()),
         ("more extended usage", |p| p.extended_key_usages.push(ExtendedKeyUsagePurpose::CodeSigning)),
         ("less extended usage", |p| p.extended_key_usages.truncate(1)),
+        ("an extension twice", |p| {
+            p.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 14], vec![4, 1, 7]));
+        }),
+        ("an unknown extension", |p| {
+            p.custom_extensions.push(CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]));
+        }),
         ("no authority", |p| p.use_authority_key_identifier_extension = false),
     ];
     for (what, change) in changes {

@@ -169,11 +169,17 @@ async fn a37_a_wrapped_key_opens_for_no_other_name_use_or_trust_domain() {
         KeyLabel { kid: "l", ..label },
         KeyLabel { key_use: KeyUse::TaskCaRoot, ..label },
         KeyLabel { trust_domain: "beta.test", ..label },
-        // The same bytes, cut elsewhere.
-        KeyLabel { kid: "", trust_domain: "kacme.test", ..label },
     ] {
         assert_eq!(wrapper.unwrap(other, &wrapped).await.unwrap_err(), WrapError::DoesNotOpen, "{other:?}");
     }
+    // The same bytes, cut elsewhere.
+    let [one, other] = [("k", "ajwtb"), ("kjwta", "b")].map(|(kid, trust_domain)| KeyLabel {
+        kid,
+        key_use: KeyUse::Jwt,
+        trust_domain,
+    });
+    let cut = wrapper.wrap(one, &private).await.unwrap();
+    assert_eq!(wrapper.unwrap(other, &cut).await.unwrap_err(), WrapError::DoesNotOpen);
     assert!(kek(8).unwrap(label, &wrapped).await.is_err());
     for length in 0..wrapped.len() {
         assert!(wrapper.unwrap(label, &wrapped[..length]).await.is_err());
@@ -261,6 +267,9 @@ async fn the_intermediate_ends_with_its_root_at_the_latest() {
     let plan = KeyPlan { root_lifetime: day, intermediate_lifetime: 2 * day, ..plan(&[]) };
     let keyring = open(&MemoryStore::default(), &plan).await.unwrap();
     assert_eq!(keyring.task_ca().not_after(), NOW.saturating_add(day));
+    let intermediate = ca::parse(keyring.task_ca().intermediate()).unwrap();
+    let end = intermediate.validity().not_after.timestamp();
+    assert_eq!(u64::try_from(end).unwrap(), NOW.saturating_add(day).as_secs());
     assert!(plan.issuers.is_empty() && keyring.signer(&domain("acme.test")).is_none());
 }
 
