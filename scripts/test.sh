@@ -102,7 +102,7 @@ step "dependencies"
 if cargo deny --version >/dev/null 2>&1; then
   cargo deny check bans licenses sources
 else
-  skip "cargo deny is not installed (cargo install cargo-deny --locked); tests/dependencies.rs held Cargo.lock to deny.toml instead"
+  skip "cargo deny is not installed (cargo install cargo-deny --locked); tests/architecture held Cargo.lock to deny.toml instead"
 fi
 
 finish_step

@@ -1,6 +1,5 @@
 //! What the project builds on, held against `deny.toml`. `cargo deny` judges the same and more where it is installed; this
 //! needs nothing but the repository, so that it always runs.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
