@@ -12,6 +12,8 @@ use crate::ids::{Partition, TaskId, new_task_id};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
+mod on_disk;
+
 const ES256: Algorithm = Algorithm::Es256;
 
 fn kids(keyring: &Keyring) -> Vec<String> {
