@@ -8,6 +8,7 @@ pub mod app;
 pub mod audience;
 pub mod audit;
 pub mod cert;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod failpoint;

@@ -1,3 +1,5 @@
 //! Arguments and exit code.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    taskpass::cli::main()
+}

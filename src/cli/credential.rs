@@ -1,0 +1,83 @@
+//! `taskpass credential ...`: the credentials of a task, of either kind.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::connect::{Client, Connection};
+use super::failure::{Exit, Outcome};
+use super::output::Output;
+use super::render;
+use crate::proto;
+use crate::time::{Clock as _, SystemClock};
+
+/// List the credentials of a task
+#[derive(Debug, Args)]
+pub(super) struct Credential {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// The unexpired credentials of a task
+    List {
+        /// The task
+        #[arg(long, value_name = "TASK")]
+        task: String,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// End one credential and leave its task alive
+    Revoke {
+        /// Its `jti` or serial number
+        #[arg(value_name = "CREDENTIAL")]
+        credential: String,
+    },
+}
+
+impl Credential {
+    pub(super) async fn run(self, out: Output) -> Outcome {
+        let client = self.connection.open().await?;
+        match self.verb {
+            Verb::List { task, limit } => list(&client, &task, limit, out).await,
+            Verb::Revoke { credential } => revoke(&client, credential, out).await,
+        }
+    }
+}
+
+async fn list(client: &Client, task: &str, limit: usize, out: Output) -> Outcome {
+    let (mut credentials, mut page_token, mut more) = (Vec::new(), String::new(), true);
+    while more && credentials.len() < limit {
+        let left = i32::try_from(limit - credentials.len()).unwrap_or(i32::MAX);
+        let request =
+            proto::ListCredentialsRequest { task_id: task.to_owned(), page_size: left.min(500), page_token };
+        let page = client.list_credentials(request).await?;
+        credentials.extend(page.credentials);
+        page_token = page.next_page_token;
+        more = !page_token.is_empty();
+    }
+    let now = SystemClock.now();
+    let document = || {
+        let credentials: Vec<_> = credentials.iter().map(render::credential).collect();
+        json!({ "credentials": credentials, "more": more })
+    };
+    let text = || {
+        let rows: Vec<_> = credentials.iter().map(|it| render::credential_row(it, now)).collect();
+        let end = if more { "There are more: raise --limit.\n" } else { "" };
+        render::table(["CREDENTIAL", "KIND", "STATE", "LEFT", "AUDIENCE"], &rows) + end
+    };
+    out.answer(document, text).map(|()| Exit::Done)
+}
+
+/// Ends one credential.
+pub(super) async fn revoke(client: &Client, credential: String, out: Output) -> Outcome {
+    let request = proto::RevokeCredentialRequest { credential_id: credential };
+    let answer = client.revoke_credential(request).await?;
+    let credential = answer.credential.unwrap_or_default();
+    let row = || render::credential_row(&credential, SystemClock.now());
+    let text = || render::table(["CREDENTIAL", "KIND", "STATE", "LEFT", "AUDIENCE"], &[row()]);
+    out.answer(|| render::credential(&credential), text).map(|()| Exit::Done)
+}

@@ -1,0 +1,107 @@
+//! The command line: `taskpass demo | dev | serve`, then a noun and a verb. One file for each noun.
+//!
+//! Answers go to standard output, as text for people or as one JSON document (`--json`); everything else, errors too, goes to
+//! standard error. Exit codes are in [`failure::Exit`] and in `taskpass --help`.
+//!
+//! Absent here: decisions. What a command may do is for the broker to say.
+
+mod args;
+mod cert;
+mod config;
+mod connect;
+mod credential;
+mod directory;
+mod failure;
+mod input;
+#[allow(dead_code, reason = "serve comes next")]
+mod logging;
+mod output;
+#[allow(dead_code, reason = "demo and dev come next")]
+mod pki;
+mod render;
+#[allow(dead_code, reason = "demo and dev come next")]
+mod sandbox;
+mod task;
+mod token;
+mod workload;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+use failure::{Exit, Failure, Outcome};
+use output::Output;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  refused, or failed
+  2  the command line or a configuration is wrong
+  3  the broker or its store cannot be reached: the same command may be tried again
+  4  validate: the credential is inactive";
+
+/// Ephemeral credentials for AI agents: they end with the task
+#[derive(Debug, Parser)]
+#[command(name = "taskpass", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct CommandLine {
+    /// Answer with one JSON document on standard output, and errors as JSON on standard error
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Config(config::Config),
+    Task(task::Task),
+    Token(token::Token),
+    Cert(cert::Cert),
+    Credential(credential::Credential),
+    Audience(directory::Audience),
+    Key(directory::Key),
+    Workload(workload::Workload),
+    TrustDomain(workload::TrustDomain),
+    /// Print the version
+    Version,
+}
+
+/// Reads the command line, does what it says, and gives the exit code.
+pub fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let out = Output::new(line.json);
+    let outcome = run(line.command, out).unwrap_or_else(|failure| {
+        if failure.exit() != Exit::Done {
+            out.failure(&failure);
+        }
+        failure.exit()
+    });
+    outcome.into()
+}
+
+fn run(command: Command, out: Output) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::at("starting", why))?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Config(config) => config.run(out),
+            Command::Task(task) => task.run(out).await,
+            Command::Token(token) => token.run(out).await,
+            Command::Cert(cert) => cert.run(out).await,
+            Command::Credential(credential) => credential.run(out).await,
+            Command::Audience(audience) => audience.run(out).await,
+            Command::Key(key) => key.run(out).await,
+            Command::Workload(workload) => workload.run(out).await,
+            Command::TrustDomain(trust_domain) => trust_domain.run(out).await,
+            Command::Version => {
+                let version = env!("CARGO_PKG_VERSION");
+                let text = || format!("taskpass {version}");
+                out.answer(|| json!({ "version": version }), text).map(|()| Exit::Done)
+            }
+        }
+    });
+    // What still runs by then has nothing to say any more.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome
+}
