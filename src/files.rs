@@ -77,11 +77,26 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// SHA-256 over the names and contents of the files of a directory.
+/// SHA-256 over the names and contents of files.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentDigest([u8; 32]);
 
 impl ContentDigest {
+    /// Of the names, without the directory, and the contents of files.
+    pub fn of_files<'a>(files: impl IntoIterator<Item = &'a TextFile>) -> Self {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        for file in files {
+            let name = file.path.file_name().unwrap_or_default().as_encoded_bytes();
+            for part in [name, file.text.as_bytes()] {
+                context.update(&(part.len() as u64).to_be_bytes());
+                context.update(part);
+            }
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        Self(digest)
+    }
+
     /// The digest's bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -140,17 +155,7 @@ impl Listing {
 
     /// Over all names and contents.
     pub fn digest(&self) -> ContentDigest {
-        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-        for file in &self.files {
-            let name = file.path.file_name().unwrap_or_default().as_encoded_bytes();
-            for part in [name, file.text.as_bytes()] {
-                context.update(&(part.len() as u64).to_be_bytes());
-                context.update(part);
-            }
-        }
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
-        ContentDigest(digest)
+        ContentDigest::of_files(&self.files)
     }
 }
 

@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Audience, DEFAULT_BOUND, Label, MAX_BOUND, MIN_BOUND, Tool};
-use crate::files::{Problems, TextFile};
+use crate::files::{ContentDigest, Problems, TextFile};
 
 /// Most tools of an audience.
 pub(super) const MAX_TOOLS: usize = 256;
@@ -72,7 +72,8 @@ impl Reader<'_> {
         let tools = self.required("tools", tools);
         let (uri, trust_domain, profile, tools) = (uri??, trust_domain??, profile??, tools?);
         let labels = tools.values().flat_map(|tool: &Tool| tool.labels.iter().cloned()).collect();
-        Some(Audience { uri, trust_domain, description, profile, verifiers, bound, tools, labels })
+        let declared = ContentDigest::of_files([self.file]);
+        Some(Audience { uri, trust_domain, description, profile, verifiers, bound, tools, labels, declared })
     }
 
     fn required<T>(&mut self, key: Key<'_>, value: Option<T>) -> Option<T> {

@@ -34,6 +34,7 @@ use std::time::Duration;
 use taskpass_verifier::EnforcementProfile;
 use taskpass_verifier::claims::ToolName;
 
+use crate::files::ContentDigest;
 use crate::identity::{SpiffeId, TrustDomain};
 pub use pattern::{InvalidPattern, SpiffeIdPattern};
 pub use register::{AudienceRegister, Audiences, UnknownAudience};
@@ -57,6 +58,7 @@ pub struct Audience {
     bound: Duration,
     tools: BTreeMap<ToolName, Tool>,
     labels: BTreeSet<Label>,
+    declared: ContentDigest,
 }
 
 /// A tool that an audience offers.
@@ -113,6 +115,11 @@ impl Audience {
     /// All tools, in the order of their names. At least one.
     pub fn tools(&self) -> impl Iterator<Item = (&ToolName, &Tool)> {
         self.tools.iter()
+    }
+
+    /// Of its declaration, name of the file included: audiences that differ in anything differ in this.
+    pub const fn declared(&self) -> ContentDigest {
+        self.declared
     }
 
     /// The labels of all of its tools.

@@ -85,16 +85,9 @@ impl FromStr for SpiffeIdPattern {
         if path.is_empty() {
             return Err(InvalidPattern::NoPath);
         }
-        let (path, open) = match path.strip_suffix("**") {
-            Some("") => ("", true),
-            Some(before) => (before.strip_suffix('/').ok_or(InvalidPattern::StarInSegment)?, true),
-            None => (path, false),
-        };
-        let segments = path
-            .split('/')
-            .filter(|_| !path.is_empty())
-            .map(Segment::parse)
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut segments: Vec<&str> = path.split('/').collect();
+        let open = segments.pop_if(|last| *last == "**").is_some();
+        let segments = segments.into_iter().map(Segment::parse).collect::<Result<Vec<_>, _>>()?;
         let names: Vec<&str> = segments.iter().map(Segment::as_str_for_check).collect();
         SpiffeId::from_segments(&trust_domain, &names)?;
         Ok(Self { trust_domain, segments, open })

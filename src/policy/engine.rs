@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::action::{Action, Facts, Resource};
 use super::caps::Caps;
-use super::entities::{self, Known, unfit};
+use super::entities::{Caller, Known, unfit};
 use super::permit::{Basis, Denial, Denied, Permit};
 use super::set::PolicySet;
 use crate::files::{Looked, Problems, Watched};
@@ -147,28 +147,29 @@ impl PolicyEngine {
         if policies.is_empty() {
             return Err(Denial::NoPolicies);
         }
-        let vocabulary = &policies.vocabulary;
         let principal = policies.caller(caller.spiffe_id())?;
-        let target = vocabulary.resource(resource)?;
-        let chosen = policies.index.choose(action, &principal, &target)?;
-        let context = entities::context(caller.spiffe_id(), resource, facts)?;
-        let action = vocabulary.action(action).ok_or_else(|| unfit("an action without a name"))?;
-        let request = Request::new(principal.uid.clone(), action.clone(), target.uid.clone(), context, None);
-        let others = match resource {
+        let target = policies.resource(resource)?;
+        let chosen = policies.index.choose(action, &principal.known, &target)?;
+        let context = policies.contexts.of(caller.spiffe_id(), resource, facts)?;
+        let action = policies.vocabulary.action(action).ok_or_else(|| unfit("an action without a name"))?;
+        let (asks, about) = (principal.known.uid.clone(), target.uid.clone());
+        let request = Request::new(asks, action.clone(), about, context, None).map_err(unfit)?;
+        let owner = match resource {
             Resource::Task(task) => task.owner.filter(|owner| *owner != caller.spiffe_id()),
             _ => None,
         };
-        let owner = others.map(|owner| policies.caller(owner)).transpose()?;
-        let entities = entities_of(&principal, target, owner.as_deref())?;
-        Ok(self.authorizer.is_authorized(&request.map_err(unfit)?, &chosen, &entities))
+        let owner = owner.map(|owner| policies.caller(owner)).transpose()?;
+        let entities = entities(&principal, &target, owner.as_deref())?;
+        Ok(self.authorizer.is_authorized(&request, &chosen, &entities))
     }
 }
 
-fn entities_of(principal: &Known, target: Known, owner: Option<&Known>) -> Result<Entities, Denial> {
-    let same = target.uid == principal.uid;
-    let owner = owner.map(|owner| owner.entity.clone());
-    let all = std::iter::once(principal.entity.clone()).chain((!same).then_some(target.entity)).chain(owner);
-    Entities::from_entities(all, None).map_err(unfit)
+/// The caller, what it asks about, and who owns that where it is another.
+fn entities(principal: &Caller, target: &Known, owner: Option<&Caller>) -> Result<Entities, Denial> {
+    let other = target.uid != principal.known.uid;
+    let target = other.then(|| target.entity.clone());
+    let owner = owner.map(|owner| owner.known.entity.clone());
+    principal.alone.clone().add_entities(target.into_iter().chain(owner), None).map_err(unfit)
 }
 
 type Judgement = Result<(Caps, Vec<Arc<str>>), (Denial, Vec<Arc<str>>)>;

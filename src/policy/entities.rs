@@ -1,14 +1,12 @@
-//! Our things as Cedar's: uids, entities and contexts.
+//! Our things as Cedar's entities.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::str::FromStr;
-use std::time::Duration;
 
-use cedar_policy::{Context, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
-use taskpass_verifier::claims::ToolName;
+use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 
-use super::action::{self, Facts, Judged, Resource, TaskFacts};
+use super::action::{self, Resource, TaskFacts};
 use super::permit::Denial;
 use crate::audience::Audience;
 use crate::identity::{SpiffeId, TrustDomain};
@@ -33,6 +31,12 @@ pub(super) struct Known {
     /// What it is in.
     pub(super) ancestors: Vec<EntityUid>,
     pub(super) entity: Entity,
+}
+
+/// A workload that asks, with the entities of a request that is about nothing else.
+pub(super) struct Caller {
+    pub(super) known: Known,
+    pub(super) alone: Entities,
 }
 
 /// Something that Cedar did not take. Not to be expected: entities and contexts are made by the schema.
@@ -72,6 +76,12 @@ impl Vocabulary {
             ("path", text(id.path())),
         ];
         known(uid(&self.workload, id.as_str()), attributes, vec![self.domain(id.trust_domain())])
+    }
+
+    pub(super) fn caller(&self, id: &SpiffeId) -> Result<Caller, Denial> {
+        let known = self.workload(id)?;
+        let alone = Entities::from_entities([known.entity.clone()], None).map_err(unfit)?;
+        Ok(Caller { known, alone })
     }
 
     pub(super) fn resource(&self, resource: &Resource<'_>) -> Result<Known, Denial> {
@@ -126,75 +136,14 @@ fn known(
     Ok(Known { uid, ancestors, entity })
 }
 
-/// The context of a decision, as the schema has it for the action.
-pub(super) fn context(
-    caller: &SpiffeId,
-    resource: &Resource<'_>,
-    facts: &Facts<'_>,
-) -> Result<Context, Denial> {
-    let mut pairs = Vec::with_capacity(7);
-    let mut put = |name: &str, value| pairs.push((name.to_owned(), value));
-    if let Resource::Task(task) = resource {
-        put("is_owner", RestrictedExpression::new_bool(task.owner == Some(caller)));
-    }
-    match (facts, resource) {
-        (Facts::Nothing, _) => {}
-        (Facts::Lifetime(asked), _) => put("lifetime_seconds", seconds(*asked)),
-        (Facts::BlockFor(asked), _) => put("block_for_seconds", seconds(*asked)),
-        (Facts::Begin(facts), Resource::Audience(audience)) => {
-            put("tools", tools(facts.tools));
-            put("labels", labels(audience, facts.tools)?);
-            put("lifetime_seconds", seconds(facts.lifetime));
-            put("has_subject", RestrictedExpression::new_bool(facts.has_subject));
-            put("depth", RestrictedExpression::new_long(facts.depth.into()));
-        }
-        (Facts::Mint(facts), Resource::Audience(audience)) => {
-            put("is_owner", RestrictedExpression::new_bool(facts.task.owner == Some(caller)));
-            put("tools", tools(facts.tools));
-            put("labels", labels(audience, facts.tools)?);
-            put("lifetime_seconds", seconds(facts.lifetime));
-            put("binding", text(facts.binding.as_str()));
-            put("has_subject", RestrictedExpression::new_bool(facts.task.subject.is_some()));
-            put("depth", RestrictedExpression::new_long(facts.task.depth.into()));
-        }
-        (Facts::Judged(what), Resource::Audience(audience)) => {
-            put("is_verifier", RestrictedExpression::new_bool(audience.is_verifier(caller)));
-            put("credential", text(if *what == Judged::Token { "token" } else { "certificate" }));
-        }
-        (Facts::Begin(_) | Facts::Mint(_) | Facts::Judged(_), _) => {
-            return Err(unfit("facts of an audience without one"));
-        }
-    }
-    Context::from_pairs(pairs).map_err(unfit)
-}
-
-fn tools(names: &[&ToolName]) -> RestrictedExpression {
-    texts(names.iter().map(|name| name.as_str()))
-}
-
-/// The labels, in the register, of the tools asked for.
-fn labels(audience: &Audience, names: &[&ToolName]) -> Result<RestrictedExpression, Denial> {
-    let mut labels = BTreeSet::new();
-    for name in names {
-        labels.extend(audience.tool(name.as_str()).ok_or(Denial::UnknownTool)?.labels());
-    }
-    Ok(texts(labels))
-}
-
 fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
 }
 
-fn text(value: &str) -> RestrictedExpression {
+pub(super) fn text(value: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(value.to_owned())
 }
 
-fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> RestrictedExpression {
+pub(super) fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> RestrictedExpression {
     RestrictedExpression::new_set(values.into_iter().map(text))
-}
-
-/// Whole seconds, rounded up, so that a policy's limit is never passed by a fraction.
-fn seconds(duration: Duration) -> RestrictedExpression {
-    let rounded = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0));
-    RestrictedExpression::new_long(i64::try_from(rounded).unwrap_or(i64::MAX))
 }

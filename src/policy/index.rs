@@ -24,6 +24,7 @@ const KEPT: usize = 1_024;
 type Row = Box<[u64]>;
 
 pub(super) struct Index {
+    /// Without their scope, where it is compared here.
     policies: Vec<Policy>,
     actions: Vec<Row>,
     principals: Side,
@@ -45,8 +46,10 @@ enum Scope {
     Any,
     Is(EntityTypeName),
     Equal(EntityUid),
-    /// In it or equal to it. `is T in X` counts as `in X`.
+    /// In it or equal to it.
     Within(EntityUid),
+    /// `is T in X`: here as `in X`, and compared again by Cedar.
+    WithinAtLeast(EntityUid),
 }
 
 impl Index {
@@ -56,8 +59,8 @@ impl Index {
         let (mut principals, mut resources) = (side(), side());
         let mut rows = vec![empty.clone(); actions.len()];
         for (number, policy) in policies.iter().enumerate() {
-            principals.add(policy.principal_constraint().into(), number, &empty);
-            resources.add(policy.resource_constraint().into(), number, &empty);
+            principals.add(Scope::from(policy.principal_constraint()), number, &empty);
+            resources.add(Scope::from(policy.resource_constraint()), number, &empty);
             let constraint = policy.action_constraint();
             for (action, row) in actions.iter().zip(&mut rows) {
                 let applies = match &constraint {
@@ -70,6 +73,7 @@ impl Index {
                 }
             }
         }
+        let policies = policies.into_iter().map(|policy| without_scope(&policy).unwrap_or(policy)).collect();
         Self { policies, actions: rows, principals, resources, chosen: Cache::new(KEPT) }
     }
 
@@ -87,9 +91,9 @@ impl Index {
         self.chosen.get_or_insert_with(&row, || self.build(&row))
     }
 
-    /// All policies.
-    pub(super) fn policies(&self) -> &[Policy] {
-        &self.policies
+    /// How many policies there are.
+    pub(super) const fn len(&self) -> usize {
+        self.policies.len()
     }
 
     fn build(&self, row: &Row) -> Result<Arc<PolicySet>, Denial> {
@@ -98,13 +102,31 @@ impl Index {
     }
 }
 
+/// The policy for requests whose action matches its scope, and whose principal and resource do as far as they are compared here.
+/// `None` where Cedar cannot write it down; then the policy stays as it is.
+fn without_scope(policy: &Policy) -> Option<Policy> {
+    let mut json = policy.to_json().ok()?;
+    let parts = json.as_object_mut()?;
+    let any = serde_json::json!({ "op": "All" });
+    parts.insert("action".to_owned(), any.clone())?;
+    if !matches!(policy.principal_constraint(), PrincipalConstraint::IsIn(..)) {
+        parts.insert("principal".to_owned(), any.clone())?;
+    }
+    if !matches!(policy.resource_constraint(), ResourceConstraint::IsIn(..)) {
+        parts.insert("resource".to_owned(), any)?;
+    }
+    Policy::from_json(Some(policy.id().clone()), json).ok()
+}
+
 impl Side {
     fn add(&mut self, scope: Scope, number: usize, empty: &Row) {
         let row = match scope {
             Scope::Any => &mut self.any,
             Scope::Is(kind) => self.is.entry(kind).or_insert_with(|| empty.clone()),
             Scope::Equal(uid) => self.equal.entry(uid).or_insert_with(|| empty.clone()),
-            Scope::Within(uid) => self.within.entry(uid).or_insert_with(|| empty.clone()),
+            Scope::Within(uid) | Scope::WithinAtLeast(uid) => {
+                self.within.entry(uid).or_insert_with(|| empty.clone())
+            }
         };
         set(row, number);
     }
@@ -134,7 +156,8 @@ impl From<PrincipalConstraint> for Scope {
     fn from(constraint: PrincipalConstraint) -> Self {
         match constraint {
             PrincipalConstraint::Any => Self::Any,
-            PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => Self::Within(uid),
+            PrincipalConstraint::In(uid) => Self::Within(uid),
+            PrincipalConstraint::IsIn(_, uid) => Self::WithinAtLeast(uid),
             PrincipalConstraint::Eq(uid) => Self::Equal(uid),
             PrincipalConstraint::Is(kind) => Self::Is(kind),
         }
@@ -145,7 +168,8 @@ impl From<ResourceConstraint> for Scope {
     fn from(constraint: ResourceConstraint) -> Self {
         match constraint {
             ResourceConstraint::Any => Self::Any,
-            ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => Self::Within(uid),
+            ResourceConstraint::In(uid) => Self::Within(uid),
+            ResourceConstraint::IsIn(_, uid) => Self::WithinAtLeast(uid),
             ResourceConstraint::Eq(uid) => Self::Equal(uid),
             ResourceConstraint::Is(kind) => Self::Is(kind),
         }

@@ -17,6 +17,7 @@
 
 pub mod action;
 pub mod caps;
+mod contexts;
 pub mod engine;
 mod entities;
 mod index;

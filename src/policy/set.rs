@@ -8,8 +8,10 @@ use cedar_policy::{Effect, Policy, PolicyId, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 use quick_cache::sync::Cache;
 
+use super::action::Resource;
 use super::caps::{self, Caps};
-use super::entities::{Known, Vocabulary};
+use super::contexts::Contexts;
+use super::entities::{Caller, Known, Vocabulary};
 use super::index::Index;
 use super::permit::Denial;
 use super::schema::schema;
@@ -22,8 +24,8 @@ pub const MAX_POLICIES: usize = 5_000;
 pub const MAX_ID_BYTES: usize = 128;
 /// How far a policy may follow references: `resource.owner.path` is two steps. Further ones are not in the request.
 const MAX_STEPS: u32 = 2;
-/// Callers whose entity is kept. It never changes: it is made of the SPIFFE ID alone.
-const KEPT_CALLERS: usize = 4_096;
+/// Callers and audiences whose entities are kept. They never change: they are made of a SPIFFE ID, or of a declaration, alone.
+const KEPT: usize = 4_096;
 
 /// A set of policies: parsed, named, valid by the schema in the strict mode, and without warnings.
 pub struct PolicySet {
@@ -31,7 +33,9 @@ pub struct PolicySet {
     pub(super) vocabulary: Vocabulary,
     pub(super) rules: HashMap<PolicyId, Rule>,
     pub(super) digest: ContentDigest,
-    callers: Cache<SpiffeId, Arc<Known>>,
+    pub(super) contexts: Contexts,
+    callers: Cache<SpiffeId, Arc<Caller>>,
+    audiences: Cache<ContentDigest, Arc<Known>>,
 }
 
 /// What we keep of a policy beside Cedar's own.
@@ -48,12 +52,12 @@ impl PolicySet {
 
     /// How many policies there are.
     pub fn len(&self) -> usize {
-        self.index.policies().len()
+        self.index.len()
     }
 
     /// Whether there are none: every decision is a denial.
     pub fn is_empty(&self) -> bool {
-        self.index.policies().is_empty()
+        self.index.len() == 0
     }
 
     /// The ids of all policies, in no particular order.
@@ -61,31 +65,47 @@ impl PolicySet {
         self.rules.values().map(|rule| rule.id.as_ref())
     }
 
-    pub(super) fn caller(&self, id: &SpiffeId) -> Result<Arc<Known>, Denial> {
-        self.callers.get_or_insert_with(id, || self.vocabulary.workload(id).map(Arc::new))
+    pub(super) fn caller(&self, id: &SpiffeId) -> Result<Arc<Caller>, Denial> {
+        self.callers.get_or_insert_with(id, || self.vocabulary.caller(id).map(Arc::new))
+    }
+
+    pub(super) fn resource(&self, resource: &Resource<'_>) -> Result<Arc<Known>, Denial> {
+        let make = || self.vocabulary.resource(resource).map(Arc::new);
+        match resource {
+            Resource::Audience(audience) => self.audiences.get_or_insert_with(&audience.declared(), make),
+            _ => make(),
+        }
     }
 }
 
 impl FromFiles for PolicySet {
     const KIND: &'static str = "policy";
     const EXTENSION: &'static str = "cedar";
-    const LIMITS: Limits = Limits { files: 256, file_bytes: 1024 * 1024 };
+    const LIMITS: Limits = Limits { files: 256, file_bytes: 256 * 1024 };
 
     fn from_files(listing: &Listing) -> Result<Self, Problems> {
         let schema = schema()?;
         let vocabulary = Vocabulary::new().map_err(|why| Problems::one("taskpass.cedarschema", why))?;
         let mut draft = Draft::default();
         listing.files.iter().for_each(|file| draft.read(file));
+        if draft.policies.len() > MAX_POLICIES {
+            return Err(Problems::one(&listing.dir, format!("more than {MAX_POLICIES} policies")));
+        }
         if draft.problems.0.is_empty() {
             draft.validate(schema);
         }
         let Draft { policies, rules, problems, .. } = draft;
-        if policies.len() > MAX_POLICIES {
-            return Err(Problems::one(&listing.dir, format!("more than {MAX_POLICIES} policies")));
-        }
         let index = Index::new(policies, vocabulary.actions());
         let digest = listing.digest();
-        problems.or(Self { index, vocabulary, rules, digest, callers: Cache::new(KEPT_CALLERS) })
+        problems.or(Self {
+            index,
+            vocabulary,
+            rules,
+            digest,
+            contexts: Contexts::new(),
+            callers: Cache::new(KEPT),
+            audiences: Cache::new(KEPT),
+        })
     }
 
     fn check_start(&self, dir: &Path) -> Result<(), Problems> {

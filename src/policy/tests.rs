@@ -1,4 +1,12 @@
-use std::path::Path;
+//! What decisions must be, whatever the policies.
+
+mod decisions;
+mod indexing;
+mod loading;
+mod samples;
+mod schema;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use taskpass_verifier::EnforcementProfile;
@@ -7,38 +15,76 @@ use taskpass_verifier::ids::{Partition, TaskId};
 
 use super::action::*;
 use super::*;
-use crate::audience::Audiences;
-use crate::files::FromFiles;
+use crate::audience::{Audience, Audiences};
+use crate::files::{FromFiles, Listing, Problems};
 use crate::identity::SpiffeId;
 
-fn sample(kind: &str) -> std::path::PathBuf {
+const AGENT: &str = "spiffe://example.org/agent/a1";
+const OTHER_AGENT: &str = "spiffe://example.org/agent/a2";
+
+fn sample_dir(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/sample").join(kind)
 }
 
-fn audiences() -> Audiences {
-    let dir = sample("audiences");
-    Audiences::from_files(&crate::files::list(&dir, "toml", Audiences::LIMITS).unwrap()).unwrap()
+/// The two sample audiences: docs (bearer) and payments (bound).
+struct Register(Audiences);
+
+impl Register {
+    fn sample() -> Self {
+        let listing = crate::files::list(&sample_dir("audiences"), "toml", Audiences::LIMITS).unwrap();
+        Self(Audiences::from_files(&listing).unwrap())
+    }
+
+    fn docs(&self) -> &Audience {
+        self.0.get("https://docs.example.org/mcp").unwrap()
+    }
+
+    fn payments(&self) -> &Audience {
+        self.0.get("https://payments.example.org/mcp").unwrap()
+    }
 }
 
-fn caller(id: &str) -> Principal {
-    Principal::assume_verified(id.parse().unwrap())
+fn load(policies: &str) -> Result<PolicySet, Problems> {
+    PolicySet::from_files(&Listing::of_texts(&[("test.cedar", policies)]))
 }
 
-#[test]
-fn an_agent_mints_for_its_own_task_by_the_samples() {
-    let engine = PolicyEngine::open(sample("policy")).unwrap_or_else(|p| panic!("{p}"));
-    let audiences = audiences();
-    let docs = audiences.get("https://docs.example.org/mcp").unwrap();
-    let search: ToolName = "search".parse().unwrap();
-    let id: SpiffeId = "spiffe://example.org/agent/a1".parse().unwrap();
-    let task = TaskId::from_parts(1, Partition::from_low_bits(1), [1; 10]);
-    let task = TaskFacts { id: task, root: task, depth: 0, owner: Some(&id), subject: None };
-    let facts = MintFacts {
-        task,
-        tools: &[&search],
-        lifetime: Duration::from_secs(60),
-        binding: EnforcementProfile::Bearer,
-    };
-    let permit = engine.decide::<MintToken>(&caller("spiffe://example.org/agent/a1"), docs, facts).unwrap();
-    assert_eq!(permit.token_lifetime(Duration::from_secs(900)), Duration::from_secs(300));
+fn engine(policies: &str) -> PolicyEngine {
+    PolicyEngine::fixed(load(policies).unwrap_or_else(|problems| panic!("{problems}")))
+}
+
+fn id(text: &str) -> SpiffeId {
+    text.parse().unwrap()
+}
+
+fn caller(text: &str) -> Principal {
+    Principal::assume_verified(id(text))
+}
+
+fn tool(name: &str) -> ToolName {
+    name.parse().unwrap()
+}
+
+fn task_id() -> TaskId {
+    TaskId::from_parts(1_790_000_000_000, Partition::from_low_bits(7), [7; 10])
+}
+
+fn task_of(owner: &SpiffeId) -> TaskFacts<'_> {
+    TaskFacts { id: task_id(), root: task_id(), depth: 0, owner: Some(owner), subject: None }
+}
+
+fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(60 * minutes)
+}
+
+fn begin<'a>(tools: &'a [&'a ToolName]) -> BeginFacts<'a> {
+    BeginFacts { tools, lifetime: minutes(10), has_subject: false, depth: 0 }
+}
+
+fn mint<'a>(task: TaskFacts<'a>, tools: &'a [&'a ToolName]) -> MintFacts<'a> {
+    MintFacts { task, tools, lifetime: minutes(2), binding: EnforcementProfile::Bearer }
+}
+
+/// The ids of the policies that a decision rests on.
+fn by(basis: &permit::Basis) -> Vec<String> {
+    basis.policies.iter().map(ToString::to_string).collect()
 }
