@@ -1,0 +1,366 @@
+//! Every RPC of the broker, by its descriptor, is called by those who must not: without a certificate, with one that nothing here trusts,
+//! from another tenant, in another role. An RPC that is added without an entry in [`ROLES`] fails here.
+
+use std::collections::BTreeSet;
+
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use taskpass::proto;
+use tonic::{Code, Status};
+use tonic_reflection::pb as reflection;
+
+use crate::support::Store;
+use crate::support::broker::Broker;
+use crate::support::ca::leaf;
+use crate::support::client::Client;
+use crate::support::raw;
+use crate::support::story::{begin, docs, mint, other_docs, seconds, shown};
+use crate::support::world::{DOCS, OTHER_DOCS, OTHER_TENANT, TENANT};
+
+/// Trusted callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// The agent whose task it is.
+    Owner,
+    /// Another agent of the same tenant.
+    Agent,
+    /// Enrolled for the audience in question.
+    Verifier,
+    /// Enrolled for another audience.
+    OtherVerifier,
+    Operator,
+    /// A workload of the tenant that no policy names.
+    Nobody,
+    /// Agent, verifier and operator of another tenant.
+    ForeignAgent,
+    ForeignVerifier,
+    ForeignOperator,
+}
+
+use Role::*;
+
+const ALL: [Role; 9] =
+    [Owner, Agent, Verifier, OtherVerifier, Operator, Nobody, ForeignAgent, ForeignVerifier, ForeignOperator];
+
+impl Role {
+    fn client(self, broker: &Broker) -> Client {
+        match self {
+            Owner => broker.workload("agent/a1"),
+            Agent => broker.workload("agent/a2"),
+            Verifier => broker.workload("mcp/docs"),
+            OtherVerifier => broker.workload("mcp/mail"),
+            Operator => broker.workload("operator/alice"),
+            Nobody => broker.workload("batch/nightly"),
+            ForeignAgent => broker.other_workload("agent/a1"),
+            ForeignVerifier => broker.other_workload("mcp/docs"),
+            ForeignOperator => broker.other_workload("operator/alice"),
+        }
+    }
+}
+
+/// What there is to ask for: made anew for each call, as some calls end it.
+struct Things {
+    task: proto::Task,
+    credential: String,
+    token: String,
+}
+
+impl Things {
+    async fn new(owner: &Client) -> Self {
+        let task = owner.docs_task().await;
+        let minted = owner.mint(mint(&task, DOCS)).await.unwrap();
+        Self { task, credential: minted.credential_id, token: minted.token }
+    }
+}
+
+/// A method, who may call it, and a message that is well formed.
+struct Entry {
+    method: &'static str,
+    may: &'static [Role],
+    message: fn(&Things) -> Vec<u8>,
+}
+
+const ROLES: &[Entry] = &[
+    Entry {
+        method: "/taskpass.v1.TaskService/BeginTask",
+        may: &[Owner, Agent],
+        message: |_| begin(&[docs()]).encode_to_vec(),
+    },
+    Entry {
+        method: "/taskpass.v1.TaskService/GetTask",
+        may: &[Owner, Operator],
+        message: |it| proto::GetTaskRequest { task_id: it.task.id.clone() }.encode_to_vec(),
+    },
+    Entry {
+        method: "/taskpass.v1.TaskService/ListTasks",
+        may: &[Operator],
+        message: |_| proto::ListTasksRequest { all_owners: true, ..Default::default() }.encode_to_vec(),
+    },
+    Entry {
+        method: "/taskpass.v1.TaskService/ExtendTask",
+        may: &[Owner],
+        message: |it| {
+            let (task_id, lifetime) = (it.task.id.clone(), seconds(900));
+            proto::ExtendTaskRequest { task_id, lifetime }.encode_to_vec()
+        },
+    },
+    Entry {
+        method: "/taskpass.v1.TaskService/CompleteTask",
+        may: &[Owner],
+        message: |it| {
+            let (task_id, note) = (it.task.id.clone(), String::new());
+            proto::CompleteTaskRequest { task_id, note }.encode_to_vec()
+        },
+    },
+    Entry {
+        method: "/taskpass.v1.CredentialService/MintToken",
+        may: &[Owner],
+        message: |it| mint(&it.task, DOCS).encode_to_vec(),
+    },
+    Entry {
+        method: "/taskpass.v1.CredentialService/IssueCertificate",
+        may: &[Owner],
+        message: |it| {
+            use proto::issue_certificate_request::Key;
+            let key = rcgen::KeyPair::generate().unwrap();
+            let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+            proto::IssueCertificateRequest {
+                task_id: it.task.id.clone(),
+                key: Some(Key::CsrDer(csr.der().to_vec().into())),
+                ..Default::default()
+            }
+            .encode_to_vec()
+        },
+    },
+    Entry {
+        method: "/taskpass.v1.CredentialService/ListCredentials",
+        may: &[Owner, Operator],
+        message: |it| {
+            let task_id = it.task.id.clone();
+            proto::ListCredentialsRequest { task_id, ..Default::default() }.encode_to_vec()
+        },
+    },
+    Entry {
+        method: "/taskpass.v1.CredentialService/RevokeCredential",
+        may: &[Owner, Operator],
+        message: |it| {
+            let credential_id = it.credential.clone();
+            proto::RevokeCredentialRequest { credential_id }.encode_to_vec()
+        },
+    },
+    Entry {
+        method: "/taskpass.v1.ValidationService/Validate",
+        may: &[Verifier],
+        message: |it| shown(&it.token, DOCS).encode_to_vec(),
+    },
+    Entry {
+        method: "/taskpass.v1.OperatorService/RevokeTask",
+        may: &[Operator],
+        message: |it| {
+            let (task_id, note) = (it.task.id.clone(), String::new());
+            proto::RevokeTaskRequest { task_id, note }.encode_to_vec()
+        },
+    },
+    Entry {
+        method: "/taskpass.v1.OperatorService/RevokeWorkload",
+        may: &[Operator],
+        message: |it| {
+            let spiffe_id = it.task.owner.clone();
+            proto::RevokeWorkloadRequest { spiffe_id, ..Default::default() }.encode_to_vec()
+        },
+    },
+    Entry {
+        method: "/taskpass.v1.OperatorService/RevokeTrustDomain",
+        may: &[Operator],
+        message: |_| {
+            let trust_domain = TENANT.to_owned();
+            proto::RevokeTrustDomainRequest { trust_domain, ..Default::default() }.encode_to_vec()
+        },
+    },
+    // What everybody may know who has proven an identity: nothing in it is secret.
+    Entry {
+        method: "/taskpass.v1.DirectoryService/ListAudiences",
+        may: &ALL,
+        message: |_| proto::ListAudiencesRequest {}.encode_to_vec(),
+    },
+    Entry {
+        method: "/taskpass.v1.DirectoryService/GetKeySet",
+        may: &ALL,
+        message: |_| proto::GetKeySetRequest { trust_domain: TENANT.into() }.encode_to_vec(),
+    },
+    Entry {
+        method: "/taskpass.v1.DirectoryService/GetTaskCaBundle",
+        may: &ALL,
+        message: |_| proto::GetTaskCaBundleRequest {}.encode_to_vec(),
+    },
+    Entry { method: "/grpc.health.v1.Health/Check", may: &ALL, message: |_| Vec::new() },
+    Entry { method: "/grpc.health.v1.Health/Watch", may: &ALL, message: |_| Vec::new() },
+    Entry {
+        method: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        may: &[Operator],
+        message: |_| {
+            use reflection::v1::server_reflection_request::MessageRequest;
+            reflection::v1::ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(MessageRequest::ListServices(String::new())),
+            }
+            .encode_to_vec()
+        },
+    },
+    Entry {
+        method: "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        may: &[Operator],
+        message: |_| {
+            use reflection::v1alpha::server_reflection_request::MessageRequest;
+            reflection::v1alpha::ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(MessageRequest::ListServices(String::new())),
+            }
+            .encode_to_vec()
+        },
+    },
+];
+
+/// The paths of all methods: of our own descriptor set, and of the standard services beside them.
+fn methods() -> BTreeSet<String> {
+    let sets = [
+        proto::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        reflection::v1::FILE_DESCRIPTOR_SET,
+        reflection::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let mut methods = BTreeSet::new();
+    for file in sets.iter().flat_map(|set| FileDescriptorSet::decode(*set).unwrap().file) {
+        for service in &file.service {
+            for method in &service.method {
+                methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+            }
+        }
+    }
+    methods
+}
+
+fn entry(method: &str) -> &'static Entry {
+    ROLES.iter().find(|entry| entry.method == method).unwrap_or_else(|| {
+        panic!("{method} has no entry in ROLES: say who may call it, so that all others are tried here")
+    })
+}
+
+/// Not done, and nothing was said about whether there is anything.
+fn is_refusal(status: &Status) -> bool {
+    matches!(status.code(), Code::PermissionDenied | Code::NotFound | Code::Unauthenticated)
+}
+
+#[test]
+fn every_method_has_an_entry_and_every_entry_is_a_method() {
+    let methods = methods();
+    assert!(methods.len() >= 20, "{methods:?}");
+    assert!(methods.iter().all(|method| entry(method).method == method));
+    for entry in ROLES {
+        assert!(methods.contains(entry.method), "{} is no method any more", entry.method);
+    }
+}
+
+/// The broker closes the connection in the handshake, so the caller hears of no status of ours.
+async fn is_unheard(client: &Client, method: &str, things: &Things) {
+    let status = raw::call(client, method, (entry(method).message)(things)).await.expect_err(method);
+    let from_us = tonic_types::StatusExt::get_details_error_info(&status).is_some();
+    assert!(!from_us && matches!(status.code(), Code::Unavailable | Code::Unknown), "{method}: {status:?}");
+}
+
+#[tokio::test]
+async fn every_method_refuses_a_caller_without_a_certificate() {
+    let broker = Broker::start(Store::Embedded).await;
+    let things = Things::new(&broker.agent()).await;
+    let anonymous = Client::anonymous(broker.grpc, &broker.world.broker_ca);
+    for method in methods() {
+        is_unheard(&anonymous, &method, &things).await;
+    }
+    let (_, metrics) = broker.page("/metrics").await;
+    assert!(metrics.contains("taskpass_peer_refused_total{reason=\"no_certificate\"}"), "{metrics}");
+}
+
+#[tokio::test]
+async fn every_method_refuses_a_certificate_that_no_bundle_here_trusts() {
+    let broker = Broker::start(Store::Embedded).await;
+    let things = Things::new(&broker.agent()).await;
+    let world = &broker.world;
+    // One of a trust domain that is unknown here, one of another CA in our tenant's name, and two names that are trusted elsewhere:
+    // signed by the other tenant's CA, and by the broker's own.
+    let claimed = leaf("spiffe://example.org/operator/alice");
+    let key = || rcgen::KeyPair::generate().unwrap();
+    let untrusted = [
+        world.stranger.svid("operator/alice"),
+        world.impostor.svid("operator/alice"),
+        world.other_tenant.issue(&claimed, key()),
+        world.broker_ca.issue(&claimed, key()),
+    ];
+    for svid in &untrusted {
+        let client = broker.client(svid);
+        for method in methods() {
+            is_unheard(&client, &method, &things).await;
+        }
+    }
+    let audit = broker.audit();
+    assert!(audit.iter().all(|line| line["who"] == "spiffe://example.org/agent/a1"), "{audit:?}");
+}
+
+async fn every_method_serves_its_roles_and_refuses_all_others(store: Store) {
+    let broker = Broker::start(store).await;
+    let owner = Owner.client(&broker);
+    let mut things = Things::new(&owner).await;
+    for role in ALL {
+        let client = role.client(&broker);
+        for method in methods() {
+            let entry = entry(&method);
+            let answer = raw::call(&client, &method, (entry.message)(&things)).await;
+            match (entry.may.contains(&role), answer) {
+                (true, Ok(_)) if *entry.may == ALL => {}
+                // It may have ended what it was about.
+                (true, Ok(_)) => things = Things::new(&owner).await,
+                (false, Err(status)) if is_refusal(&status) => {
+                    assert_untouched(&owner, &things, &method).await
+                }
+                (may, answer) => panic!("{role:?} may call {method}: {may}; {answer:?}"),
+            }
+        }
+    }
+}
+
+/// What a refused call was about lives on.
+async fn assert_untouched(owner: &Client, things: &Things, method: &str) {
+    let task = owner.get(&things.task.id).await.unwrap();
+    assert_eq!(task, proto::Task { credentials_issued: 1, ..things.task.clone() }, "{method}");
+    let credentials = owner.list_credentials(&things.task.id).await.unwrap();
+    assert!(credentials.len() == 1 && !credentials[0].revoked, "{method}: {credentials:?}");
+}
+
+#[tokio::test]
+async fn another_tenants_own_things_are_in_reach_of_nobody_here() {
+    let broker = Broker::start(Store::Embedded).await;
+    let theirs = ForeignAgent.client(&broker);
+    let task = theirs.begin(begin(&[other_docs()])).await.unwrap();
+    let minted = theirs.mint(mint(&task, OTHER_DOCS)).await.unwrap();
+    let things = Things { task: task.clone(), credential: minted.credential_id, token: minted.token };
+    for role in [Owner, Agent, Verifier, OtherVerifier, Nobody] {
+        let client = role.client(&broker);
+        for method in methods().iter().filter(|method| !entry(method).may.contains(&Nobody)) {
+            let message = match method.as_str() {
+                "/taskpass.v1.TaskService/BeginTask" => begin(&[other_docs()]).encode_to_vec(),
+                "/taskpass.v1.CredentialService/MintToken" => mint(&task, OTHER_DOCS).encode_to_vec(),
+                "/taskpass.v1.ValidationService/Validate" => shown(&things.token, OTHER_DOCS).encode_to_vec(),
+                "/taskpass.v1.OperatorService/RevokeTrustDomain" => {
+                    let trust_domain = OTHER_TENANT.to_owned();
+                    proto::RevokeTrustDomainRequest { trust_domain, ..Default::default() }.encode_to_vec()
+                }
+                method => (entry(method).message)(&things),
+            };
+            let status = raw::call(&client, method, message).await.expect_err(method);
+            assert!(is_refusal(&status), "{role:?} {method}: {status:?}");
+        }
+    }
+    assert_untouched(&theirs, &things, "all of them").await;
+    assert!(ForeignVerifier.client(&broker).validate(shown(&things.token, OTHER_DOCS)).await.unwrap().active);
+}
+
+on_both_stores!(every_method_serves_its_roles_and_refuses_all_others);

@@ -1,0 +1,18 @@
+//! Black-box tests: a real broker over real sockets, seen from outside. One module for each concern, names are sentences, and the
+//! id of the attack (`a12_...`) stands in the name where a test is the answer to one.
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr,
+    reason = "tests may fail loudly"
+)]
+
+#[macro_use]
+mod support;
+
+mod coverage;

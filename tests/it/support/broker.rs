@@ -1,0 +1,180 @@
+//! A broker that runs: inside the test, or as the real process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use taskpass::app;
+use taskpass::config;
+use taskpass::time::SystemClock;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::Store;
+use super::ca::Svid;
+use super::client::Client;
+use super::redis::{RedisServer, RedisSetup};
+use super::world::{BROKER_DOMAIN, ISSUER, OTHER_ISSUER, OTHER_TENANT, TENANT, World};
+
+/// How a broker is set up, before it starts.
+pub struct Setup {
+    pub world: World,
+    pub redis: Option<RedisServer>,
+    sections: Vec<(&'static str, String)>,
+}
+
+impl Setup {
+    /// A world of its own and a store of its own.
+    pub fn on(store: Store) -> Self {
+        let redis = match store {
+            Store::Embedded => None,
+            Store::Redis => {
+                Some(RedisServer::start(RedisSetup { append: Some("always"), ..RedisSetup::default() }))
+            }
+        };
+        Self { world: World::new(), redis, sections: Vec::new() }
+    }
+
+    /// Adds a line to a section of the configuration.
+    #[must_use]
+    pub fn with(mut self, section: &'static str, line: impl Into<String>) -> Self {
+        self.sections.push((section, line.into()));
+        self
+    }
+
+    /// The whole configuration file.
+    pub fn config(&self) -> String {
+        let store = match &self.redis {
+            None => "kind = \"embedded\"\npath = \"data/taskpass.redb\"\n".to_owned(),
+            Some(redis) => format!("kind = \"redis\"\nurl = \"{}\"\ndurability = \"fsync\"\n", redis.url()),
+        };
+        let mut text = format!("trust_domain = \"{BROKER_DOMAIN}\"\n");
+        let mut section = |name: &str, lines: &str| {
+            let more = self.sections.iter().filter(|(n, _)| *n == name).map(|(_, line)| format!("{line}\n"));
+            let more: String = more.collect();
+            match (name, lines.is_empty() && more.is_empty()) {
+                (_, true) => {}
+                ("", _) => text.push_str(&more),
+                _ => text.push_str(&format!("[{name}]\n{lines}{more}")),
+            }
+        };
+        section("", "");
+        section("listen", "grpc = \"127.0.0.1:0\"\nops = \"127.0.0.1:0\"\n");
+        section("identity", "certificate = \"broker.pem\"\nkey = \"broker.key\"\n");
+        section("store", &store);
+        section("keys", "key_encryption_key_file = \"kek\"\n");
+        section("policy", "dir = \"policy\"\naudiences = \"audiences\"\nreload_interval = \"100ms\"\n");
+        section("audit", "file = \"audit.jsonl\"\n");
+        section("lifetimes", "");
+        section("limits", "");
+        section("export", "");
+        for (name, bundle, issuer) in
+            [(TENANT, "example.org.pem", ISSUER), (OTHER_TENANT, "other.example.json", OTHER_ISSUER)]
+        {
+            text.push_str(&format!(
+                "[[trust_domains]]\nname = \"{name}\"\nbundles = [\"{bundle}\"]\nissuer = \"{issuer}\"\n"
+            ));
+        }
+        text
+    }
+
+    /// Writes the configuration file.
+    pub fn write_config(&self) -> std::path::PathBuf {
+        self.world.write("taskpass.toml", &self.config());
+        self.world.path("taskpass.toml")
+    }
+}
+
+/// A broker inside the test's own process.
+pub struct Broker {
+    pub world: World,
+    pub redis: Option<RedisServer>,
+    pub grpc: SocketAddr,
+    pub ops: SocketAddr,
+    running: app::Running,
+}
+
+impl Broker {
+    /// Starts one with the usual set-up.
+    pub async fn start(store: Store) -> Self {
+        Self::of(Setup::on(store)).await
+    }
+
+    /// Starts one; panics if it does not start.
+    pub async fn of(setup: Setup) -> Self {
+        let config = config::load(&setup.write_config()).unwrap();
+        let running = app::start(config, Arc::new(SystemClock), CancellationToken::new()).await.unwrap();
+        let app::Bound { grpc, ops } = running.bound();
+        Self { world: setup.world, redis: setup.redis, grpc, ops, running }
+    }
+
+    /// Drains it and gives back what it stood on.
+    pub async fn drain(self) -> (World, Option<RedisServer>) {
+        self.running.drain().await.unwrap();
+        (self.world, self.redis)
+    }
+
+    /// A caller with this SVID.
+    pub fn client(&self, svid: &Svid) -> Client {
+        Client::new(self.grpc, &self.world.broker_ca, svid)
+    }
+
+    /// A workload of the first tenant.
+    pub fn workload(&self, path: &str) -> Client {
+        self.client(&self.world.tenant.svid(path))
+    }
+
+    /// A workload of the other tenant.
+    pub fn other_workload(&self, path: &str) -> Client {
+        self.client(&self.world.other_tenant.svid(path))
+    }
+
+    /// `spiffe://example.org/agent/a1`
+    pub fn agent(&self) -> Client {
+        self.workload("agent/a1")
+    }
+
+    /// `spiffe://example.org/agent/a2`
+    pub fn second_agent(&self) -> Client {
+        self.workload("agent/a2")
+    }
+
+    /// Enrolled for the audience `DOCS`.
+    pub fn verifier(&self) -> Client {
+        self.workload("mcp/docs")
+    }
+
+    /// `spiffe://example.org/operator/alice`
+    pub fn operator(&self) -> Client {
+        self.workload("operator/alice")
+    }
+
+    /// A page of the plain listener: status and body.
+    pub async fn page(&self, path: &str) -> (u16, String) {
+        page(self.ops, path).await
+    }
+
+    /// The audit lines written so far.
+    pub fn audit(&self) -> Vec<serde_json::Value> {
+        audit(&self.world)
+    }
+}
+
+/// The audit lines in a world's directory. A line that is being written is left out.
+pub fn audit(world: &World) -> Vec<serde_json::Value> {
+    let text = world.read("audit.jsonl");
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A page over plain HTTP/1.1: status and body.
+pub async fn page(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+    (status, body)
+}

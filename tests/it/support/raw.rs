@@ -1,0 +1,81 @@
+//! Calls by path with bytes for messages, and bare handshakes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use prost::bytes::{Buf as _, BufMut as _};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Request, Status};
+
+use super::client::Client;
+
+/// Messages as the bytes that they are.
+#[derive(Clone, Copy, Default)]
+pub struct Bytes;
+
+impl Codec for Bytes {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Bytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Bytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut bytes = vec![0; from.remaining()];
+        from.copy_to_slice(&mut bytes);
+        Ok(Some(bytes))
+    }
+}
+
+/// Calls a method by its path with one message, and returns the first message of the answer. On the wire this is what a unary call is, and
+/// it serves streams as well.
+pub async fn call(client: &Client, path: &str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
+    let mut grpc = tonic::client::Grpc::new(client.channel.clone());
+    grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
+    let path = path.parse().unwrap();
+    let messages = tokio_stream::once(message);
+    let mut answer = grpc.streaming(Request::new(messages), path, Bytes).await?.into_inner();
+    answer.message().await?.ok_or_else(|| Status::internal("no message in the answer"))
+}
+
+/// Shakes hands and reads: the error that the broker refused us with, or nothing if it sent something, as a broker that took us does.
+pub async fn handshake(address: SocketAddr, config: ClientConfig) -> Result<(), String> {
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    let mut tls = connecting.map_err(|e| e.to_string())?;
+    // A client's handshake completes before the server has judged it: the verdict is what comes next. HTTP/2 begins with settings.
+    let mut first = [0; 1];
+    match tls.read(&mut first).await {
+        Ok(1) => Ok(()),
+        Ok(_) => Err("closed".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
