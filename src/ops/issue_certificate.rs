@@ -1,5 +1,7 @@
 //! Issue: an X.509 certificate that names the task. Recorded before it is signed, judged before it leaves.
 
+use std::time::Duration;
+
 use crate::cert::{LeafRequest, ProvenPublicKey};
 use crate::error::Result;
 use crate::failpoint::{Place, reach};
@@ -58,7 +60,8 @@ impl Broker {
                 let bounds = Bounds {
                     asked,
                     policy_cap: cap,
-                    deadline: known.deadline,
+                    // notAfter is the last second in which a certificate is good (RFC 5280 4.1.2.5); a deadline is the first in which it is not.
+                    deadline: known.deadline.saturating_sub(Duration::from_secs(1)),
                     signer_end: Some(ca.not_after()),
                     caller_end: caller.peer.valid_until(),
                 };
