@@ -89,7 +89,7 @@ where
             {
                 return Ok(status::refuse(&caller, &method, &error).into_http());
             }
-            let mut response = inner.call(request).await?;
+            let mut response = status::explained(inner.call(request).await?);
             if let Ok(value) = HeaderValue::from_str(&request_id.to_string()) {
                 response.headers_mut().insert(REQUEST_ID, value);
             }

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use http::Response;
+use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -42,4 +44,34 @@ pub(super) fn refuse(caller: &Caller, method: &str, error: &Error) -> Status {
         _ => tracing::debug!(%request, %peer, method, error = line, "a call was refused"),
     }
     to_status(error)
+}
+
+/// Gives a refusal that came from below the services (a message that is too large or does not parse, an unknown method) the
+/// form of all others: whose fault it is, a reason, and what to do.
+pub(super) fn explained(response: Response<Body>) -> Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    if status.code() == Code::Ok || !status.details().is_empty() {
+        return response;
+    }
+    let (code, reason, sentence) = match status.code() {
+        Code::OutOfRange => (
+            Code::InvalidArgument,
+            "MESSAGE_TOO_LARGE",
+            "The message is larger than the broker takes. Send a smaller one.",
+        ),
+        // How the codec says that a message is no protobuf; errors of our own carry details.
+        Code::Internal => (
+            Code::InvalidArgument,
+            "MALFORMED_MESSAGE",
+            "The message is not the protobuf that this method takes. See proto/.",
+        ),
+        Code::Unimplemented => (
+            Code::Unimplemented,
+            "UNKNOWN_METHOD",
+            "There is no such method. The reflection service names those that there are.",
+        ),
+        _ => return response,
+    };
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(code, sentence, details).into_http()
 }
