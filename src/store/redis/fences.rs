@@ -42,9 +42,9 @@ fn unpacked(id: &[u8], value: &[u8]) -> StepResult<FenceIntent> {
 impl FenceStore for RedisStore {
     async fn intend(&self, intent: &FenceIntent) -> StepResult<()> {
         let value = packed(intent)?;
-        let mut cmd = redis::cmd("HSETNX");
-        cmd.arg(self.context.names.intents()).arg(intent.id.as_bytes()).arg(value.as_ref());
-        self.link.command(&cmd, true).await.map(drop)
+        let args = [intent.id.as_bytes().as_slice(), value.as_ref()];
+        let key = self.context.names.intents();
+        self.link.run(Step::Intend, &key, &args, true, self.link.deadline()).await.map(drop)
     }
 
     async fn intents(&self) -> StepResult<Vec<FenceIntent>> {

@@ -27,6 +27,10 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 /// How often to ask whether the server still is what it was.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// Errors after which everything is to be proved again.
+const NO_LONGER_FIT: [&str; 8] =
+    ["READONLY", "MASTERDOWN", "LOADING", "NOAUTH", "NOPERM", "MOVED", "ASK", "CLUSTERDOWN"];
+
 /// A set of connections to a proved server.
 pub(super) struct Live {
     lanes: Vec<MultiplexedConnection>,
@@ -208,20 +212,15 @@ impl Link {
         pipe.add_command(cmd.clone());
         proof::mark_and_wait(&mut pipe, &self.context, wanted);
         let mut values = lane.send_packed_commands(&pipe, 0, 3).await.map_err(|e| e.to_string())?;
-        match values.pop() {
-            Some(Value::Int(have)) if have >= i64::from(wanted) => {}
-            other => {
-                let have = if let Some(Value::Int(have)) = other { have } else { 0 };
-                return Err(format!("{have} of {wanted} replicas acknowledged"));
-            }
-        }
-        values.into_iter().next().ok_or_else(|| "an answer is missing".to_owned())
+        proof::acknowledged(&values, wanted)?;
+        values.truncate(1);
+        values.pop().ok_or_else(|| "an answer is missing".to_owned())
     }
 
     /// Turns an error that the server said into ours.
     fn heed(&self, live: &Arc<Live>, value: Value) -> StepResult<Value> {
         if let Value::ServerError(e) = &value
-            && (e.code() == "READONLY" || e.code() == "MASTERDOWN" || e.code() == "NOAUTH")
+            && NO_LONGER_FIT.contains(&e.code())
         {
             self.lost(live, e.code());
         }
@@ -250,12 +249,15 @@ pub(super) fn answer(value: Value) -> StepResult<Value> {
     }
 }
 
-fn refused(e: &ServerError) -> StoreError {
+pub(super) fn refused(e: &ServerError) -> StoreError {
     let what = format!("{} {}", e.code(), e.details().unwrap_or_default());
     match e.code() {
         "DAMAGED" => StoreError::Damaged(what),
-        // A script that met what it cannot read, a key of another type.
-        "ERR" | "WRONGTYPE" if what.contains("script") => StoreError::Damaged(what),
+        "WRONGTYPE" => StoreError::Damaged(what),
+        // A script that met what it cannot read.
+        "ERR" if e.details().is_some_and(|details| details.starts_with("user_script:")) => {
+            StoreError::Damaged(what)
+        }
         _ => StoreError::Unavailable(what),
     }
 }

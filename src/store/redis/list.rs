@@ -119,8 +119,7 @@ impl RedisStore {
         ids: Vec<u8>,
         now: Timestamp,
     ) -> StepResult<Vec<TaskView>> {
-        let index = owner.map(|owner| self.context.names.owner(partition, owner)).unwrap_or_default();
-        let args = [owner.unwrap_or_default().as_bytes(), index.as_bytes(), ids.as_slice()];
+        let args = [owner.unwrap_or_default().as_bytes(), ids.as_slice()];
         let answer = self.step(Step::Views, partition, &args, false, now).await?;
         let mut reader = answer.reader();
         let mut views = Vec::new();

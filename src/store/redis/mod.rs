@@ -175,6 +175,8 @@ impl Maintenance for RedisStore {
 }
 
 #[cfg(test)]
+#[cfg(test)]
+#[cfg(test)]
 #[path = "../../../tests/it/support/redis.rs"]
 pub(crate) mod server;
 #[cfg(test)]

@@ -32,24 +32,28 @@ impl From<StoreError> for Refusal {
 pub(super) fn login_refused(e: &RedisError) -> Refusal {
     match e.kind() {
         ErrorKind::AuthenticationFailed => Refusal::Setting(format!("the store refuses this user: {e}")),
-        ErrorKind::Server(ServerErrorKind::NoPerm) => {
-            Refusal::Setting(format!("the store's ACL lacks something that the broker needs: {e}"))
-        }
+        ErrorKind::Server(ServerErrorKind::NoPerm) => lacking(&e.to_string()),
         _ => Refusal::NotNow(e.to_string()),
     }
+}
+
+fn lacking(what: &str) -> Refusal {
+    Refusal::Setting(format!("the store's ACL lacks something that the broker needs: {what}"))
 }
 
 type Proved<T> = Result<T, Refusal>;
 
 async fn ask(lane: &MultiplexedConnection, cmd: &Cmd) -> Proved<Value> {
     let value = lane.clone().send_packed_command(cmd).await.map_err(|e| login_refused(&e))?;
-    match value {
-        Value::ServerError(e) if e.kind() == Some(ServerErrorKind::NoPerm) => Err(Refusal::Setting(format!(
-            "the store's ACL lacks something that the broker needs: {}",
-            e.details().unwrap_or_default()
-        ))),
-        value => Ok(link::answer(value)?),
-    }
+    let Value::ServerError(e) = value else { return Ok(value) };
+    Err(match e.kind() {
+        Some(ServerErrorKind::NoPerm) => lacking(e.details().unwrap_or_default()),
+        Some(ServerErrorKind::Moved | ServerErrorKind::Ask) => Refusal::Setting(
+            "the store is a node of a cluster that does not hold all slots; one that does is needed"
+                .to_owned(),
+        ),
+        _ => link::refused(&e).into(),
+    })
 }
 
 fn text(value: Value) -> String {
@@ -93,7 +97,7 @@ pub(super) async fn prove(context: &Context, lanes: Vec<MultiplexedConnection>) 
     let proofs = Partition::all().map(|partition| prove_partition(context, lane, partition, same_run));
     let positions = try_join_all(proofs).await?;
     if !same_run {
-        ask(lane, &command(&["SET", &context.names.run(), run])).await?;
+        ask(lane, &call(Step::Put, &context.names.run(), &[run.as_bytes()])).await?;
     }
     if let RedisDurability::Replicas(wanted) = context.options.durability {
         replicated(context, lanes.last().unwrap_or(lane), wanted).await?;
@@ -268,9 +272,21 @@ pub(super) async fn grow(
 
 /// Adds to a pipeline what makes sure that `wanted` replicas have everything that was written before.
 pub(super) fn mark_and_wait(pipe: &mut Pipeline, context: &Context, wanted: u32) {
-    pipe.add_command(command(&["SET", &context.names.mark(), "1"]));
+    pipe.add_command(call(Step::Put, &context.names.mark(), &[b"1"]));
     let limit = crate::time::millis(context.options.step_timeout) * 4 / 5;
     pipe.add_command(command(&["WAIT", &wanted.to_string(), &limit.to_string()]));
+}
+
+/// Whether the answers to what [`mark_and_wait`] added, the last two, say that enough replicas have everything.
+pub(super) fn acknowledged(values: &[Value], wanted: u32) -> Result<(), String> {
+    match values {
+        [.., Value::BulkString(_), Value::Int(have)] if *have >= i64::from(wanted) => Ok(()),
+        [.., Value::BulkString(_), Value::Int(have)] => {
+            Err(format!("{have} of {wanted} replicas acknowledged"))
+        }
+        [.., Value::ServerError(e), _] => Err(format!("{} {}", e.code(), e.details().unwrap_or_default())),
+        _ => Err("the store does not wait for replicas".to_owned()),
+    }
 }
 
 /// Waits until the replicas have everything that is on this server now.
@@ -279,11 +295,7 @@ async fn replicated(context: &Context, lane: &MultiplexedConnection, wanted: u32
     mark_and_wait(&mut pipe, context, wanted);
     let values =
         lane.clone().send_packed_commands(&pipe, 0, 2).await.map_err(|e| Refusal::NotNow(e.to_string()))?;
-    match values.last() {
-        Some(Value::Int(have)) if *have >= i64::from(wanted) => Ok(()),
-        Some(Value::Int(have)) => Err(Refusal::NotNow(format!("{have} of {wanted} replicas acknowledge"))),
-        _ => Err(Refusal::NotNow("the store does not wait for replicas".to_owned())),
-    }
+    acknowledged(&values, wanted).map_err(Refusal::NotNow)
 }
 
 /// Begins a new generation in every partition, whatever is there.

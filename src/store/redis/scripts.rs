@@ -20,14 +20,20 @@ pub(super) enum Step {
     Observe,
     Reserve,
     Swap,
+    Intend,
+    Put,
 }
 
+/// A script is refused as a whole by a server that may not write (a replica, or one that has lost too many of its own), also where it only reads: what it
+/// says must be the truth of a master. One that `must` run is not refused when memory is full; one that `may` adds to what is there.
 macro_rules! join {
-    ($($part:literal)+) => { concat!($(include_str!(concat!("lua/", $part, ".lua")), "\n",)+) };
+    (may $($part:literal)+) => { join!("#!lua\n", $($part)+) };
+    (must $($part:literal)+) => { join!("#!lua flags=allow-oom\n", $($part)+) };
+    ($first:literal, $($part:literal)+) => { concat!($first, $(include_str!(concat!("lua/", $part, ".lua")), "\n",)+) };
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Begin,
         Self::Read,
         Self::Views,
@@ -43,26 +49,30 @@ impl Step {
         Self::Observe,
         Self::Reserve,
         Self::Swap,
+        Self::Intend,
+        Self::Put,
     ];
 
     /// The text that the server runs.
     pub(super) const fn code(self) -> &'static str {
         match self {
-            Self::Begin => join!("guard" "tick" "task" "begin"),
-            Self::Read => join!("guard" "task" "read"),
-            Self::Views => join!("guard" "task" "views"),
-            Self::Extend => join!("guard" "tick" "task" "extend"),
-            Self::End => join!("guard" "tick" "task" "append" "end"),
-            Self::Lapse => join!("guard" "tick" "task" "lapse"),
-            Self::Record => join!("guard" "tick" "task" "record"),
-            Self::Check => join!("guard" "task" "cell" "check"),
-            Self::Revoke => join!("guard" "tick" "task" "append" "cell" "revoke"),
-            Self::Credentials => join!("guard" "task" "credentials"),
-            Self::Raise => join!("guard" "tick" "append" "raise"),
-            Self::Grow => join!("grow" "append" "grown"),
-            Self::Observe => join!("observe"),
-            Self::Reserve => join!("reserve"),
-            Self::Swap => join!("swap"),
+            Self::Begin => join!(may "guard" "tick" "task" "begin"),
+            Self::Read => join!(must "guard" "task" "read"),
+            Self::Views => join!(must "guard" "task" "views"),
+            Self::Extend => join!(must "guard" "tick" "task" "extend"),
+            Self::End => join!(must "guard" "tick" "task" "append" "end"),
+            Self::Lapse => join!(must "guard" "tick" "task" "lapse"),
+            Self::Record => join!(may "guard" "tick" "task" "record"),
+            Self::Check => join!(must "guard" "task" "cell" "check"),
+            Self::Revoke => join!(must "guard" "tick" "task" "append" "cell" "revoke"),
+            Self::Credentials => join!(must "guard" "task" "credentials"),
+            Self::Raise => join!(must "guard" "tick" "append" "raise"),
+            Self::Grow => join!(must "grow" "append" "grown"),
+            Self::Observe => join!(must "observe"),
+            Self::Reserve => join!(may "reserve"),
+            Self::Swap => join!(must "swap"),
+            Self::Intend => join!(must "intend"),
+            Self::Put => join!(must "put"),
         }
     }
 

@@ -1,182 +1,106 @@
 //! The store against real servers.
 
-use std::collections::BTreeMap;
+mod faults;
+mod fit;
+mod records;
+mod suite;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
+use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
 
-use super::server::{RedisCopy, RedisServer, RedisSetup};
+use super::server::{RedisServer, RedisSetup};
 use super::*;
-use crate::store::Store;
-use crate::store::contract::{Harness, contract_suite};
+use crate::ids::new_task_id;
+use crate::task::SealedFacts;
+use crate::task::state::{Actor, EndReason};
+use crate::task::store::*;
 use crate::time::SystemClock;
 
-/// Contract cases run in virtual time, far from the server's.
-fn options(url: &str) -> RedisOptions {
-    RedisOptions { clock_skew: Duration::from_secs(100 * 365 * 86_400), ..RedisOptions::new(url) }
+const AGENT: &str = "spiffe://one.example/agent/a";
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// Within this calls fail, and work again.
+const SOON: Duration = Duration::from_secs(2);
+
+fn now() -> Timestamp {
+    SystemClock.now()
 }
 
-async fn connect(options: RedisOptions, history: &Arc<History>) -> StepResult<Arc<RedisStore>> {
-    RedisStore::connect(options, Arc::clone(history), Arc::new(SystemClock)).await.map(Arc::new)
+async fn connect(options: &RedisOptions, history: &Arc<History>) -> StepResult<RedisStore> {
+    RedisStore::connect(options.clone(), Arc::clone(history), Arc::new(SystemClock)).await
 }
 
-/// A broker and its server, as the contract suite handles them.
-struct OnServer {
-    server: RedisServer,
-    options: RedisOptions,
-    history: Arc<History>,
-    store: Arc<RedisStore>,
-    copies: Vec<RedisCopy>,
-    /// A crash takes the server with it.
-    fragile: bool,
+/// A broker that remembers nothing yet.
+async fn fresh(options: &RedisOptions) -> RedisStore {
+    connect(options, &Arc::default()).await.unwrap()
 }
 
-impl OnServer {
-    async fn new(setup: RedisSetup) -> Self {
-        let fragile = setup.append == Some("always");
-        let durability = if fragile { RedisDurability::Fsync } else { RedisDurability::Memory };
-        let server = RedisServer::start(setup);
-        let options = RedisOptions { durability, ..options(&server.url()) };
-        let history = Arc::new(History::default());
-        let store = connect(options.clone(), &history).await.unwrap();
-        Self { server, options, history, store, copies: Vec::new(), fragile }
-    }
-
-    async fn standalone() -> Self {
-        Self::new(RedisSetup::default()).await
-    }
-
-    async fn synced() -> Self {
-        Self::new(RedisSetup { append: Some("always"), ..RedisSetup::default() }).await
+fn draft(number: u8) -> BeginTask {
+    BeginTask {
+        id: new_task_id(now(), Partition::from_low_bits(number)).unwrap(),
+        lineage: Vec::new(),
+        owner: AGENT.to_owned(),
+        facts: SealedFacts(vec![number; 100]),
+        deadline: now().saturating_add(HOUR),
+        retention: DAY,
+        idempotency: None,
     }
 }
 
-#[async_trait]
-impl Harness for OnServer {
-    fn store(&self) -> Arc<dyn Store> {
-        Arc::clone(&self.store) as Arc<dyn Store>
-    }
-
-    async fn crash(&mut self, _now: Timestamp) {
-        if self.fragile {
-            self.server.restart();
-        }
-        self.store = connect(self.options.clone(), &self.history).await.unwrap();
-    }
-
-    async fn copy(&mut self) -> usize {
-        self.copies.push(self.server.copy());
-        self.copies.len() - 1
-    }
-
-    async fn restore(&mut self, copy: usize, _now: Timestamp) {
-        self.server.restore(&self.copies[copy]);
-        self.store = connect(self.options.clone(), &self.history).await.unwrap();
-    }
-
-    async fn flush(&mut self, _now: Timestamp) {
-        // Under the living connection.
-        self.server.flush();
-    }
-
-    fn races(&self) -> usize {
-        100
+fn request(task: TaskId) -> RecordCredential {
+    RecordCredential {
+        task,
+        version: 1,
+        kind: CredentialKind::Token,
+        grant: 0,
+        issued_at: now().floor_to_second(),
+        expires_at: now().floor_to_second().saturating_add(Duration::from_secs(120)),
+        limit: 1_000,
     }
 }
 
-mod standalone {
-    use super::*;
-    contract_suite!(async { OnServer::standalone().await });
+fn ending(id: TaskId) -> EndTask {
+    EndTask { id, reason: EndReason::Completed, by: Actor::default(), retention: DAY, bury_unknown: None }
 }
 
-mod synced {
-    use super::*;
-    contract_suite!(async { OnServer::synced().await });
-}
-
-/// A cluster node takes two seconds to begin, so the cases share one, each with a prefix of its own. What is flushed or restored are the keys below it.
-struct OnCluster {
-    server: Arc<RedisServer>,
-    options: RedisOptions,
-    history: Arc<History>,
-    store: Arc<RedisStore>,
-    copies: Vec<BTreeMap<Vec<u8>, Vec<u8>>>,
-}
-
-impl OnCluster {
-    async fn new() -> Self {
-        static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server = {
-            let mut shared = SHARED.lock().unwrap();
-            shared.upgrade().unwrap_or_else(|| {
-                let server = RedisServer::start(RedisSetup { cluster: true, ..RedisSetup::default() });
-                let server = Arc::new(server);
-                *shared = Arc::downgrade(&server);
-                server
-            })
-        };
-        let prefix = format!("case {}:", NEXT.fetch_add(1, Ordering::Relaxed));
-        let options = RedisOptions { prefix, ..options(&server.url()) };
-        let history = Arc::new(History::default());
-        let store = connect(options.clone(), &history).await.unwrap();
-        Self { server, options, history, store, copies: Vec::new() }
+impl RedisStore {
+    async fn begun(&self, number: u8) -> TaskId {
+        let draft = draft(number);
+        let id = draft.id;
+        let outcome = self.begin(draft, now()).await.unwrap();
+        assert!(matches!(outcome, BeginOutcome::Begun(_)), "{outcome:?}");
+        id
     }
 
-    fn keys(&self) -> Vec<Vec<u8>> {
-        redis::cmd("KEYS").arg(format!("{}*", self.options.prefix)).query(&mut self.server.client()).unwrap()
-    }
-
-    fn wipe(&self) {
-        let mut client = self.server.client();
-        for key in self.keys() {
-            redis::cmd("DEL").arg(key).exec(&mut client).unwrap();
+    async fn minted(&self, task: TaskId) -> CredentialId {
+        match self.record(request(task), now()).await.unwrap() {
+            RecordOutcome::Recorded { id, .. } => id,
+            other => panic!("expected a record, got {other:?}"),
         }
     }
-}
 
-#[async_trait]
-impl Harness for OnCluster {
-    fn store(&self) -> Arc<dyn Store> {
-        Arc::clone(&self.store) as Arc<dyn Store>
+    async fn is_active(&self, id: CredentialId) -> bool {
+        matches!(self.check(id, now()).await.unwrap(), CheckOutcome::Active { .. })
     }
 
-    async fn crash(&mut self, _now: Timestamp) {
-        self.store = connect(self.options.clone(), &self.history).await.unwrap();
-    }
-
-    async fn copy(&mut self) -> usize {
-        let mut client = self.server.client();
-        let dump = |key: Vec<u8>| {
-            let value: Vec<u8> = redis::cmd("DUMP").arg(&key).query(&mut client).unwrap();
-            (key, value)
-        };
-        self.copies.push(self.keys().into_iter().map(dump).collect());
-        self.copies.len() - 1
-    }
-
-    async fn restore(&mut self, copy: usize, _now: Timestamp) {
-        self.wipe();
-        let mut client = self.server.client();
-        for (key, value) in &self.copies[copy] {
-            redis::cmd("RESTORE").arg(key).arg(0).arg(value).exec(&mut client).unwrap();
+    async fn completed(&self, id: TaskId) -> Position {
+        match self.end(ending(id), now()).await.unwrap() {
+            EndOutcome::Ended(_, position) => position,
+            other => panic!("expected an end, got {other:?}"),
         }
-        self.crash(Timestamp::EPOCH).await;
     }
 
-    async fn flush(&mut self, _now: Timestamp) {
-        self.wipe();
+    /// How it stands, once the server is back; fails if that takes too long.
+    async fn check_soon(&self, id: CredentialId) -> CheckOutcome {
+        let since = Instant::now();
+        loop {
+            match self.check(id, now()).await {
+                Ok(outcome) => return outcome,
+                Err(e) => assert!(since.elapsed() < SOON, "{e} after {:?}", since.elapsed()),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
-
-    fn races(&self) -> usize {
-        100
-    }
-}
-
-mod cluster {
-    use super::*;
-    contract_suite!(async { OnCluster::new().await });
 }

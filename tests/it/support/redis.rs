@@ -14,6 +14,8 @@ use tempfile::TempDir;
 /// How the server is set up. `Default`: in memory only.
 #[derive(Clone, Default)]
 pub(crate) struct RedisSetup {
+    /// A configuration file to begin with; what is set here comes after it.
+    pub(crate) conf: Option<PathBuf>,
     /// `appendonly yes` with this `appendfsync`.
     pub(crate) append: Option<&'static str>,
     /// One cluster node that holds all slots.
@@ -218,6 +220,7 @@ impl RedisServer {
 
     fn launch(&mut self) -> bool {
         let mut command = Command::new("redis-server");
+        command.args(&self.setup.conf);
         let mut set = |name: &str, value: &str| {
             command.arg(format!("--{name}")).args(value.split(' '));
         };

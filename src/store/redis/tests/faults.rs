@@ -1,0 +1,224 @@
+//! Servers that die, stop, come back empty, or come back older.
+
+use super::*;
+use crate::task::state::Status;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_go_on_undisturbed_after_a_synced_server_is_killed() {
+    let mut server = RedisServer::synced();
+    let options = RedisOptions { durability: RedisDurability::Fsync, ..RedisOptions::new(server.url()) };
+    let store = fresh(&options).await;
+    let task = store.begun(1).await;
+    let credential = store.minted(task).await;
+    let gone = store.minted(store.begun(1).await).await;
+    let position = store.completed(gone.task).await;
+    server.kill();
+    let since = Instant::now();
+    assert!(matches!(store.check(credential, now()).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.end(ending(task), now()).await, Err(StoreError::Unavailable(_))));
+    assert!(since.elapsed() < SOON);
+    server.restart();
+    assert!(matches!(store.check_soon(credential).await, CheckOutcome::Active { .. }));
+    assert!(matches!(store.check(gone, now()).await, Ok(CheckOutcome::TaskEnded(_))));
+    let after = store.completed(task).await;
+    assert_eq!((after.generation, after.seq), (position.generation, position.seq + 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_without_memory_trusts_a_synced_server_that_was_killed() {
+    let mut server = RedisServer::synced();
+    let options = RedisOptions { durability: RedisDurability::Fsync, ..RedisOptions::new(server.url()) };
+    let credential = {
+        let store = fresh(&options).await;
+        store.minted(store.begun(1).await).await
+    };
+    server.restart();
+    assert!(fresh(&options).await.is_active(credential).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_without_memory_trusts_no_memory_only_server_that_was_killed() {
+    let mut server = RedisServer::start(RedisSetup { append: Some("everysec"), ..RedisSetup::default() });
+    let options = RedisOptions::new(server.url());
+    let credential = {
+        let store = fresh(&options).await;
+        store.minted(store.begun(1).await).await
+    };
+    // Another broker that comes while the server lives finds nothing wrong.
+    assert!(fresh(&options).await.is_active(credential).await);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    server.restart();
+    let store = fresh(&options).await;
+    let CheckOutcome::TaskEnded(end) = store.check(credential, now()).await.unwrap() else {
+        panic!("the record is there, and not to be trusted")
+    };
+    assert_eq!(end.reason, EndReason::GenerationChanged);
+    // Once it has been proved, it is trusted.
+    let credential = store.minted(store.begun(1).await).await;
+    assert!(fresh(&options).await.is_active(credential).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_back_with_a_server_that_comes_back_empty() {
+    let mut server = RedisServer::plain();
+    let options = RedisOptions::new(server.url());
+    let store = fresh(&options).await;
+    let task = store.begun(1).await;
+    let credential = store.minted(task).await;
+    let before = store.completed(store.begun(1).await).await;
+    server.restart_empty();
+    assert_eq!(store.check_soon(credential).await, CheckOutcome::Unknown);
+    assert_eq!(store.record(request(task), now()).await.unwrap(), RecordOutcome::Unknown);
+    let after = store.completed(store.begun(1).await).await;
+    assert!(after.generation > before.generation && after.seq > before.seq);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_back_with_an_older_copy_under_a_living_broker() {
+    let mut server = RedisServer::plain();
+    let options = RedisOptions::new(server.url());
+    let store = fresh(&options).await;
+    let [task, other, elsewhere] = [store.begun(1).await, store.begun(1).await, store.begun(2).await];
+    let [dead, beside, far] =
+        [store.minted(task).await, store.minted(other).await, store.minted(elsewhere).await];
+    let copy = server.copy();
+    store.completed(task).await;
+    server.restore(&copy);
+    let CheckOutcome::TaskEnded(end) = store.check_soon(dead).await else { panic!("it has ended") };
+    assert_eq!(end.reason, EndReason::GenerationChanged);
+    assert!(!store.is_active(beside).await, "its partition has lost something");
+    assert!(store.is_active(far).await, "its partition has not");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_under_a_living_connection_is_noticed_by_the_next_step() {
+    let server = RedisServer::plain();
+    let options = RedisOptions::new(server.url());
+    let [one, other] = [fresh(&options).await, fresh(&options).await];
+    let task = one.begun(1).await;
+    let credential = one.minted(task).await;
+    let before = one.completed(one.begun(1).await).await;
+    server.flush();
+    assert_eq!(one.check(credential, now()).await, Ok(CheckOutcome::Unknown));
+    let after = other.completed(other.begun(1).await).await;
+    assert!(after.generation > before.generation && after.seq > before.seq);
+    assert!(one.is_active(one.minted(one.begun(1).await).await).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_goes_back_in_time_is_noticed_by_the_next_step() {
+    let server = RedisServer::plain();
+    let store = fresh(&RedisOptions::new(server.url())).await;
+    let [task, other] = [store.begun(1).await, store.begun(1).await];
+    let [credential, beside] = [store.minted(task).await, store.minted(other).await];
+    let mut client = server.client();
+    let mut older = Vec::new();
+    for key in [b"m".to_vec(), [b"t:", task.as_bytes().as_slice()].concat()] {
+        let key = [b"taskpass:{p01}".as_slice(), &key].concat();
+        let value: Vec<u8> = redis::cmd("GET").arg(&key).query(&mut client).unwrap();
+        older.push((key, value));
+    }
+    store.completed(task).await;
+    for (key, value) in older {
+        redis::cmd("SET").arg(key).arg(value).exec(&mut client).unwrap();
+    }
+    for credential in [credential, beside] {
+        let CheckOutcome::TaskEnded(end) = store.check(credential, now()).await.unwrap() else {
+            panic!("the partition cannot be trusted")
+        };
+        assert_eq!(end.reason, EndReason::GenerationChanged);
+    }
+    assert!(store.is_active(store.minted(store.begun(1).await).await).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_server_fails_calls_in_time_and_serves_again_in_time() {
+    let server = RedisServer::plain();
+    let store = Arc::new(fresh(&RedisOptions::new(server.url())).await);
+    let task = store.begun(1).await;
+    let credential = store.minted(task).await;
+    server.pause();
+    let since = Instant::now();
+    let calls = (0..64).map(|_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.check(credential, now()).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert!(matches!(call.await.unwrap(), Err(StoreError::Unavailable(_))));
+    }
+    assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
+    // Later ones need not wait at all.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let since = Instant::now();
+    assert!(store.probe().await.is_err());
+    assert!(since.elapsed() < Duration::from_millis(200), "{:?}", since.elapsed());
+    server.resume();
+    assert!(matches!(store.check_soon(credential).await, CheckOutcome::Active { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_forgets_its_scripts_is_told_them_again() {
+    let server = RedisServer::plain();
+    let store = fresh(&RedisOptions::new(server.url())).await;
+    let task = store.begun(1).await;
+    server.command(&["SCRIPT", "FLUSH", "SYNC"]);
+    assert!(store.is_active(store.minted(task).await).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_learns_positions_that_others_wrote() {
+    let mut server = RedisServer::plain();
+    let options = RedisOptions::new(server.url());
+    let one = fresh(&options).await;
+    let task = one.begun(1).await;
+    let credential = one.minted(task).await;
+    let copy = server.copy();
+    {
+        let other = fresh(&options).await;
+        other.completed(task).await;
+    }
+    // Any step tells; the broker that wrote the end is gone when its loss is to be noticed.
+    one.begun(1).await;
+    server.restore(&copy);
+    assert!(matches!(one.check_soon(credential).await, CheckOutcome::TaskEnded(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_too_far_off_takes_no_step() {
+    let server = RedisServer::plain();
+    let store = fresh(&RedisOptions::new(server.url())).await;
+    let task = store.begun(1).await;
+    let apart = Duration::from_secs(5);
+    for now in [now().saturating_add(apart), now().saturating_sub(apart)] {
+        for refused in [
+            store.read(task, now).await.map(drop),
+            store.end(ending(task), now).await.map(drop),
+            store.reserve(AGENT, task, now, 1, now).await.map(drop),
+        ] {
+            assert!(matches!(refused, Err(StoreError::ClockSkew(by)) if by.as_secs().abs_diff(5) <= 1));
+        }
+    }
+    assert_eq!(store.read(task, now()).await.unwrap().unwrap().status, Status::Live);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_record_is_told_and_nothing_is_done() {
+    let server = RedisServer::plain();
+    let store = fresh(&RedisOptions::new(server.url())).await;
+    let task = store.begun(1).await;
+    let key = [b"taskpass:{p01}t:", task.as_bytes().as_slice()].concat();
+    for value in [b"x".as_slice(), &[9; 200]] {
+        redis::cmd("SET").arg(&key).arg(value).exec(&mut server.client()).unwrap();
+        for refused in [
+            store.read(task, now()).await.map(drop),
+            store.record(request(task), now()).await.map(drop),
+            store.end(ending(task), now()).await.map(drop),
+            store
+                .list(ListTasks { owner: None, live_only: false, after: None, limit: 10 }, now())
+                .await
+                .map(drop),
+        ] {
+            assert!(matches!(refused, Err(StoreError::Damaged(_))), "{refused:?}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What lies in the server: how long, and how much.
+
+use super::*;
+use crate::revoke::fence::{FenceIntent, FenceStore, FenceTarget};
+use crate::task::store::Idempotency;
+
+fn virtual_time(server: &RedisServer) -> RedisOptions {
+    RedisOptions { clock_skew: 400 * DAY, ..RedisOptions::new(server.url()) }
+}
+
+fn keys(server: &RedisServer) -> Vec<String> {
+    let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut server.client()).unwrap();
+    let mut keys: Vec<_> = keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_forgotten_in_the_end() {
+    let server = RedisServer::plain();
+    let store = fresh(&virtual_time(&server)).await;
+    let empty = keys(&server);
+    let mut at = now();
+    for number in 0..20u8 {
+        let key = Idempotency { key: [number; 32], request: [1; 32] };
+        let task = BeginTask { idempotency: Some(key), ..draft(1) };
+        let id = task.id;
+        store.begin(task, at).await.unwrap();
+        let RecordOutcome::Recorded { id: credential, .. } = store.record(request(id), at).await.unwrap()
+        else {
+            panic!("it lives")
+        };
+        if number % 2 == 0 {
+            store.revoke(credential, at).await.unwrap().unwrap();
+        }
+        if number % 3 == 0 {
+            store.end(ending(id), at).await.unwrap();
+        }
+    }
+    let intent = FenceIntent {
+        id: uuid::Uuid::from_u128(1),
+        target: FenceTarget::Workload(AGENT.to_owned()),
+        at,
+        block_until: at.saturating_add(HOUR),
+        forget_at: at.saturating_add(HOUR),
+        by: Actor::default(),
+    };
+    store.raise(Partition::from_low_bits(1), &intent, at).await.unwrap();
+    let history =
+        || -> u64 { redis::cmd("XLEN").arg("taskpass:{p01}h").query(&mut server.client()).unwrap() };
+    assert_eq!(history(), 1 + 10 + 7 + 1);
+    let mut forgotten = 0;
+    for _ in 0..4 {
+        at = at.saturating_add(DAY);
+        let lapsed = store.lapse(Partition::from_low_bits(1), 100, at).await.unwrap();
+        forgotten += lapsed.forgotten;
+    }
+    assert_eq!((forgotten, history()), (20, 1), "the entry of the generation stays");
+    // Records of credentials go by a clock that has not moved.
+    let left: Vec<_> = keys(&server).into_iter().filter(|key| !key.contains("}c:")).collect();
+    assert_eq!(left, empty);
+    let ttls: Vec<i64> = server_ttls(&server, "taskpass:{p01}c:*");
+    assert!(ttls.len() == 20 && ttls.iter().all(|ttl| (100_000..=245_000).contains(ttl)), "{ttls:?}");
+}
+
+fn server_ttls(server: &RedisServer, pattern: &str) -> Vec<i64> {
+    let mut client = server.client();
+    let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg(pattern).query(&mut client).unwrap();
+    keys.iter().map(|key| redis::cmd("PTTL").arg(key).query(&mut client).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_and_a_task_are_small() {
+    let server = RedisServer::plain();
+    let store = fresh(&RedisOptions::new(server.url())).await;
+    let used = || server.info("used_memory").trim().parse::<usize>().unwrap();
+    let start = used();
+    let mut tasks = Vec::new();
+    for number in 0..1_000u32 {
+        let bytes = number.to_be_bytes();
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&bytes);
+        let task = BeginTask {
+            facts: SealedFacts(vec![7; 250]),
+            idempotency: Some(Idempotency { key, request: [1; 32] }),
+            ..draft(bytes[3])
+        };
+        let id = task.id;
+        store.reserve(AGENT, id, task.deadline, 10_000, now()).await.unwrap().unwrap();
+        store.begin(task, now()).await.unwrap();
+        tasks.push(id);
+    }
+    let begun = used();
+    for id in &tasks {
+        store.minted(*id).await;
+    }
+    let alone = used();
+    for id in &tasks {
+        for _ in 0..9 {
+            store.minted(*id).await;
+        }
+    }
+    let (task, first, more) = ((begun - start) / 1_000, (alone - begun) / 1_000, (used() - alone) / 9_000);
+    assert!(task <= 1_000 && first <= 200 && more <= 50, "{task}, {first} and {more} bytes");
+}

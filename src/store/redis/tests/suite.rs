@@ -1,0 +1,181 @@
+//! The contract suite: alone, with a file and a server that dies in each crash, and in a cluster.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::super::server::{RedisCopy, RedisServer, RedisSetup};
+use super::super::*;
+use crate::store::Store;
+use crate::store::contract::{Harness, contract_suite};
+use crate::time::SystemClock;
+
+/// Contract cases run in virtual time, far from the server's.
+fn options(url: &str) -> RedisOptions {
+    RedisOptions { clock_skew: Duration::from_secs(100 * 365 * 86_400), ..RedisOptions::new(url) }
+}
+
+async fn connect(options: RedisOptions, history: &Arc<History>) -> StepResult<Arc<RedisStore>> {
+    RedisStore::connect(options, Arc::clone(history), Arc::new(SystemClock)).await.map(Arc::new)
+}
+
+/// A broker and its server, as the contract suite handles them.
+struct OnServer {
+    server: RedisServer,
+    options: RedisOptions,
+    history: Arc<History>,
+    store: Arc<RedisStore>,
+    copies: Vec<RedisCopy>,
+    /// A crash takes the server with it.
+    fragile: bool,
+}
+
+impl OnServer {
+    async fn new(setup: RedisSetup) -> Self {
+        let fragile = setup.append == Some("always");
+        let durability = if fragile { RedisDurability::Fsync } else { RedisDurability::Memory };
+        let server = RedisServer::start(setup);
+        let options = RedisOptions { durability, ..options(&server.url()) };
+        let history = Arc::new(History::default());
+        let store = connect(options.clone(), &history).await.unwrap();
+        Self { server, options, history, store, copies: Vec::new(), fragile }
+    }
+
+    async fn standalone() -> Self {
+        Self::new(RedisSetup::default()).await
+    }
+
+    async fn synced() -> Self {
+        Self::new(RedisSetup { append: Some("always"), ..RedisSetup::default() }).await
+    }
+}
+
+#[async_trait]
+impl Harness for OnServer {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store) as Arc<dyn Store>
+    }
+
+    async fn crash(&mut self, _now: Timestamp) {
+        if self.fragile {
+            self.server.restart();
+        }
+        self.store = connect(self.options.clone(), &self.history).await.unwrap();
+    }
+
+    async fn copy(&mut self) -> usize {
+        self.copies.push(self.server.copy());
+        self.copies.len() - 1
+    }
+
+    async fn restore(&mut self, copy: usize, _now: Timestamp) {
+        self.server.restore(&self.copies[copy]);
+        self.store = connect(self.options.clone(), &self.history).await.unwrap();
+    }
+
+    async fn flush(&mut self, _now: Timestamp) {
+        // Under the living connection.
+        self.server.flush();
+    }
+
+    fn races(&self) -> usize {
+        100
+    }
+}
+
+mod standalone {
+    use super::*;
+    contract_suite!(async { OnServer::standalone().await });
+}
+
+mod synced {
+    use super::*;
+    contract_suite!(async { OnServer::synced().await });
+}
+
+/// A cluster node takes two seconds to begin, so the cases share one, each with a prefix of its own. What is flushed or restored are the keys below it.
+struct OnCluster {
+    server: Arc<RedisServer>,
+    options: RedisOptions,
+    history: Arc<History>,
+    store: Arc<RedisStore>,
+    copies: Vec<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+impl OnCluster {
+    async fn new() -> Self {
+        static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let server = {
+            let mut shared = SHARED.lock().unwrap();
+            shared.upgrade().unwrap_or_else(|| {
+                let server = RedisServer::start(RedisSetup { cluster: true, ..RedisSetup::default() });
+                let server = Arc::new(server);
+                *shared = Arc::downgrade(&server);
+                server
+            })
+        };
+        let prefix = format!("case {}:", NEXT.fetch_add(1, Ordering::Relaxed));
+        let options = RedisOptions { prefix, ..options(&server.url()) };
+        let history = Arc::new(History::default());
+        let store = connect(options.clone(), &history).await.unwrap();
+        Self { server, options, history, store, copies: Vec::new() }
+    }
+
+    fn keys(&self) -> Vec<Vec<u8>> {
+        redis::cmd("KEYS").arg(format!("{}*", self.options.prefix)).query(&mut self.server.client()).unwrap()
+    }
+
+    fn wipe(&self) {
+        let mut client = self.server.client();
+        for key in self.keys() {
+            redis::cmd("DEL").arg(key).exec(&mut client).unwrap();
+        }
+    }
+}
+
+#[async_trait]
+impl Harness for OnCluster {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store) as Arc<dyn Store>
+    }
+
+    async fn crash(&mut self, _now: Timestamp) {
+        self.store = connect(self.options.clone(), &self.history).await.unwrap();
+    }
+
+    async fn copy(&mut self) -> usize {
+        let mut client = self.server.client();
+        let dump = |key: Vec<u8>| {
+            let value: Vec<u8> = redis::cmd("DUMP").arg(&key).query(&mut client).unwrap();
+            (key, value)
+        };
+        self.copies.push(self.keys().into_iter().map(dump).collect());
+        self.copies.len() - 1
+    }
+
+    async fn restore(&mut self, copy: usize, _now: Timestamp) {
+        self.wipe();
+        let mut client = self.server.client();
+        for (key, value) in &self.copies[copy] {
+            redis::cmd("RESTORE").arg(key).arg(0).arg(value).exec(&mut client).unwrap();
+        }
+        self.crash(Timestamp::EPOCH).await;
+    }
+
+    async fn flush(&mut self, _now: Timestamp) {
+        self.wipe();
+    }
+
+    fn races(&self) -> usize {
+        100
+    }
+}
+
+mod cluster {
+    use super::*;
+    contract_suite!(async { OnCluster::new().await });
+}
