@@ -16,3 +16,6 @@
 mod support;
 
 mod coverage;
+mod ends;
+mod input;
+mod tasks;

@@ -102,16 +102,21 @@ impl Broker {
 
     /// Starts one; panics if it does not start.
     pub async fn of(setup: Setup) -> Self {
-        let config = config::load(&setup.write_config()).unwrap();
-        let running = app::start(config, Arc::new(SystemClock), CancellationToken::new()).await.unwrap();
-        let app::Bound { grpc, ops } = running.bound();
-        Self { world: setup.world, redis: setup.redis, grpc, ops, running }
+        setup.write_config();
+        Self::run(setup.world, setup.redis).await
     }
 
-    /// Drains it and gives back what it stood on.
-    pub async fn drain(self) -> (World, Option<RedisServer>) {
+    async fn run(world: World, redis: Option<RedisServer>) -> Self {
+        let config = config::load(&world.path("taskpass.toml")).unwrap();
+        let running = app::start(config, Arc::new(SystemClock), CancellationToken::new()).await.unwrap();
+        let app::Bound { grpc, ops } = running.bound();
+        Self { world, redis, grpc, ops, running }
+    }
+
+    /// Drains it and starts another on the same files and the same store.
+    pub async fn restart(self) -> Self {
         self.running.drain().await.unwrap();
-        (self.world, self.redis)
+        Self::run(self.world, self.redis).await
     }
 
     /// A caller with this SVID.

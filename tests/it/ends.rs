@@ -1,0 +1,250 @@
+//! How tasks end: by completion, by an operator, by their deadline, all of a workload at once; and that each end is final.
+
+use std::time::Duration;
+
+use taskpass::proto::{self, EndReason};
+use tonic::Code;
+
+use crate::support::broker::Broker;
+use crate::support::client::Client;
+use crate::support::story::{begin, docs, end, is_live, millis, mint, mint_for, other_docs, refused};
+use crate::support::world::{DOCS, OTHER_DOCS};
+use crate::support::{Store, eventually};
+
+const A1: &str = "spiffe://example.org/agent/a1";
+
+async fn a_completed_task_takes_its_credentials_with_it(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let task = agent.docs_task().await;
+    let minted = agent.mint(mint(&task, DOCS)).await.unwrap();
+    assert!(verifier.accepts(&minted.token).await);
+    let done = agent.complete(&task.id).await.unwrap();
+    assert!(!verifier.accepts(&minted.token).await);
+
+    let (ended, receipt) = (done.task.unwrap(), done.receipt.unwrap());
+    let how = end(&ended);
+    assert_eq!((how.reason(), how.ended_by.as_str(), how.note.as_str()), (EndReason::Completed, A1, "done"));
+    assert_eq!((receipt.ended_at, receipt.expires_by), (how.ended_at, minted.expires_at));
+    assert_eq!(receipt.durability, "fsync");
+    assert!(receipt.sequence > 0);
+    assert_eq!(agent.get(&task.id).await.unwrap(), ended);
+
+    refused(agent.mint(mint(&task, DOCS)).await, Code::FailedPrecondition, "TASK_ENDED");
+    refused(agent.extend(&task.id, 900).await, Code::FailedPrecondition, "TASK_ENDED");
+}
+
+async fn a25_completing_again_answers_with_the_first_end(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let task = agent.docs_task().await;
+    let calls = futures_util::future::try_join_all((0..10).map(|_| agent.complete(&task.id))).await.unwrap();
+    let first = calls[0].clone();
+    assert!(calls.iter().all(|answer| *answer == first), "{calls:?}");
+    // Another note changes nothing.
+    let again = proto::CompleteTaskRequest { task_id: task.id.clone(), note: "something else".into() };
+    assert_eq!(agent.tasks().complete_task(again).await.unwrap().into_inner(), first);
+}
+
+async fn a25_completing_a_task_that_was_revoked_or_is_over_tells_of_that_end(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let revoked = agent.docs_task().await;
+    broker.operator().revoke(&revoked.id).await.unwrap();
+    let answer = agent.complete(&revoked.id).await.unwrap();
+    assert_eq!(end(&answer.task.unwrap()).reason(), EndReason::Revoked);
+
+    let short = agent.short_task(Duration::from_millis(600)).await;
+    eventually("the deadline", async || !is_live(&agent.get(&short.id).await.unwrap())).await;
+    let answer = agent.complete(&short.id).await.unwrap();
+    let ended = answer.task.unwrap();
+    assert_eq!((end(&ended).reason(), end(&ended).ended_at), (EndReason::Deadline, short.deadline));
+    assert_eq!(answer.receipt.unwrap().ended_at, short.deadline);
+}
+
+async fn a25_nobody_but_the_owner_completes_a_task(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let task = agent.docs_task().await;
+    let others = [
+        broker.second_agent(),
+        broker.workload("agent/a1/child"),
+        broker.verifier(),
+        broker.other_workload("agent/a1"),
+    ];
+    for other in others {
+        refused(other.complete(&task.id).await, Code::NotFound, "TASK_NOT_FOUND");
+    }
+    refused(broker.operator().complete(&task.id).await, Code::NotFound, "TASK_NOT_FOUND");
+    assert!(is_live(&agent.get(&task.id).await.unwrap()));
+    let never_begun = "01890a5d-ac96-774b-bcce-b302099a8057";
+    refused(agent.complete(never_begun).await, Code::NotFound, "TASK_NOT_FOUND");
+}
+
+async fn an_operator_ends_a_task_of_anybody(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, operator) = (broker.agent(), broker.operator());
+    let task = agent.docs_task().await;
+    let minted = agent.mint(mint(&task, DOCS)).await.unwrap();
+    let answer = operator.revoke(&task.id).await.unwrap();
+    let ended = answer.task.unwrap();
+    let how = end(&ended);
+    assert_eq!((how.reason(), how.note.as_str()), (EndReason::Revoked, "enough"));
+    assert_eq!(how.ended_by, "spiffe://example.org/operator/alice");
+    assert_eq!(answer.receipt.unwrap().expires_by, minted.expires_at);
+    assert!(!broker.verifier().accepts(&minted.token).await);
+    assert_eq!(agent.get(&task.id).await.unwrap(), ended);
+    refused(agent.mint(mint(&task, DOCS)).await, Code::FailedPrecondition, "TASK_ENDED");
+    // Again, and after a completion: the first end stays.
+    assert_eq!(operator.revoke(&task.id).await.unwrap().task.unwrap(), ended);
+    let done = agent.docs_task().await;
+    agent.complete(&done.id).await.unwrap();
+    assert_eq!(end(&operator.revoke(&done.id).await.unwrap().task.unwrap()).reason(), EndReason::Completed);
+}
+
+async fn an_operator_ends_an_id_that_the_store_does_not_know(store: Store) {
+    let broker = Broker::start(store).await;
+    let operator = broker.operator();
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let answer = operator.revoke(id).await.unwrap();
+    let receipt = answer.receipt.unwrap();
+    assert!(answer.task.is_none());
+    assert_eq!(receipt.durability, "fsync");
+    assert!(millis(&receipt.expires_by) > millis(&receipt.ended_at));
+    // It stays unknown to everybody, and ending it again is no error.
+    refused(broker.agent().get(id).await, Code::NotFound, "TASK_NOT_FOUND");
+    refused(operator.get(id).await, Code::NotFound, "TASK_NOT_FOUND");
+    operator.revoke(id).await.unwrap();
+    let all = proto::ListTasksRequest { all_owners: true, ..Default::default() };
+    assert!(operator.list(all).await.unwrap().tasks.is_empty());
+}
+
+async fn a_task_ends_at_its_deadline_without_a_call(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let task = agent.short_task(Duration::from_millis(2_500)).await;
+    let minted = agent.mint(mint_for(&task, DOCS, 300)).await.unwrap();
+    assert!(millis(&minted.expires_at) <= millis(&task.deadline), "{minted:?}");
+    assert!(verifier.accepts(&minted.token).await);
+    eventually("the deadline", async || !is_live(&agent.get(&task.id).await.unwrap())).await;
+    assert!(!verifier.accepts(&minted.token).await);
+    let ended = agent.get(&task.id).await.unwrap();
+    let how = end(&ended);
+    assert_eq!((how.reason(), how.ended_by.as_str()), (EndReason::Deadline, ""));
+    assert_eq!(how.ended_at, task.deadline);
+    refused(agent.mint(mint_for(&task, DOCS, 60)).await, Code::FailedPrecondition, "TASK_ENDED");
+    refused(agent.extend(&task.id, 600).await, Code::FailedPrecondition, "TASK_ENDED");
+    eventually("the sweep's audit line", async || {
+        broker.audit().iter().any(|line| line["action"] == "Deadline" && line["object"] == task.id.as_str())
+    })
+    .await;
+}
+
+/// Tasks in several partitions, each with a token.
+async fn tasks_with_tokens(agent: &Client, request: proto::BeginTaskRequest) -> Vec<(proto::Task, String)> {
+    let audience = request.grants[0].audience.clone();
+    let mut made = Vec::new();
+    for _ in 0..4 {
+        let task = agent.begin(request.clone()).await.unwrap();
+        let token = agent.mint(mint(&task, &audience)).await.unwrap().token;
+        made.push((task, token));
+    }
+    made
+}
+
+async fn assert_all_ended(agent: &Client, verifier: &Client, made: &[(proto::Task, String)], why: EndReason) {
+    for (task, token) in made {
+        let task = agent.get(&task.id).await.unwrap();
+        let how = end(&task);
+        assert_eq!((how.reason(), how.note.as_str()), (why, "enough"));
+        assert_eq!(how.ended_by, "spiffe://example.org/operator/alice");
+        assert!(!verifier.accepts(token).await);
+        refused(agent.mint(mint(&task, DOCS)).await, Code::FailedPrecondition, "TASK_ENDED");
+        let complete = agent.complete(&task.id).await.unwrap();
+        assert_eq!(end(&complete.task.unwrap()).reason(), why);
+    }
+}
+
+async fn an_operator_ends_all_tasks_of_a_workload_and_blocks_new_ones(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, second, verifier) = (broker.agent(), broker.second_agent(), broker.verifier());
+    let theirs = tasks_with_tokens(&agent, begin(&[docs()])).await;
+    let others = tasks_with_tokens(&second, begin(&[docs()])).await;
+    let receipt = broker.operator().revoke_workload(A1, 2).await.unwrap();
+    assert_eq!((receipt.partitions, receipt.durability.as_str()), (64, "fsync"));
+    assert_eq!(millis(&receipt.blocked_until) - millis(&receipt.ended_at), 2_000);
+    assert!(millis(&receipt.expires_by) > millis(&receipt.ended_at));
+    refused(agent.begin(begin(&[docs()])).await, Code::FailedPrecondition, "BLOCKED");
+    assert_all_ended(&agent, &verifier, &theirs, EndReason::WorkloadRevoked).await;
+    for (task, token) in &others {
+        assert!(is_live(&second.get(&task.id).await.unwrap()) && verifier.accepts(token).await);
+    }
+    eventually("the block to pass", async || agent.begin(begin(&[docs()])).await.is_ok()).await;
+    assert!(broker_time_is_past(millis(&receipt.blocked_until)));
+}
+
+fn broker_time_is_past(at: i64) -> bool {
+    i64::try_from(crate::support::now().as_millis()).unwrap() >= at
+}
+
+async fn an_operator_ends_everything_of_a_trust_domain(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, second, verifier) = (broker.agent(), broker.second_agent(), broker.verifier());
+    let foreign = broker.other_workload("agent/a1");
+    let first = tasks_with_tokens(&agent, begin(&[docs()])).await;
+    let more = tasks_with_tokens(&second, begin(&[docs()])).await;
+    let others = tasks_with_tokens(&foreign, begin(&[other_docs()])).await;
+    let receipt = broker.operator().revoke_trust_domain("example.org", 60).await.unwrap();
+    assert_eq!(receipt.partitions, 64);
+    assert_all_ended(&agent, &verifier, &first, EndReason::TrustDomainRevoked).await;
+    assert_all_ended(&second, &verifier, &more, EndReason::TrustDomainRevoked).await;
+    refused(agent.begin(begin(&[docs()])).await, Code::FailedPrecondition, "BLOCKED");
+    refused(broker.workload("agent/a9").begin(begin(&[docs()])).await, Code::FailedPrecondition, "BLOCKED");
+    let their_verifier = broker.other_workload("mcp/docs");
+    for (task, token) in &others {
+        assert!(is_live(&foreign.get(&task.id).await.unwrap()));
+        let request = crate::support::story::shown(token, OTHER_DOCS);
+        assert!(their_verifier.validate(request).await.unwrap().active);
+    }
+    foreign.begin(begin(&[other_docs()])).await.unwrap();
+}
+
+async fn what_begins_after_a_bulk_end_without_a_block_lives(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    for _ in 0..3 {
+        let before = tasks_with_tokens(&agent, begin(&[docs()])).await;
+        let receipt = broker.operator().revoke_workload(A1, 0).await.unwrap();
+        assert!(receipt.blocked_until.is_none());
+        // At once, in the same millisecond perhaps: a fence cuts at a place in the history, not at a time.
+        for (task, token) in tasks_with_tokens(&agent, begin(&[docs()])).await {
+            assert!(is_live(&agent.get(&task.id).await.unwrap()) && verifier.accepts(&token).await);
+        }
+        assert_all_ended(&agent, &verifier, &before, EndReason::WorkloadRevoked).await;
+    }
+}
+
+async fn a_key_of_a_task_that_a_bulk_end_took_finds_that_end(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let request = proto::BeginTaskRequest { idempotency_key: "k".into(), ..begin(&[docs()]) };
+    let task = agent.begin(request.clone()).await.unwrap();
+    broker.operator().revoke_workload(A1, 0).await.unwrap();
+    let again = agent.begin(request).await.unwrap();
+    assert_eq!(again.id, task.id);
+    assert_eq!(end(&again).reason(), EndReason::WorkloadRevoked);
+}
+
+on_both_stores!(
+    a_completed_task_takes_its_credentials_with_it,
+    a25_completing_again_answers_with_the_first_end,
+    a25_completing_a_task_that_was_revoked_or_is_over_tells_of_that_end,
+    a25_nobody_but_the_owner_completes_a_task,
+    an_operator_ends_a_task_of_anybody,
+    an_operator_ends_an_id_that_the_store_does_not_know,
+    a_task_ends_at_its_deadline_without_a_call,
+    an_operator_ends_all_tasks_of_a_workload_and_blocks_new_ones,
+    an_operator_ends_everything_of_a_trust_domain,
+    what_begins_after_a_bulk_end_without_a_block_lives,
+    a_key_of_a_task_that_a_bulk_end_took_finds_that_end,
+);
