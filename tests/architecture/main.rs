@@ -9,9 +9,13 @@
     reason = "a test"
 )]
 
+#[path = "../it/support/ca.rs"]
+mod ca;
 mod dependencies;
+mod deploy;
 mod document;
 mod source;
+mod words;
 
 use std::collections::BTreeSet;
 
