@@ -15,7 +15,9 @@
 #[macro_use]
 mod support;
 
+mod certificates;
 mod coverage;
 mod ends;
 mod input;
 mod tasks;
+mod tokens;
