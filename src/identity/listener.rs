@@ -26,7 +26,7 @@ const HANDED_OVER: usize = 16;
 pub struct Limits {
     /// A handshake that takes longer is broken off.
     pub handshake_timeout: Duration,
-    /// Handshakes at a time; more wait in the system's queue.
+    /// Handshakes at a time, at least one; more wait in the system's queue.
     pub handshakes: usize,
     /// Connections at a time, those in handshake included; one more is closed at once.
     pub connections: usize,
@@ -67,7 +67,7 @@ pub type Incoming = ReceiverStream<std::io::Result<PeerStream>>;
 impl Listener {
     /// Listens on `tcp`.
     pub fn new(tcp: TcpListener, tls: ServerTls, limits: Limits) -> Self {
-        let handshakes = Arc::new(Semaphore::new(limits.handshakes.min(Semaphore::MAX_PERMITS)));
+        let handshakes = Arc::new(Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)));
         let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
         Self { tcp, shared: Arc::new(Shared { tls, limits, handshakes, connections }) }
     }

@@ -14,6 +14,7 @@ use crate::identity::ca::{self, Origin};
 use crate::identity::leaf::{self, Leaf};
 use crate::identity::refusal::PeerRefusal;
 use crate::identity::spiffe_id::SpiffeId;
+use crate::identity::x509::MAX_CERTIFICATE_BYTES;
 use crate::time::Timestamp;
 
 /// The most certificates in a chain: a leaf and six issuers (C42). Bounds the search for a path too.
@@ -169,6 +170,9 @@ impl PeerJudge {
         if chain.len() > MAX_CHAIN {
             return Err(PeerRefusal::TooManyCertificates);
         }
+        if chain.iter().any(|certificate| certificate.len() > MAX_CERTIFICATE_BYTES) {
+            return Err(PeerRefusal::CertificateTooLarge);
+        }
         let leaf = leaf::inspect(first)?;
         if now < leaf.not_before {
             return Err(PeerRefusal::NotYetValid);
@@ -193,9 +197,6 @@ impl PeerJudge {
     ) -> Result<Timestamp, PeerRefusal> {
         if in_force.bundle.is_empty() {
             return Err(PeerRefusal::EmptyBundle);
-        }
-        if intermediates.iter().any(|it| it.len() > crate::identity::x509::MAX_CERTIFICATE_BYTES) {
-            return Err(PeerRefusal::CertificateTooLarge);
         }
         let found = Cell::new(Err(PeerRefusal::UntrustedIssuer));
         let judge_path = |path: &VerifiedPath<'_>| {

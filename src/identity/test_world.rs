@@ -110,7 +110,7 @@ impl World {
 
     /// Both ends of a new connection of `svid`.
     pub(super) async fn connect(&mut self, svid: &Svid) -> (TlsStream<TcpStream>, PeerStream) {
-        let client = self.client(svid).connect(self.address).await.unwrap();
+        let client = soon(self.client(svid).connect(self.address)).await.unwrap();
         (client, self.accepted().await)
     }
 

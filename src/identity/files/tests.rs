@@ -42,6 +42,8 @@ fn readings_that_differ_have_different_marks() {
         vec![content("a", 0o600), content("b", 0o600)],
         vec![content("ab", 0o600), content("", 0o600)],
         vec![content("a", 0o644), content("b", 0o600)],
+        vec![content("a", 0), content("b", 0)],
+        vec![content("a\0\0\0\0\0b", 0)],
         vec![content("a", 0o600)],
         vec![Err("a".into())],
         vec![],

@@ -129,7 +129,8 @@ async fn a_silent_peer_is_cut_off_and_keeps_no_one_else_waiting_longer() {
 
 #[tokio::test]
 async fn one_connection_too_many_is_closed_and_a_place_that_is_free_again_is_taken() {
-    let mut world = World::with(Limits { connections: 1, ..Limits::default() }, NOW).await;
+    let limits = Limits { connections: 1, handshake_timeout: Duration::from_secs(60), ..Limits::default() };
+    let mut world = World::with(limits, NOW).await;
     let (_client, server) = world.connect(&world.a.svid("first")).await;
     let mut second = TcpStream::connect(world.address).await.unwrap();
     ends(&mut second).await;

@@ -181,7 +181,7 @@ async fn running_follows_the_files_until_it_is_stopped() {
     let stop = CancellationToken::new();
     let run = tokio::spawn(followed.files.run(Duration::from_millis(5), stop.clone()));
     fs::write(&followed.path, Ca::new("td.test").pem()).unwrap();
-    changed.changed().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), changed.changed()).await.unwrap().unwrap();
     assert_eq!(bundles.trust_domains()[0].1, 1);
     stop.cancel();
     run.await.unwrap();

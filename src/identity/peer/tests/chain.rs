@@ -239,6 +239,9 @@ fn c42_more_certificates_or_larger_ones_are_refused() {
     };
     refused(court.on(bulky), PeerRefusal::CertificateTooLarge);
     refused(court.below(bulky), PeerRefusal::CertificateTooLarge);
+    let mut beside = court.ca.svid("agent").chain;
+    beside.push(court.ca.intermediate_with(bulky).der().clone());
+    refused(court.judge(&beside), PeerRefusal::CertificateTooLarge);
 }
 
 /// Issuers that all bear one name and sign each other: every order of them is a path to try.
