@@ -166,6 +166,12 @@ impl PeerStream {
     fn is_closed(&mut self, cx: &mut Context<'_>) -> bool {
         self.connection.closed.is_cancelled() || self.closed.as_mut().poll(cx).is_ready()
     }
+
+    /// Ends TLS if that can be done at once, so that the peer knows that the end is no accident. What runs above us does not
+    /// do it when it finds the end.
+    fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+        let _at_once_or_not: Poll<io::Result<()>> = Pin::new(&mut self.tls).poll_shutdown(cx);
+    }
 }
 
 fn gone<T>() -> Poll<io::Result<T>> {
@@ -176,6 +182,7 @@ impl AsyncRead for PeerStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.is_closed(cx) {
+            this.say_goodbye(cx);
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.tls).poll_read(cx, buf)
@@ -215,11 +222,12 @@ impl AsyncWrite for PeerStream {
         Pin::new(&mut this.tls).poll_flush(cx)
     }
 
-    /// Says goodbye even on a closed connection, if that can be done at once: then the peer knows that the end is no
-    /// accident.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let said = Pin::new(&mut this.tls).poll_shutdown(cx);
-        if this.is_closed(cx) { Poll::Ready(Ok(())) } else { said }
+        if this.is_closed(cx) {
+            this.say_goodbye(cx);
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.tls).poll_shutdown(cx)
     }
 }
