@@ -269,7 +269,8 @@ fn parsed(name: &str) -> Result<TrustDomain, StartError> {
     name.parse().map_err(|e| StartError::new(name, e))
 }
 
-async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StartError> {
+/// The configured store, ready for steps.
+pub(crate) async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StartError> {
     let history = Arc::new(History::default());
     match &config.store {
         StoreConfig::Embedded { path, durability } => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use tokio::io::AsyncBufReadExt as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
@@ -170,14 +171,16 @@ impl Client {
         }
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(443);
-        let tls = tls(target)?;
         let unavailable = |why: &dyn std::fmt::Display| {
             Failure::unavailable(format_args!("no connection to {}: {why}", target.broker))
         };
-        let connecting = tokio::time::timeout(target.timeout, tls.connect((host.as_str(), port)));
+        let tls = tls(target)?;
+        let connecting = tokio::time::timeout(target.timeout, admitted(&tls, &host, port));
         let stream = match patiently(&format!("a connection to {}", target.broker), connecting).await {
             Err(_) => return Err(unavailable(&format_args!("nothing heard within {:?}", target.timeout))),
-            Ok(Err(ConnectError::Io(why))) => return Err(unavailable(&why)),
+            Ok(Err(ConnectError::Io(why))) => {
+                return Err(alert(&why).map_or_else(|| unavailable(&why), Failure::turned_away_by));
+            }
             Ok(Err(refused @ ConnectError::Refused(_))) => {
                 return Err(Failure::failed(format_args!("{}: {refused}", target.broker))
                     .hint(format_args!("It was expected to prove {}.", target.broker_id)));
@@ -264,11 +267,28 @@ fn tls(target: &Target) -> Result<ClientTls, Failure> {
         .map_err(|why| Failure::at("TLS", why))
 }
 
+type Stream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+/// Connects and waits for the first bytes of the other side. A client's handshake is complete before its certificate has been
+/// judged, and an HTTP/2 server speaks first: what comes are its settings, or the alert that says no.
+async fn admitted(tls: &ClientTls, host: &str, port: u16) -> Result<Stream, ConnectError> {
+    let mut stream = tls.connect((host, port)).await?;
+    if stream.fill_buf().await.map_err(ConnectError::Io)?.is_empty() {
+        return Err(ConnectError::Io(std::io::ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(stream)
+}
+
+/// The alert by which the other side ended the connection, if it did.
+fn alert(error: &std::io::Error) -> Option<rustls::AlertDescription> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}
+
 /// HTTP/2 over a stream that is connected already.
-async fn over(
-    uri: Uri,
-    stream: tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
-) -> Result<Channel, tonic::transport::Error> {
+async fn over(uri: Uri, stream: Stream) -> Result<Channel, tonic::transport::Error> {
     let once = Mutex::new(Some(TokioIo::new(stream)));
     let connector = tower::service_fn(move |_: Uri| {
         let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();

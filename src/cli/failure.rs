@@ -1,6 +1,5 @@
 //! How a command ends: its exit code, and what it says when something went wrong.
 
-use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -41,6 +40,7 @@ pub(super) struct Failure {
     message: String,
     status: Option<Refusal>,
     hint: Option<String>,
+    turned_away: bool,
 }
 
 /// What the broker said, beside its sentence.
@@ -53,7 +53,7 @@ struct Refusal {
 
 impl Failure {
     fn new(exit: Exit, message: impl fmt::Display) -> Self {
-        Self { exit, message: message.to_string(), status: None, hint: None }
+        Self { exit, message: message.to_string(), status: None, hint: None, turned_away: false }
     }
 
     /// It failed for good.
@@ -81,6 +81,13 @@ impl Failure {
         Self::new(Exit::Done, "")
     }
 
+    /// The other side ended the handshake because of the certificate that it was shown.
+    pub(super) fn turned_away_by(alert: rustls::AlertDescription) -> Self {
+        Self { turned_away: true, ..Self::failed("the broker turned this identity away") }.hint(format_args!(
+            "It said {alert:?}: look at the SPIFFE ID, the expiry and the issuer of the certificate."
+        ))
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub(super) fn hint(mut self, hint: impl fmt::Display) -> Self {
@@ -93,10 +100,14 @@ impl Failure {
         self.exit
     }
 
-    #[allow(dead_code, reason = "demo comes next")]
     /// The gRPC code and the `ErrorInfo` reason, if the broker gave them.
     pub(super) fn refusal(&self) -> Option<(&'static str, &str)> {
         self.status.as_ref().map(|s| (s.code, s.reason.as_deref().unwrap_or_default()))
+    }
+
+    /// Whether the broker ended the connection because of the certificate that it was shown.
+    pub(super) const fn turned_away(&self) -> bool {
+        self.turned_away
     }
 
     /// As one JSON object.
@@ -132,15 +143,10 @@ impl fmt::Display for Failure {
 impl From<Status> for Failure {
     /// What the broker, or the connection to it, answered instead of an answer.
     fn from(status: Status) -> Self {
-        if let Some(alert) = alert_in(&status) {
-            return Self::failed("the broker turned this identity away").hint(format_args!(
-                "It said {alert:?}. Look at the SPIFFE ID, the expiry and the issuer of the certificate."
-            ));
-        }
         let exit = match status.code() {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => Exit::Unavailable,
             // Without a word from the broker: the connection broke.
-            Code::Unknown if status.source().is_some() => Exit::Unavailable,
+            Code::Unknown if std::error::Error::source(&status).is_some() => Exit::Unavailable,
             _ => Exit::Failed,
         };
         let request_id = status.metadata().get("x-request-id").and_then(|id| id.to_str().ok());
@@ -149,22 +155,14 @@ impl From<Status> for Failure {
             reason: status.get_details_error_info().map(|info| info.reason),
             request_id: request_id.map(str::to_owned),
         };
-        Self { exit, message: status.message().to_owned(), status: Some(refusal), hint: None }
-    }
-}
-
-/// The TLS alert by which the other side ended the connection, if it did.
-fn alert_in(status: &Status) -> Option<rustls::AlertDescription> {
-    let mut next: Option<&(dyn Error + 'static)> = status.source();
-    while let Some(error) = next {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
-        if let Some(rustls::Error::AlertReceived(alert)) = tls {
-            return Some(*alert);
+        Self {
+            exit,
+            message: status.message().to_owned(),
+            status: Some(refusal),
+            hint: None,
+            turned_away: false,
         }
-        next = error.source();
     }
-    None
 }
 
 /// As the gRPC documents write it.

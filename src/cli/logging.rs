@@ -28,13 +28,13 @@ pub(super) enum Format {
 }
 
 impl Logging {
-    /// Begins to log, `level` and above if nothing else was asked for. Once in a process.
-    pub(super) fn start(&self, level: &str) -> Result<(), Failure> {
+    /// Begins to log, `level` and above if nothing else was asked for; as JSON if `json`, whatever was asked for. Once in a process.
+    pub(super) fn start(&self, level: &str, json: bool) -> Result<(), Failure> {
         let filter = EnvFilter::try_new(self.log.as_deref().unwrap_or(level))
             .map_err(|why| Failure::usage(format_args!("--log: {why}")))?;
         let logs = fmt::layer().with_writer(std::io::stderr);
         let registry = tracing_subscriber::registry().with(filter);
-        match self.log_format {
+        match if json { Format::Json } else { self.log_format } {
             Format::Json => {
                 registry.with(logs.json().flatten_event(true).with_current_span(false)).try_init()
             }

@@ -10,17 +10,19 @@ mod cert;
 mod config;
 mod connect;
 mod credential;
+mod demo;
+mod dev;
 mod directory;
 mod failure;
+mod host;
 mod input;
-#[allow(dead_code, reason = "serve comes next")]
 mod logging;
 mod output;
-#[allow(dead_code, reason = "demo and dev come next")]
 mod pki;
 mod render;
-#[allow(dead_code, reason = "demo and dev come next")]
 mod sandbox;
+mod serve;
+mod store;
 mod task;
 mod token;
 mod workload;
@@ -54,6 +56,9 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Demo),
+    Dev(dev::Dev),
+    Serve(serve::Serve),
     Config(config::Config),
     Task(task::Task),
     Token(token::Token),
@@ -63,6 +68,7 @@ enum Command {
     Key(directory::Key),
     Workload(workload::Workload),
     TrustDomain(workload::TrustDomain),
+    Store(store::Store),
     /// Print the version
     Version,
 }
@@ -85,6 +91,10 @@ fn run(command: Command, out: Output) -> Outcome {
     let runtime = runtime.map_err(|why| Failure::at("starting", why))?;
     let outcome = runtime.block_on(async {
         match command {
+            Command::Demo(demo) => demo.run(out).await,
+            Command::Dev(dev) => dev.run(out).await,
+            Command::Serve(serve) => serve.run(out).await,
+            Command::Store(store) => store.run(out).await,
             Command::Config(config) => config.run(out),
             Command::Task(task) => task.run(out).await,
             Command::Token(token) => token.run(out).await,

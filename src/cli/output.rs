@@ -39,7 +39,6 @@ impl Output {
         if self.json { say(&pretty(&json())) } else { say(&human()) }
     }
 
-    #[allow(dead_code, reason = "demo comes next")]
     /// A line of a sequence: one JSON object, or text for people.
     pub(super) fn line(
         self,

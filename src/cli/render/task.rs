@@ -166,7 +166,11 @@ pub(in crate::cli) fn fence_text(receipt: &FenceReceipt, now: Timestamp) -> Stri
     let blocked = receipt.blocked_until.as_ref().map(|until| when(Some(until), now));
     fields(&[
         ("ended", when(receipt.ended_at.as_ref(), now)),
-        ("new tasks", blocked.map_or_else(|| "allowed".to_owned(), |until| format!("refused until {until}"))),
+        (
+            "new tasks",
+            blocked
+                .map_or_else(|| "allowed".to_owned(), |until| format!("refused, and allowed again {until}")),
+        ),
         ("recorded", format!("{}, in {} partitions", inline(&receipt.durability), receipt.partitions)),
         ("offline verifiers", offline(receipt.expires_by.as_ref(), now)),
     ])

@@ -1,0 +1,82 @@
+//! A broker in this process, until somebody says stop.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::failure::{Exit, Failure, Outcome};
+use super::output::{note, patiently};
+use crate::app::{self, Bound};
+use crate::config::{Config, StoreConfig};
+use crate::time::SystemClock;
+
+/// SIGTERM and SIGINT, from the moment that this is made.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on both are ours.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|why| Failure::at("listening for signals", why));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for either.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Starts a broker, says so by `ready`, and runs it until the first signal, which drains it, or the second, which does not wait for
+/// that. A broker that ends by itself has failed.
+pub(super) async fn run(config: Config, ready: impl FnOnce(Bound) -> Result<(), Failure>) -> Outcome {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let (waiting_for, patience) = (store_of(&config), config.drain);
+    let running = tokio::select! {
+        started = patiently(&waiting_for, app::start(config, Arc::new(SystemClock), stop.clone())) => {
+            started.map_err(Failure::failed)?
+        }
+        () = signals.next() => return Ok(Exit::Done),
+    };
+    ready(running.bound())?;
+    let ended = running.ended();
+    tokio::pin!(ended);
+    tokio::select! {
+        ended = &mut ended => {
+            ended.map_err(Failure::failed)?;
+            return Err(Failure::failed("the broker has ended by itself"));
+        }
+        () = signals.next() => {}
+    }
+    stop.cancel();
+    let draining = format!(
+        "calls in flight, at most {}; a second signal ends them",
+        humantime::format_duration(patience)
+    );
+    tokio::select! {
+        ended = patiently(&draining, ended) => ended.map(|()| Exit::Done).map_err(Failure::failed),
+        () = signals.next() => Err(Failure::failed("ended at once, by a second signal")),
+    }
+}
+
+/// What a start may have to wait for.
+fn store_of(config: &Config) -> String {
+    match &config.store {
+        StoreConfig::Embedded { path, .. } => format!("the store {}", path.display()),
+        StoreConfig::Redis(redis) => format!("the store {}", redis.url),
+    }
+}
+
+/// Says what is wrong with a configuration, all of it.
+pub(super) fn bad_config(problems: &crate::config::Problems) -> Failure {
+    note(super::config::text_of(&problems.0));
+    Failure::usage("the configuration is wrong")
+        .hint("`taskpass config check` looks into the files that it names, too.")
+}

@@ -1,0 +1,59 @@
+//! `taskpass store ...`: what an operator must tell the store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::failure::{Exit, Failure, Outcome};
+use super::host::bad_config;
+use super::output::{Output, patiently};
+use crate::app;
+use crate::config;
+use crate::time::{Clock as _, SystemClock};
+
+/// Tell the store what it cannot know
+#[derive(Debug, Args)]
+pub(super) struct Store {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// The content was restored from a backup or a snapshot: end every task that is in it
+    ///
+    /// Run it after restoring and before a broker starts. What was completed or revoked after the backup was made must not come
+    /// back to life, and nobody can tell which tasks those are: so all of them end, with the reason GENERATION_CHANGED. Agents
+    /// begin anew at once.
+    Restored {
+        /// The configuration of the broker
+        #[arg(long, value_name = "FILE", env = "TASKPASS_CONFIG")]
+        config: PathBuf,
+        /// Yes, end every task
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+impl Store {
+    pub(super) async fn run(self, out: Output) -> Outcome {
+        let Verb::Restored { config, yes } = self.verb;
+        let config = config::load(&config).map_err(|problems| bad_config(&problems))?;
+        if !yes {
+            return Err(Failure::usage(
+                "this ends every task in the store: say --yes if that is what you want",
+            ));
+        }
+        let clock = Arc::new(SystemClock);
+        let open = patiently("the store", app::open_store(&config, clock.clone())).await;
+        let store = open.map_err(|why| {
+            Failure::failed(why).hint("The embedded store belongs to one process: stop the broker first.")
+        })?;
+        let declared = patiently("the store", store.declare_restored(clock.now())).await;
+        declared.map_err(|why| Failure::at("the store", why))?;
+        let text = || "Every task in the store has ended.".to_owned();
+        out.answer(|| json!({ "declared": "restored" }), text).map(|()| Exit::Done)
+    }
+}
