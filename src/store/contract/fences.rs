@@ -61,7 +61,7 @@ pub(crate) async fn a_fence_covers_what_others_began_below(h: &mut dyn Harness) 
 }
 
 pub(crate) async fn nothing_begun_or_minted_slips_behind_a_fence(h: &mut dyn Harness) {
-    let rounds = (h.races() / 500).max(3);
+    let rounds = (h.races() / 2_000).max(2);
     let mut w = World::new(h);
     for _ in 0..rounds {
         let mut drafts = Vec::new();
