@@ -7,7 +7,8 @@
 //! - a writing step that refuses leaves its `now` in the partition all the same, errors aside;
 //! - a moment is reached when `now` is equal to it: what ends, expires or is blocked until then no longer is so;
 //! - a fence's `forget_at` grows with the deadlines of its partition when it is raised: even one that is raised late is not
-//!   forgotten while a task that is older than its cut could live.
+//!   forgotten while a task that is older than its cut could live;
+//! - a keyring that was expected and is not there is `Damaged`, and nothing is written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +148,7 @@ macro_rules! contract_suite {
                 compare_and_set_writes_only_over_what_was_expected
                 compare_and_set_has_one_winner
                 the_keyring_is_there_after_a_crash
+                a_keyring_that_is_gone_is_not_written_over
             ;
             history:
                 a_crash_loses_nothing

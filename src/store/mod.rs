@@ -4,6 +4,8 @@
 pub(crate) mod contract;
 
 pub mod embedded;
+#[cfg(test)]
+pub(crate) mod model;
 
 use async_trait::async_trait;
 

@@ -55,3 +55,10 @@ pub(crate) async fn the_keyring_is_there_after_a_crash(h: &mut dyn Harness) {
     w.h.crash(w.now).await;
     assert_eq!(w.store().load().await.unwrap(), Some(written));
 }
+
+pub(crate) async fn a_keyring_that_is_gone_is_not_written_over(h: &mut dyn Harness) {
+    let w = World::new(h);
+    let refused = w.store().compare_and_set(Some(1), b"two").await;
+    assert!(matches!(refused, Err(StoreError::Damaged(_))), "{refused:?}");
+    assert_eq!(w.store().load().await.unwrap(), None);
+}

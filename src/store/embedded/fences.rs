@@ -177,14 +177,13 @@ pub(super) fn compare_and_set(
     expected: Option<u64>,
     document: &[u8],
 ) -> Stepped<StoredKeyring> {
-    let stored = load(txn.table())?;
-    if let Some(stored) = &stored
-        && expected != Some(stored.version)
-    {
-        return Ok(stored.clone());
-    }
-    let Some(version) = stored.map_or(0, |stored| stored.version).checked_add(1) else {
-        return Err(damaged("keyring").into());
+    let version = match (load(txn.table())?, expected) {
+        (None, None) => 1,
+        (None, Some(_)) => return Err(StoreError::Damaged("the keyring is gone".to_owned()).into()),
+        (Some(stored), Some(expected)) if stored.version == expected => {
+            stored.version.checked_add(1).ok_or_else(|| damaged("keyring"))?
+        }
+        (Some(stored), _) => return Ok(stored),
     };
     txn.put(KEYRING_KEY, &[version.to_be_bytes().as_slice(), document].concat())?;
     Ok(StoredKeyring { version, document: document.to_vec() })

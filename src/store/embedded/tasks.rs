@@ -27,9 +27,7 @@ pub(super) fn begin(txn: &mut Txn<'_>, task: &BeginTask, now: Timestamp) -> Step
         return Ok(outcome);
     }
     let record = fresh(task, view.position());
-    if let Some(leftover) = view::task(txn.table(), task.id)? {
-        txn.forget_task(task.id, &leftover)?;
-    }
+    txn.clear_task(task.id)?;
     txn.put_task(task.id, None, &record)?;
     txn.put(&owner_key(&owner_hash(&task.owner), task.id), &[])?;
     if let Some(idempotency) = &task.idempotency {
@@ -181,9 +179,7 @@ pub(super) fn ended(old: &TaskRecord, end: &End, readable_until: Timestamp) -> T
 
 fn bury(txn: &mut Txn<'_>, end: &EndTask, until: Timestamp, now: Timestamp) -> Stepped<EndOutcome> {
     let partition = end.id.partition();
-    if let Some(leftover) = view::task(txn.table(), end.id)? {
-        txn.forget_task(end.id, &leftover)?;
-    }
+    txn.clear_task(end.id)?;
     let head = TaskHead {
         end: Some((end.reason, now)),
         tombstone: true,

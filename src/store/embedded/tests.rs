@@ -14,3 +14,13 @@ mod in_memory {
     use super::*;
     contract_suite!(async { Embedded::in_memory() });
 }
+
+#[test]
+fn the_model_holds() {
+    crate::store::model::holds(256, async || Embedded::in_memory());
+}
+
+#[test]
+fn the_model_finds_every_bug_that_is_planted() {
+    crate::store::model::finds_what_is_planted(500, async || Embedded::in_memory());
+}

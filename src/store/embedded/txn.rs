@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use redb::ReadableTable as _;
 use taskpass_verifier::ids::{PARTITIONS, Partition, TaskId};
 
 use super::rows::*;
@@ -202,6 +203,19 @@ impl<'t> Txn<'t> {
         }
         let horizon = new.head.deadline;
         self.change(id.partition(), |row| row.horizon = row.horizon.max(horizon))
+    }
+
+    /// Makes room for a task under an id that may have been used before: what is left of that one must not become the new one's.
+    pub(super) fn clear_task(&mut self, id: TaskId) -> Stepped<()> {
+        if let Some(leftover) = view::task(&self.table, id)? {
+            self.forget_task(id, &leftover)?;
+        }
+        let chunks: Vec<Key> = {
+            let (first, last) = (chunk_key(id, 0), chunk_key(id, u32::MAX));
+            let rows = self.table.range(first.as_slice()..=last.as_slice())?;
+            rows.map(|row| row.map(|(key, _)| key.value().to_vec())).collect::<Result<_, _>>()?
+        };
+        chunks.iter().try_for_each(|key| self.remove(key).map(drop))
     }
 
     /// Removes a task and what leads to it; its credentials go by themselves.

@@ -12,6 +12,7 @@ use crate::store::Store;
 use crate::store::contract::Harness;
 use crate::store::embedded::file::{Medium, StoreFile, open_on};
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
+use crate::store::model::Forgetful;
 use crate::task::store::StepResult;
 use crate::time::Timestamp;
 
@@ -160,6 +161,16 @@ impl Embedded {
     fn close(&mut self) {
         let store = self.store.take().map(Arc::try_unwrap);
         assert!(matches!(store, Some(Ok(_))), "somebody still holds the store");
+    }
+}
+
+impl Forgetful for Embedded {
+    fn forget_positions(&mut self) {
+        let image = self.content.image();
+        self.close();
+        self.history = Arc::default();
+        self.content.replace(Some(&image));
+        self.open();
     }
 }
 

@@ -1,0 +1,62 @@
+//! Random stories told to a store and to a plain model of it, whose answers must agree: tasks, credentials, fences, time, crashes, lost
+//! replies and retries, losses, and older copies.
+//!
+//! A store's test calls [`holds`] with a way to make a harness. What was found once is kept in `proptest-regressions/` and tried first.
+
+mod driver;
+mod ops;
+mod plan;
+mod planted;
+mod reference;
+
+use proptest::test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestError, TestRng, TestRunner};
+
+use super::contract::Harness;
+use driver::Driver;
+use ops::Op;
+use planted::Planted;
+pub(crate) use planted::{Bug, Forgetful};
+
+fn told<H: Harness>(cases: u32, make: impl AsyncFn() -> H, keep: bool) -> Result<(), TestError<Vec<Op>>> {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let config = Config {
+        cases: asked.filter(|_| keep).unwrap_or(cases),
+        failure_persistence: keep
+            .then(|| Box::new(FileFailurePersistence::SourceParallel("proptest-regressions")) as Box<_>),
+        source_file: Some(file!()),
+        max_shrink_iters: if keep { 20_000 } else { 0 },
+        ..Config::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // What is planted is found by the same stories each time.
+    let mut runner = match keep {
+        true => TestRunner::new(config),
+        false => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    };
+    runner.run(&ops::story(), |story| {
+        runtime.block_on(async {
+            let mut harness = make().await;
+            Driver::new(&mut harness).play(&story).await
+        })
+    })
+}
+
+/// Tells `cases` stories (more by `PROPTEST_CASES`), each to a fresh store, and shrinks the first that the model contradicts.
+pub(crate) fn holds<H: Harness>(cases: u32, make: impl AsyncFn() -> H) {
+    if let Err(error) = told(cases, make, true) {
+        panic!("{error}");
+    }
+}
+
+/// Plants each bug in turn and tells at most `cases` stories; panics with the bugs that no story finds.
+pub(crate) fn finds_what_is_planted<H: Forgetful>(cases: u32, make: impl AsyncFn() -> H) {
+    let missed = Bug::ALL.into_iter().filter(|bug| {
+        let planted = async || Planted { sound: make().await, bug: *bug, last_copy: None };
+        match told(cases, planted, false) {
+            Err(TestError::Fail(..)) => false,
+            Err(TestError::Abort(reason)) => panic!("{reason}"),
+            Ok(()) => true,
+        }
+    });
+    assert_eq!(missed.collect::<Vec<_>>(), [], "no story found these");
+}

@@ -1,0 +1,352 @@
+//! Bugs planted on purpose around a sound store, so that it shows whether the stories find them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
+use uuid::Uuid;
+
+use crate::keys::store::{KeyringStore, StoredKeyring};
+use crate::revoke::fence::{FenceIntent, FenceStore, FenceTarget};
+use crate::revoke::history::Durability;
+use crate::store::contract::{Harness, MINUTE};
+use crate::store::{Maintenance, Store};
+use crate::task::state::Status;
+use crate::task::store::*;
+use crate::time::Timestamp;
+
+/// What is wrong with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// An extension does not look whether the task has ended.
+    ExtensionIgnoresTheEnd,
+    /// An end with other words replaces the first.
+    LastEndWins,
+    /// A mint does not look at fences.
+    MintIgnoresFences,
+    /// A mint does not look at what is above its task.
+    MintIgnoresAncestors,
+    /// A mint does not look at the version of the facts.
+    MintIgnoresTheVersion,
+    /// A fence is not raised in one of the partitions.
+    FenceMissesAPartition,
+    /// A fence that is raised again is a new one.
+    FenceRaisedTwiceCutsTwice,
+    /// A retry of a begin begins anew.
+    KeysAreNotKept,
+    /// A revocation is answered and not stored.
+    RevocationIsNotStored,
+    /// A credential is good for a minute after its expiry.
+    ExpiryHasGrace,
+    /// A page's last task is left out of it.
+    PagesLoseTheirLast,
+    /// A place is never given back.
+    PlacesAreNotGivenBack,
+    /// The keyring is written whatever is there.
+    LastKeyringWins,
+    /// A finished intent stays.
+    IntentsStay,
+    /// A store that is restored from an older copy goes on as if nothing had been lost.
+    RestoreKeepsTheGeneration,
+    /// A crash loses what was acknowledged since the last copy.
+    CrashLosesWhatWasAcknowledged,
+    /// Nothing is done about a declared restore.
+    DeclarationIsIgnored,
+}
+
+impl Bug {
+    pub(crate) const ALL: [Self; 17] = [
+        Self::ExtensionIgnoresTheEnd,
+        Self::LastEndWins,
+        Self::MintIgnoresFences,
+        Self::MintIgnoresAncestors,
+        Self::MintIgnoresTheVersion,
+        Self::FenceMissesAPartition,
+        Self::FenceRaisedTwiceCutsTwice,
+        Self::KeysAreNotKept,
+        Self::RevocationIsNotStored,
+        Self::ExpiryHasGrace,
+        Self::PagesLoseTheirLast,
+        Self::PlacesAreNotGivenBack,
+        Self::LastKeyringWins,
+        Self::IntentsStay,
+        Self::RestoreKeepsTheGeneration,
+        Self::CrashLosesWhatWasAcknowledged,
+        Self::DeclarationIsIgnored,
+    ];
+}
+
+/// A harness that can let its broker forget what it remembers, so that a loss is not noticed.
+pub(crate) trait Forgetful: Harness {
+    /// The broker knows nothing of the store any more.
+    fn forget_positions(&mut self);
+}
+
+/// A harness whose store has a bug.
+pub(super) struct Planted<H> {
+    pub(super) sound: H,
+    pub(super) bug: Bug,
+    pub(super) last_copy: Option<usize>,
+}
+
+#[async_trait]
+impl<H: Forgetful> Harness for Planted<H> {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(PlantedStore { sound: self.sound.store(), bug: self.bug })
+    }
+
+    async fn crash(&mut self, now: Timestamp) {
+        match self.last_copy {
+            Some(copy) if self.bug == Bug::CrashLosesWhatWasAcknowledged => {
+                self.sound.restore(copy, now).await;
+                self.sound.forget_positions();
+            }
+            _ => self.sound.crash(now).await,
+        }
+    }
+
+    async fn copy(&mut self) -> usize {
+        let copy = self.sound.copy().await;
+        self.last_copy = Some(copy);
+        copy
+    }
+
+    async fn restore(&mut self, copy: usize, now: Timestamp) {
+        if self.bug == Bug::RestoreKeepsTheGeneration {
+            self.sound.forget_positions();
+        }
+        self.sound.restore(copy, now).await;
+    }
+
+    async fn flush(&mut self, now: Timestamp) {
+        self.sound.flush(now).await;
+    }
+
+    fn races(&self) -> usize {
+        self.sound.races()
+    }
+}
+
+struct PlantedStore {
+    sound: Arc<dyn Store>,
+    bug: Bug,
+}
+
+impl PlantedStore {
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == bug
+    }
+
+    /// Mints for a task that has ended, as if it had not.
+    async fn minted_anyway(&self, task: TaskId, now: Timestamp) -> StepResult<RecordOutcome> {
+        let view = self.sound.read(task, now).await?;
+        let Some(view) = view else { return Ok(RecordOutcome::Unknown) };
+        let head = view.record.head;
+        let id = CredentialId { task, number: head.credentials };
+        Ok(RecordOutcome::Recorded { id, generation: head.generation, began_seq: head.began_seq })
+    }
+}
+
+#[async_trait]
+impl TaskStore for PlantedStore {
+    async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome> {
+        let idempotency = task.idempotency.filter(|_| !self.has(Bug::KeysAreNotKept));
+        self.sound.begin(BeginTask { idempotency, ..task }, now).await
+    }
+
+    async fn read(&self, id: TaskId, now: Timestamp) -> StepResult<Option<TaskView>> {
+        self.sound.read(id, now).await
+    }
+
+    async fn extend(&self, id: TaskId, deadline: Timestamp, now: Timestamp) -> StepResult<ExtendOutcome> {
+        let outcome = self.sound.extend(id, deadline, now).await?;
+        if self.has(Bug::ExtensionIgnoresTheEnd)
+            && matches!(outcome, ExtendOutcome::Ended(_))
+            && let Some(mut view) = self.sound.read(id, now).await?
+        {
+            view.record.head.deadline = deadline;
+            view.status = Status::Live;
+            return Ok(ExtendOutcome::Extended(Box::new(view)));
+        }
+        Ok(outcome)
+    }
+
+    async fn end(&self, end: EndTask, now: Timestamp) -> StepResult<EndOutcome> {
+        let outcome = self.sound.end(end.clone(), now).await?;
+        match outcome {
+            EndOutcome::AlreadyEnded(mut view, at) if self.has(Bug::LastEndWins) => {
+                if let Status::Ended(was) = &mut view.status {
+                    was.by = end.by;
+                }
+                Ok(EndOutcome::AlreadyEnded(view, at))
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn list(&self, query: ListTasks, now: Timestamp) -> StepResult<TaskPage> {
+        let mut page = self.sound.list(query, now).await?;
+        if self.has(Bug::PagesLoseTheirLast) && page.next.is_some() {
+            page.tasks.pop();
+        }
+        Ok(page)
+    }
+
+    async fn lapse(&self, partition: Partition, limit: usize, now: Timestamp) -> StepResult<Lapsed> {
+        self.sound.lapse(partition, limit, now).await
+    }
+}
+
+#[async_trait]
+impl CredentialStore for PlantedStore {
+    async fn record(&self, mut asked: RecordCredential, now: Timestamp) -> StepResult<RecordOutcome> {
+        if self.has(Bug::MintIgnoresTheVersion)
+            && let Some(view) = self.sound.read(asked.task, now).await?
+        {
+            asked.version = view.record.head.version;
+        }
+        use crate::task::state::EndReason::{AncestorEnded, TrustDomainRevoked, WorkloadRevoked};
+        match self.sound.record(asked, now).await? {
+            RecordOutcome::Ended(end)
+                if (self.has(Bug::MintIgnoresFences)
+                    && matches!(end.reason, WorkloadRevoked | TrustDomainRevoked))
+                    || (self.has(Bug::MintIgnoresAncestors) && end.reason == AncestorEnded) =>
+            {
+                self.minted_anyway(asked.task, now).await
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn check(&self, id: CredentialId, now: Timestamp) -> StepResult<CheckOutcome> {
+        let late = self.sound.check(id, now).await?;
+        if self.has(Bug::ExpiryHasGrace) && late == CheckOutcome::Unknown {
+            return self.sound.check(id, now.saturating_sub(MINUTE)).await;
+        }
+        Ok(late)
+    }
+
+    async fn revoke(
+        &self,
+        id: CredentialId,
+        now: Timestamp,
+    ) -> StepResult<Option<(CredentialRecord, Position)>> {
+        if self.has(Bug::RevocationIsNotStored)
+            && let CheckOutcome::Active { mut record, .. } = self.sound.check(id, now).await?
+        {
+            record.revoked = true;
+            // Some position or other, of an entry that is there.
+            let nobody = FenceTarget::Workload("spiffe://nobody.example/at/all".to_owned());
+            let intent = FenceIntent {
+                id: Uuid::from_u128(u128::MAX),
+                target: nobody,
+                at: now,
+                block_until: now,
+                forget_at: now.saturating_add(MINUTE),
+                by: Default::default(),
+            };
+            let at = self.sound.raise(id.task.partition(), &intent, now).await?;
+            return Ok(Some((record, at)));
+        }
+        self.sound.revoke(id, now).await
+    }
+
+    async fn credentials(
+        &self,
+        task: TaskId,
+        from: u32,
+        limit: usize,
+        now: Timestamp,
+    ) -> StepResult<(Vec<CredentialRecord>, Option<u32>)> {
+        self.sound.credentials(task, from, limit, now).await
+    }
+}
+
+#[async_trait]
+impl QuotaStore for PlantedStore {
+    async fn reserve(
+        &self,
+        owner: &str,
+        task: TaskId,
+        deadline: Timestamp,
+        limit: u32,
+        now: Timestamp,
+    ) -> StepResult<Result<(), Vec<TaskId>>> {
+        self.sound.reserve(owner, task, deadline, limit, now).await
+    }
+
+    async fn release(&self, owner: &str, tasks: &[TaskId]) -> StepResult<()> {
+        if self.has(Bug::PlacesAreNotGivenBack) {
+            return Ok(());
+        }
+        self.sound.release(owner, tasks).await
+    }
+}
+
+#[async_trait]
+impl FenceStore for PlantedStore {
+    async fn intend(&self, intent: &FenceIntent) -> StepResult<()> {
+        self.sound.intend(intent).await
+    }
+
+    async fn intents(&self) -> StepResult<Vec<FenceIntent>> {
+        self.sound.intents().await
+    }
+
+    async fn raise(
+        &self,
+        partition: Partition,
+        intent: &FenceIntent,
+        now: Timestamp,
+    ) -> StepResult<Position> {
+        let mut intent = intent.clone();
+        if self.has(Bug::FenceMissesAPartition) && partition.number() == 7 {
+            intent.target = FenceTarget::Workload("spiffe://nobody.example/at/all".to_owned());
+        }
+        if self.has(Bug::FenceRaisedTwiceCutsTwice) {
+            let random = crate::ids::random().unwrap_or_default();
+            intent.id = uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid();
+        }
+        self.sound.raise(partition, &intent, now).await
+    }
+
+    async fn finish(&self, id: Uuid) -> StepResult<()> {
+        if self.has(Bug::IntentsStay) {
+            return Ok(());
+        }
+        self.sound.finish(id).await
+    }
+}
+
+#[async_trait]
+impl KeyringStore for PlantedStore {
+    async fn load(&self) -> StepResult<Option<StoredKeyring>> {
+        self.sound.load().await
+    }
+
+    async fn compare_and_set(&self, expected: Option<u64>, document: &[u8]) -> StepResult<StoredKeyring> {
+        let mut expected = expected;
+        if self.has(Bug::LastKeyringWins) {
+            expected = self.sound.load().await?.map(|stored| stored.version);
+        }
+        self.sound.compare_and_set(expected, document).await
+    }
+}
+
+#[async_trait]
+impl Maintenance for PlantedStore {
+    fn durability(&self) -> Durability {
+        self.sound.durability()
+    }
+
+    async fn probe(&self) -> StepResult<()> {
+        self.sound.probe().await
+    }
+
+    async fn declare_restored(&self, now: Timestamp) -> StepResult<()> {
+        if self.has(Bug::DeclarationIsIgnored) {
+            return Ok(());
+        }
+        self.sound.declare_restored(now).await
+    }
+}
