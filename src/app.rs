@@ -173,13 +173,15 @@ async fn serve(
     let close = CancellationToken::new();
     let limits = identity::Limits {
         connections: config.listen.max_connections,
-        max_age: config.listen.max_connection_age,
-        max_age_jitter: config.listen.max_connection_age / 10,
+        // Where a client does not heed the friendly end, which comes first.
+        max_age: config.listen.max_connection_age + config.limits.call_timeout * 2,
+        max_age_jitter: Duration::ZERO,
         ..identity::Limits::default()
     };
     let incoming = Listener::new(grpc, tls, limits).serve(stop.clone(), close.clone());
     readiness.set(true);
-    let server = grpc::serve(broker, clock, &config.limits, incoming, stop.clone());
+    let server =
+        grpc::serve(broker, clock, &config.limits, config.listen.max_connection_age, incoming, stop.clone());
     let drained = drain(server, readiness, stop, close, config.drain).await;
     background.cancel();
     tracker.close();

@@ -8,6 +8,7 @@ mod services;
 pub mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -27,11 +28,12 @@ use services::Face;
 const MAX_HEADERS: u32 = 16 * 1024;
 
 /// Serves every service of ours, health and reflection on connections of verified peers, each call behind the gate, until `stop` and then
-/// until the calls in flight are answered.
+/// until the calls in flight are answered. Connections are asked to go away (GOAWAY) at `max_age`; what is in flight on them is answered.
 pub async fn serve(
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
     limits: &Limits,
+    max_age: Duration,
     incoming: impl tokio_stream::Stream<Item = std::io::Result<PeerStream>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -43,6 +45,7 @@ pub async fn serve(
         .accept_http1(false)
         .max_concurrent_streams(limits.streams_per_connection)
         .http2_max_header_list_size(MAX_HEADERS)
+        .max_connection_age(max_age)
         .timeout(limits.call_timeout)
         .layer(tower::limit::GlobalConcurrencyLimitLayer::new(limits.calls))
         .layer(GateLayer::new(broker, clock))
