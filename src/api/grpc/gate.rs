@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request, Response};
 use tonic::body::Body;
@@ -28,12 +28,13 @@ const REQUEST_ID: &str = "x-request-id";
 pub(super) struct GateLayer {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
+    patience: Duration,
 }
 
 impl GateLayer {
-    /// For a broker.
-    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>) -> Self {
-        Self { broker, clock }
+    /// For a broker. A call that takes longer than `patience` is given up.
+    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, patience: Duration) -> Self {
+        Self { broker, clock, patience }
     }
 }
 
@@ -41,7 +42,8 @@ impl<S> Layer<S> for GateLayer {
     type Service = Gate<S>;
 
     fn layer(&self, inner: S) -> Gate<S> {
-        Gate { inner, broker: Arc::clone(&self.broker), clock: Arc::clone(&self.clock) }
+        let (broker, clock) = (Arc::clone(&self.broker), Arc::clone(&self.clock));
+        Gate { inner, broker, clock, patience: self.patience }
     }
 }
 
@@ -51,6 +53,7 @@ pub(super) struct Gate<S> {
     inner: S,
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
+    patience: Duration,
 }
 
 type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
@@ -82,14 +85,20 @@ where
         let method: Arc<str> = request.uri().path().trim_start_matches('/').into();
         let request_id = caller.request;
         request.extensions_mut().insert(caller.clone());
-        let (broker, clock) = (Arc::clone(&self.broker), Arc::clone(&self.clock));
+        let (broker, clock, patience) = (Arc::clone(&self.broker), Arc::clone(&self.clock), self.patience);
         Box::pin(async move {
-            if let Some(standard) = standard
-                && let Err(error) = standard.permit(&broker, &caller, clock.as_ref()).await
-            {
-                return Ok(status::refuse(&caller, &method, &error).into_http());
-            }
-            let mut response = status::explained(inner.call(request).await?);
+            let answer = async {
+                if let Some(standard) = standard
+                    && let Err(error) = standard.permit(&broker, &caller, clock.as_ref()).await
+                {
+                    return Ok(status::refuse(&caller, &method, &error).into_http());
+                }
+                inner.call(request).await
+            };
+            let mut response = match tokio::time::timeout(patience, answer).await {
+                Ok(answered) => status::explained(answered?),
+                Err(_) => status::timed_out().into_http(),
+            };
             if let Ok(value) = HeaderValue::from_str(&request_id.to_string()) {
                 response.headers_mut().insert(REQUEST_ID, value);
             }

@@ -46,9 +46,8 @@ pub async fn serve(
         .max_concurrent_streams(limits.streams_per_connection)
         .http2_max_header_list_size(MAX_HEADERS)
         .max_connection_age(max_age)
-        .timeout(limits.call_timeout)
         .layer(tower::limit::GlobalConcurrencyLimitLayer::new(limits.calls))
-        .layer(GateLayer::new(broker, clock))
+        .layer(GateLayer::new(broker, clock, limits.call_timeout))
         .add_service(
             proto::task_service_server::TaskServiceServer::new(face.clone()).max_decoding_message_size(most),
         )

@@ -35,6 +35,13 @@ pub fn unauthenticated(sentence: &str) -> Status {
     Status::with_error_details(Code::Unauthenticated, sentence, details)
 }
 
+/// A call that took longer than the broker waits. What it was to do may have been done.
+pub(super) fn timed_out() -> Status {
+    let details = ErrorDetails::with_error_info("CALL_TIMED_OUT", DOMAIN, HashMap::new());
+    let sentence = "The call took too long and was given up. Look whether it was done before you try again.";
+    Status::with_error_details(Code::DeadlineExceeded, sentence, details)
+}
+
 /// Logs both halves of an error beside the request's id and gives the public half.
 pub(super) fn refuse(caller: &Caller, method: &str, error: &Error) -> Status {
     let (peer, request, line) = (caller.spiffe_id(), caller.request, error.log_line());
