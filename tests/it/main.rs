@@ -18,6 +18,8 @@ mod support;
 mod certificates;
 mod coverage;
 mod ends;
+mod hostile;
 mod input;
 mod tasks;
 mod tokens;
+mod validation;
