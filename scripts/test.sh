@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
 
-total=5
+total=6
 number=0
 current="start"
 step_began=$SECONDS
@@ -102,7 +102,19 @@ step "dependencies"
 if cargo deny --version >/dev/null 2>&1; then
   cargo deny check bans licenses sources
 else
-  skip "cargo deny is not installed (cargo install cargo-deny --locked); tests/architecture held Cargo.lock to deny.toml instead"
+  skip "cargo deny is not installed (cargo install cargo-deny --locked); tests/architecture has held Cargo.lock to deny.toml instead"
+fi
+
+step "first steps"
+mkdir -p target
+if ! has python3; then
+  skip "examples/agent.py: python3 is not installed"
+  scripts/test-first-steps.sh
+elif ! scripts/python-env.sh >target/python-env.log 2>&1; then
+  skip "examples/agent.py: no environment with grpcio could be made: $(tail -n 1 target/python-env.log)"
+  scripts/test-first-steps.sh
+else
+  scripts/test-first-steps.sh --with-agent
 fi
 
 finish_step

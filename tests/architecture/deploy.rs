@@ -50,7 +50,7 @@ fn the_unit_starts_what_is_there_without_privileges() {
     }
     let starts: Vec<_> = service.iter().filter(|(key, _)| key.starts_with("ExecStart")).collect();
     assert_eq!(starts.len(), 2, "a check, then the broker");
-    for (_, line) in starts.into_iter().filter(|(key, _)| key == "ExecStartPre") {
+    for (_, line) in starts {
         let arguments: Vec<_> = line.split(' ').skip(1).collect();
         let verb: Vec<_> = arguments.iter().take_while(|a| !a.starts_with("--")).copied().collect();
         let help = taskpass(&[verb.as_slice(), &["--help"]].concat());
