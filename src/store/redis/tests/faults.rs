@@ -25,6 +25,16 @@ async fn tasks_go_on_undisturbed_after_a_synced_server_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quick_restart_between_two_calls_fails_neither() {
+    let mut server = RedisServer::synced();
+    let options = RedisOptions { durability: RedisDurability::Fsync, ..RedisOptions::new(server.url()) };
+    let store = fresh(&options).await;
+    let credential = store.minted(store.begun(1).await).await;
+    server.restart();
+    assert!(store.is_active(credential).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_without_memory_trusts_a_synced_server_that_was_killed() {
     let mut server = RedisServer::synced();
     let options = RedisOptions { durability: RedisDurability::Fsync, ..RedisOptions::new(server.url()) };
