@@ -10,6 +10,7 @@ if number >= limit then return reply('x', '') end
 local latest = math.max(t.last, expires * 1000)
 local chunk = base .. 'c:' .. id .. pack('>I4', floor(number / 64))
 call('SETRANGE', chunk, number % 64 * 10, sub(ARGV[2], 25))
-call('PEXPIRE', chunk, latest - now + slack)
+-- The one before in the same chunk has seen to it, unless it expires sooner.
+if latest > t.last or number % 64 == 0 then call('PEXPIRE', chunk, latest - now + slack) end
 call('SETRANGE', t.key, 64, pack('>I8I4', latest, number + 1))
 return reply('r', pack('>I4I8', number, t.began) .. gen)

@@ -143,7 +143,10 @@ async fn an_end_waits_for_replicas_and_a_retry_waits_again() {
     assert!(matches!(store.end(ending(second), at).await, Err(StoreError::Unavailable(_))));
     assert!(since.elapsed() < SOON);
     for _ in 0..2 {
-        assert!(matches!(store.end(ending(second), at).await, Err(StoreError::Unavailable(_))), "nor a retry");
+        assert!(
+            matches!(store.end(ending(second), at).await, Err(StoreError::Unavailable(_))),
+            "nor a retry"
+        );
     }
     assert_eq!(store.context.history.remembered(first.partition()), known, "not acknowledged");
     replica.resume();
