@@ -78,7 +78,7 @@ has cc || has gcc || has clang || give_up "a C compiler is missing: install gcc 
 say "    $(cargo --version)"
 has redis-server || install_redis || true
 has redis-server || give_up "redis-server is missing: apt-get install redis-server, dnf install redis, or brew install redis"
-[ "$(redis_major)" -ge 7 ] || give_up "redis-server 7.0 or later is needed; this is $(redis-server --version)"
+[ "$(redis_major)" -ge 7 ] || give_up "redis-server 7.0 or later is needed (https://redis.io/docs/latest/operate/oss_and_stack/install/); this is $(redis-server --version)"
 say "    $(redis-server --version | cut -d' ' -f1-3)"
 
 step "format"
