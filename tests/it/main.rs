@@ -19,6 +19,7 @@ mod certificates;
 mod coverage;
 mod ends;
 mod hostile;
+mod identity;
 mod input;
 mod tasks;
 mod tokens;

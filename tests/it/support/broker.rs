@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use super::ca::Svid;
 use super::client::Client;
+use super::process::Process;
 use super::redis::{RedisServer, RedisSetup};
 use super::world::{BROKER_DOMAIN, ISSUER, OTHER_ISSUER, OTHER_TENANT, TENANT, World};
 
@@ -85,22 +86,30 @@ impl Setup {
     }
 }
 
-/// A broker inside the test's own process.
+/// A broker that takes calls.
 pub struct Broker {
     pub world: World,
     pub redis: Option<RedisServer>,
     pub grpc: SocketAddr,
     pub ops: SocketAddr,
-    running: app::Running,
+    engine: Engine,
+}
+
+/// What runs it.
+enum Engine {
+    /// The test's own process, which is faster.
+    Inside(app::Running),
+    /// The binary.
+    Process(Process),
 }
 
 impl Broker {
-    /// Starts one with the usual set-up.
+    /// Starts one inside the test, with the usual set-up.
     pub async fn start(store: Store) -> Self {
         Self::of(Setup::on(store)).await
     }
 
-    /// Starts one; panics if it does not start.
+    /// Starts one inside the test; panics if it does not start.
     pub async fn of(setup: Setup) -> Self {
         setup.write_config();
         Self::run(setup.world, setup.redis).await
@@ -110,13 +119,42 @@ impl Broker {
         let config = config::load(&world.path("taskpass.toml")).unwrap();
         let running = app::start(config, Arc::new(SystemClock), CancellationToken::new()).await.unwrap();
         let app::Bound { grpc, ops } = running.bound();
-        Self { world, redis, grpc, ops, running }
+        Self { world, redis, grpc, ops, engine: Engine::Inside(running) }
     }
 
-    /// Drains it and starts another on the same files and the same store.
+    /// Starts `taskpass serve` as a process of its own; panics if it does not become ready.
+    pub async fn process(setup: Setup) -> Self {
+        setup.write_config();
+        Self::spawn(setup.world, setup.redis).await
+    }
+
+    async fn spawn(world: World, redis: Option<RedisServer>) -> Self {
+        let mut process = Process::serve(&world, &[]);
+        let (grpc, ops) = process.ready().await;
+        Self { world, redis, grpc, ops, engine: Engine::Process(process) }
+    }
+
+    /// Drains it and starts another of its kind on the same files and the same store.
     pub async fn restart(self) -> Self {
-        self.running.drain().await.unwrap();
-        Self::run(self.world, self.redis).await
+        match self.engine {
+            Engine::Inside(running) => {
+                running.drain().await.unwrap();
+                Self::run(self.world, self.redis).await
+            }
+            Engine::Process(mut process) => {
+                process.signal("-TERM");
+                assert_eq!(process.exit().await, Some(0), "{}", process.log());
+                Self::spawn(self.world, self.redis).await
+            }
+        }
+    }
+
+    /// The process that it is.
+    pub fn as_process(&mut self) -> &mut Process {
+        match &mut self.engine {
+            Engine::Process(process) => process,
+            Engine::Inside(_) => panic!("not a process"),
+        }
     }
 
     /// A caller with this SVID.

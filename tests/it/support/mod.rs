@@ -4,6 +4,7 @@
 pub mod broker;
 pub mod ca;
 pub mod client;
+pub mod process;
 pub mod raw;
 pub mod redis;
 pub mod story;
