@@ -85,14 +85,14 @@ impl Cert {
         match self.verb {
             Verb::Issue(issue) => {
                 let key = issue.key_request()?;
-                let client = self.connection.open().await.inspect_err(|_| issue.forget_key())?;
+                let client = self.connection.open(out).await.inspect_err(|_| issue.forget_key())?;
                 issue.run(&client, key, out).await.inspect_err(|_| issue.forget_key())
             }
             Verb::Validate(validate) => {
                 let request = validate.request()?;
-                ask(&self.connection.open().await?, request, out).await
+                ask(&self.connection.open(out).await?, request, out).await
             }
-            Verb::Revoke { serial } => revoke(&self.connection.open().await?, serial, out).await,
+            Verb::Revoke { serial } => revoke(&self.connection.open(out).await?, serial, out).await,
         }
     }
 }

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::args::duration;
 use super::failure::Failure;
 use super::input;
-use super::output::patiently;
+use super::output::Output;
 use crate::identity::{
     ClientTls, ConnectError, PeerJudge, Side, SpiffeId, SvidFiles, SvidSource, TrustBundle, TrustBundles, Use,
 };
@@ -91,8 +91,8 @@ struct Profile {
 
 impl Connection {
     /// Connects.
-    pub(super) async fn open(&self) -> Result<Client, Failure> {
-        Client::connect(&self.target(|name| std::env::var(name).ok())?).await
+    pub(super) async fn open(&self, out: Output) -> Result<Client, Failure> {
+        Client::connect(&self.target(|name| std::env::var(name).ok())?, out).await
     }
 
     /// What was asked for on the command line, in a profile, in the environment: in this order.
@@ -160,11 +160,12 @@ pub(super) struct Client {
     channel: Channel,
     timeout: Duration,
     broker: String,
+    out: Output,
 }
 
 impl Client {
     /// Connects once; the connection is not made anew when it breaks.
-    pub(super) async fn connect(target: &Target) -> Result<Self, Failure> {
+    pub(super) async fn connect(target: &Target, out: Output) -> Result<Self, Failure> {
         let uri: Uri = target.broker.parse().map_err(|why| bad_url(&target.broker, &why))?;
         if uri.scheme_str() != Some("https") || uri.path() != "/" || uri.query().is_some() {
             return Err(bad_url(&target.broker, &"it must be https://HOST:PORT"));
@@ -176,7 +177,7 @@ impl Client {
         };
         let tls = tls(target)?;
         let connecting = tokio::time::timeout(target.timeout, admitted(&tls, &host, port));
-        let stream = match patiently(&format!("a connection to {}", target.broker), connecting).await {
+        let stream = match out.patiently(&format!("a connection to {}", target.broker), connecting).await {
             Err(_) => return Err(unavailable(&format_args!("nothing heard within {:?}", target.timeout))),
             Ok(Err(ConnectError::Io(why))) => {
                 return Err(alert(&why).map_or_else(|| unavailable(&why), Failure::turned_away_by));
@@ -188,7 +189,7 @@ impl Client {
             Ok(Ok(stream)) => stream,
         };
         let channel = over(uri, stream).await.map_err(|why| unavailable(&why))?;
-        Ok(Self { channel, timeout: target.timeout, broker: target.broker.clone() })
+        Ok(Self { channel, timeout: target.timeout, broker: target.broker.clone(), out })
     }
 
     /// Sends `message`; `send` is the call. Nothing is waited for longer than the time-out.
@@ -199,7 +200,7 @@ impl Client {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
         let what = format!("an answer of {}", self.broker);
-        match patiently(&what, tokio::time::timeout(self.timeout, send(request))).await {
+        match self.out.patiently(&what, tokio::time::timeout(self.timeout, send(request))).await {
             Ok(answer) => Ok(answer?.into_inner()),
             Err(_) => Err(Failure::unavailable(format_args!("no answer within {:?}", self.timeout))
                 .hint("It may have been done all the same: look before you try again.")),
@@ -364,6 +365,9 @@ mod tests {
             svid: SvidFiles { certificate: "c".into(), key: "k".into() },
             timeout: Duration::from_secs(1),
         };
-        assert_eq!(Client::connect(&target).await.unwrap_err().exit(), crate::cli::failure::Exit::Usage);
+        assert_eq!(
+            Client::connect(&target, Output::new(false)).await.unwrap_err().exit(),
+            crate::cli::failure::Exit::Usage
+        );
     }
 }

@@ -40,7 +40,7 @@ enum Verb {
 
 impl Credential {
     pub(super) async fn run(self, out: Output) -> Outcome {
-        let client = self.connection.open().await?;
+        let client = self.connection.open(out).await?;
         match self.verb {
             Verb::List { task, limit } => list(&client, &task, limit, out).await,
             Verb::Revoke { credential } => revoke(&client, credential, out).await,

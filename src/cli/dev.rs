@@ -53,7 +53,7 @@ impl Dev {
             said.or_else(|failure| if failure.exit() == Exit::Done { Ok(()) } else { Err(failure) })
         };
         tokio::select! {
-            outcome = host::run(config, told) => outcome.map_err(port_taken),
+            outcome = host::run(config, out, told) => outcome.map_err(port_taken),
             () = keep_renewing(&sandbox) => Ok(Exit::Done),
         }
     }

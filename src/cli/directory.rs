@@ -52,7 +52,7 @@ enum KeyVerb {
 impl Audience {
     pub(super) async fn run(self, out: Output) -> Outcome {
         let AudienceVerb::List = self.verb;
-        let client = self.connection.open().await?;
+        let client = self.connection.open(out).await?;
         let request = proto::ListAudiencesRequest {};
         let answer = client.list_audiences(request).await?;
         let document = || json!({ "audiences": answer.audiences.iter().map(audience).collect::<Vec<_>>() });
@@ -88,7 +88,7 @@ fn audience_text(it: &proto::Audience) -> String {
 
 impl Key {
     pub(super) async fn run(self, out: Output) -> Outcome {
-        let client = self.connection.open().await?;
+        let client = self.connection.open(out).await?;
         match self.verb {
             KeyVerb::Set { trust_domain } => {
                 let request = proto::GetKeySetRequest { trust_domain };

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{Exit, Failure, Outcome};
-use super::output::{note, patiently};
+use super::output::Output;
 use crate::app::{self, Bound};
 use crate::config::{Config, StoreConfig};
 use crate::time::SystemClock;
@@ -35,12 +35,16 @@ impl Signals {
 
 /// Starts a broker, says so by `ready`, and runs it until the first signal, which drains it, or the second, which does not wait for
 /// that. A broker that ends by itself has failed.
-pub(super) async fn run(config: Config, ready: impl FnOnce(Bound) -> Result<(), Failure>) -> Outcome {
+pub(super) async fn run(
+    config: Config,
+    out: Output,
+    ready: impl FnOnce(Bound) -> Result<(), Failure>,
+) -> Outcome {
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let (waiting_for, patience) = (store_of(&config), config.drain);
     let running = tokio::select! {
-        started = patiently(&waiting_for, app::start(config, Arc::new(SystemClock), stop.clone())) => {
+        started = out.patiently(&waiting_for, app::start(config, Arc::new(SystemClock), stop.clone())) => {
             started.map_err(Failure::failed)?
         }
         () = signals.next() => return Ok(Exit::Done),
@@ -61,7 +65,7 @@ pub(super) async fn run(config: Config, ready: impl FnOnce(Bound) -> Result<(), 
         humantime::format_duration(patience)
     );
     tokio::select! {
-        ended = patiently(&draining, ended) => ended.map(|()| Exit::Done).map_err(Failure::failed),
+        ended = out.patiently(&draining, ended) => ended.map(|()| Exit::Done).map_err(Failure::failed),
         () = signals.next() => Err(Failure::failed("ended at once, by a second signal")),
     }
 }
@@ -76,7 +80,7 @@ fn store_of(config: &Config) -> String {
 
 /// Says what is wrong with a configuration, all of it.
 pub(super) fn bad_config(problems: &crate::config::Problems) -> Failure {
-    note(super::config::text_of(&problems.0));
-    Failure::usage("the configuration is wrong")
+    let problems = super::config::text_of(&problems.0);
+    Failure::usage(format_args!("the configuration is wrong:\n{problems}"))
         .hint("`taskpass config check` looks into the files that it names, too.")
 }

@@ -28,6 +28,11 @@ pub(super) enum Format {
 }
 
 impl Logging {
+    /// Whether programs will read the logs.
+    pub(super) fn is_json(&self) -> bool {
+        self.log_format == Format::Json
+    }
+
     /// Begins to log, `level` and above if nothing else was asked for; as JSON if `json`, whatever was asked for. Once in a process.
     pub(super) fn start(&self, level: &str, json: bool) -> Result<(), Failure> {
         let filter = EnvFilter::try_new(self.log.as_deref().unwrap_or(level))

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::failure::Failure;
 
@@ -48,6 +48,23 @@ impl Output {
         if self.json { say(&json().to_string()) } else { say(&human()) }
     }
 
+    /// Awaits `work`; if that takes long, says on standard error that we are waiting for `what`.
+    pub(super) async fn patiently<T>(self, what: &str, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let (mut waited, mut patience) = (Duration::ZERO, PATIENCE);
+        loop {
+            if let Ok(done) = tokio::time::timeout(patience, &mut work).await {
+                return done;
+            }
+            waited += patience;
+            patience = REMINDER;
+            match self.json {
+                true => note(json!({ "waiting_for": what, "seconds": waited.as_secs() })),
+                false => note(format_args!("waiting for {what} ({} s)", waited.as_secs())),
+            }
+        }
+    }
+
     /// Why a command failed, on standard error.
     pub(super) fn failure(self, failure: &Failure) {
         note(if self.json { failure.to_json().to_string() } else { failure.to_string() });
@@ -73,22 +90,6 @@ pub(super) fn say(text: &str) -> Result<(), Failure> {
 /// A line on standard error. That nobody reads it is no reason to stop.
 pub(super) fn note(text: impl std::fmt::Display) {
     drop(writeln!(io::stderr().lock(), "{text}"));
-}
-
-/// Awaits `work`; if that takes long, says on standard error that we are waiting for `what`.
-pub(super) async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::pin!(work);
-    if let Ok(done) = tokio::time::timeout(PATIENCE, &mut work).await {
-        return done;
-    }
-    let mut waited = PATIENCE;
-    loop {
-        note(format_args!("waiting for {what} ({} s)", waited.as_secs()));
-        match tokio::time::timeout(REMINDER, &mut work).await {
-            Ok(done) => return done,
-            Err(_) => waited += REMINDER,
-        }
-    }
 }
 
 /// Text from elsewhere, fit for a terminal: control characters are spelled out. Line feeds stay, with what follows set in.

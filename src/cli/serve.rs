@@ -22,9 +22,10 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) async fn run(self, out: Output) -> Outcome {
+        let out = Output::new(out.is_json() || self.logging.is_json());
         self.logging.start("info", out.is_json())?;
         let config = config::load(&self.config).map_err(|problems| bad_config(&problems))?;
         // That it is ready is in the log; standard output may be the audit log's.
-        host::run(config, |_| Ok(())).await
+        host::run(config, out, |_| Ok(())).await
     }
 }

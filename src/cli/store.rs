@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::failure::{Exit, Failure, Outcome};
 use super::host::bad_config;
-use super::output::{Output, patiently};
+use super::output::Output;
 use crate::app;
 use crate::config;
 use crate::time::{Clock as _, SystemClock};
@@ -47,11 +47,11 @@ impl Store {
             ));
         }
         let clock = Arc::new(SystemClock);
-        let open = patiently("the store", app::open_store(&config, clock.clone())).await;
+        let open = out.patiently("the store", app::open_store(&config, clock.clone())).await;
         let store = open.map_err(|why| {
             Failure::failed(why).hint("The embedded store belongs to one process: stop the broker first.")
         })?;
-        let declared = patiently("the store", store.declare_restored(clock.now())).await;
+        let declared = out.patiently("the store", store.declare_restored(clock.now())).await;
         declared.map_err(|why| Failure::at("the store", why))?;
         let text = || "Every task in the store has ended.".to_owned();
         out.answer(|| json!({ "declared": "restored" }), text).map(|()| Exit::Done)

@@ -107,7 +107,7 @@ impl Task {
             Verb::Begin(begin) => Some(begin.request()?),
             _ => None,
         };
-        let client = self.connection.open().await?;
+        let client = self.connection.open(out).await?;
         let now = SystemClock.now();
         match (self.verb, request) {
             (Verb::Begin(begin), Some(request)) => begin.run(&client, request, out, now).await,

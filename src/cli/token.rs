@@ -84,13 +84,13 @@ impl Token {
         match self.verb {
             Verb::Mint(mint) => {
                 let request = mint.request()?;
-                minted(&self.connection.open().await?, request, out).await
+                minted(&self.connection.open(out).await?, request, out).await
             }
             Verb::Validate(validate) => {
                 let request = validate.request()?;
-                ask(&self.connection.open().await?, request, out).await
+                ask(&self.connection.open(out).await?, request, out).await
             }
-            Verb::Revoke { credential } => revoke(&self.connection.open().await?, credential, out).await,
+            Verb::Revoke { credential } => revoke(&self.connection.open(out).await?, credential, out).await,
         }
     }
 }

@@ -67,7 +67,7 @@ struct Stop {
 impl Workload {
     pub(super) async fn run(self, out: Output) -> Outcome {
         let WorkloadVerb::Revoke { spiffe_id, stop } = self.verb;
-        let client = self.connection.open().await?;
+        let client = self.connection.open(out).await?;
         let block_for = stop.block_for.map(proto_duration);
         let request = proto::RevokeWorkloadRequest { spiffe_id, block_for, note: stop.note };
         let answer = client.revoke_workload(request).await?;
@@ -78,7 +78,7 @@ impl Workload {
 impl TrustDomain {
     pub(super) async fn run(self, out: Output) -> Outcome {
         let TrustDomainVerb::Revoke { trust_domain, stop } = self.verb;
-        let client = self.connection.open().await?;
+        let client = self.connection.open(out).await?;
         let block_for = stop.block_for.map(proto_duration);
         let request = proto::RevokeTrustDomainRequest { trust_domain, block_for, note: stop.note };
         let answer = client.revoke_trust_domain(request).await?;

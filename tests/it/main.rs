@@ -16,6 +16,7 @@
 mod support;
 
 mod certificates;
+mod cli;
 mod coverage;
 mod ends;
 mod hostile;

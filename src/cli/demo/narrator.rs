@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cli::failure::Failure;
-use crate::cli::output::{Output, patiently, plain};
+use crate::cli::output::{Output, plain};
 
 /// Columns of the text beside the times.
 const WIDTH: usize = 92;
@@ -24,6 +24,11 @@ pub(super) struct Narrator {
 pub(super) type Told<T> = Result<(T, String), Failure>;
 
 impl Narrator {
+    /// How it is told.
+    pub(super) const fn out(&self) -> Output {
+        self.out
+    }
+
     /// Begins.
     pub(super) fn begin(out: Output) -> Result<Self, Failure> {
         let narrator = Self { out, began: Instant::now(), steps: 0 };
@@ -51,7 +56,7 @@ impl Narrator {
     ) -> Result<T, Failure> {
         self.steps += 1;
         let began = Instant::now();
-        let told = patiently(&format!("step {name:?}"), work).await;
+        let told = work.await;
         let took = began.elapsed();
         let (text, failure) = match &told {
             Ok((_, text)) => (text.clone(), None),

@@ -14,6 +14,7 @@ use crate::app::{self, Running};
 use crate::cli::connect::{Client, Target};
 use crate::cli::failure::Failure;
 use crate::cli::input;
+use crate::cli::output::Output;
 use crate::cli::pki::{DevCa, Workload};
 use crate::cli::sandbox::{BROKER, BROKER_ID, Sandbox, WORKLOADS, identity_files};
 use crate::config;
@@ -54,6 +55,7 @@ pub(super) struct Stage {
     dir: PathBuf,
     address: SocketAddr,
     running: Running,
+    out: Output,
     pub(super) agent: Client,
     pub(super) researcher: Client,
     pub(super) verifier: Client,
@@ -64,14 +66,14 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes identities, starts a broker, turns a stranger away, and connects everybody else.
     pub(super) async fn set(scratch: &Scratch, narrator: &mut Narrator) -> Result<Self, Failure> {
-        let dir = scratch.0.join("taskpass");
+        let (dir, out) = (scratch.0.join("taskpass"), narrator.out());
         let sandbox = narrator.step("identities", async { identities(&dir) }).await?;
-        let running = narrator.step("broker", start(&sandbox)).await?;
+        let running = narrator.step("broker", start(&sandbox, out)).await?;
         let address = running.bound().grpc;
         let target = |name: &str| target(&sandbox, &dir, address, name);
-        narrator.step("stranger", stranger(target("stranger")?)).await?;
-        let connect = async |name: &str| Client::connect(&target(name)?).await;
-        let agent = narrator.step("proof", prove(target("agent")?)).await?;
+        narrator.step("stranger", stranger(target("stranger")?, out)).await?;
+        let connect = async |name: &str| Client::connect(&target(name)?, out).await;
+        let agent = narrator.step("proof", prove(target("agent")?, out)).await?;
         let others = async {
             let others =
                 (connect("researcher").await?, connect("verifier").await?, connect("payments").await?);
@@ -79,12 +81,12 @@ impl Stage {
             Ok(((others, connect("operator").await?), text.to_owned()))
         };
         let ((researcher, verifier, payments), operator) = narrator.step("others", others).await?;
-        Ok(Self { sandbox, dir, address, running, agent, researcher, verifier, payments, operator })
+        Ok(Self { sandbox, dir, address, running, out, agent, researcher, verifier, payments, operator })
     }
 
     /// Somebody connects once more.
     pub(super) async fn connect(&self, name: &str) -> Result<Client, Failure> {
-        Client::connect(&target(&self.sandbox, &self.dir, self.address, name)?).await
+        Client::connect(&target(&self.sandbox, &self.dir, self.address, name)?, self.out).await
     }
 
     /// Ends the broker.
@@ -107,12 +109,13 @@ fn identities(dir: &Path) -> super::narrator::Told<Sandbox> {
     Ok((sandbox, text))
 }
 
-async fn start(sandbox: &Sandbox) -> super::narrator::Told<Running> {
+async fn start(sandbox: &Sandbox, out: Output) -> super::narrator::Told<Running> {
     let mut config = config::load(&sandbox.config()).map_err(Failure::failed)?;
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     (config.listen.grpc, config.listen.ops) = (any, any);
     let clock = Arc::new(SystemClock);
-    let running = app::start(config, clock, CancellationToken::new()).await.map_err(Failure::failed)?;
+    let starting = app::start(config, clock, CancellationToken::new());
+    let running = out.patiently("the broker", starting).await.map_err(Failure::failed)?;
     let text = format!(
         "A broker listens on {}: TLS 1.3, certificates on both sides. It has made its keys, and wrapped them before storing them.",
         running.bound().grpc
@@ -131,10 +134,10 @@ fn target(sandbox: &Sandbox, dir: &Path, address: SocketAddr, name: &str) -> Res
 }
 
 /// The agent's name alone is worth nothing.
-async fn stranger(target: Target) -> super::narrator::Told<()> {
+async fn stranger(target: Target, out: Output) -> super::narrator::Told<()> {
     let id = "spiffe://example.org/agent/support";
     forge(&target.svid, id, SystemClock.now())?;
-    let refused = match Client::connect(&target).await {
+    let refused = match Client::connect(&target, out).await {
         Ok(client) => client.list_audiences(ListAudiencesRequest {}).await.map(drop),
         Err(failure) => Err(failure),
     };
@@ -166,8 +169,8 @@ fn forge(svid: &SvidFiles, id: &str, now: Timestamp) -> Result<(), Failure> {
     input::replace(&svid.certificate, &forged, 0o600)
 }
 
-async fn prove(target: Target) -> super::narrator::Told<Client> {
-    let client = Client::connect(&target).await?;
+async fn prove(target: Target, out: Output) -> super::narrator::Told<Client> {
+    let client = Client::connect(&target, out).await?;
     let audiences = client.list_audiences(ListAudiencesRequest {}).await?.audiences;
     let text = format!(
         "The agent proves that it is spiffe://example.org/agent/support, the broker proves that it is {BROKER_ID}. \

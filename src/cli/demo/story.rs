@@ -303,3 +303,26 @@ fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> 
     }
     Err(Failure::failed(format_args!("{what} should be {expected:?} and is {found:?}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
+    fn refusal(code: Code, reason: &str) -> Failure {
+        let details = ErrorDetails::with_error_info(reason, "taskpass", std::collections::HashMap::new());
+        Status::with_error_details(code, "No.", details).into()
+    }
+
+    #[tokio::test]
+    async fn what_is_permitted_or_refused_for_another_reason_is_not_as_it_should_be() {
+        let expected = ("PERMISSION_DENIED", "BEYOND_GRANT");
+        let tell = async |result: Result<(), Failure>| told("x", async { result }, expected).await.is_ok();
+        assert!(tell(Err(refusal(Code::PermissionDenied, "BEYOND_GRANT"))).await);
+        assert!(!tell(Err(refusal(Code::PermissionDenied, "POLICY_DENIED"))).await);
+        assert!(!tell(Err(refusal(Code::NotFound, "BEYOND_GRANT"))).await);
+        assert!(!tell(Err(Failure::unavailable("gone"))).await);
+        assert!(!tell(Ok(())).await);
+    }
+}

@@ -1,0 +1,115 @@
+//! `taskpass serve`, `taskpass config` and `taskpass store`: what operators run.
+
+use tonic_health::pb::HealthCheckRequest;
+
+use super::{Dev, Process, run, taskpass};
+use crate::support::Store;
+use crate::support::broker::Setup;
+use crate::support::client::Client;
+
+#[test]
+fn a_configuration_is_reported_with_all_of_its_problems() {
+    let setup =
+        Setup::on(Store::Embedded).with("limits", "calls = 0").with("lifetimes", "max_token = \"1h\"");
+    let file = setup.write_config();
+    std::fs::remove_file(setup.world.path("kek")).unwrap();
+    let dir = setup.world.dir();
+    let said = run(dir, &["config", "check", "--config", file.to_str().unwrap(), "--json"]).expect(2).json();
+    let keys: Vec<_> =
+        said["problems"].as_array().unwrap().iter().map(|p| p["key"].as_str().unwrap()).collect();
+    assert_eq!(
+        (said["ok"].as_bool(), keys),
+        (Some(false), vec!["lifetimes.max_token", "limits.calls", "keys"])
+    );
+    let said = run(dir, &["serve", "--config", file.to_str().unwrap()]).expect(2);
+    assert!(said.stderr.contains("limits.calls") && said.stderr.contains("lifetimes.max_token"), "{said:?}");
+}
+
+#[test]
+fn a_good_configuration_has_no_problem() {
+    let setup = Setup::on(Store::Embedded);
+    let file = setup.write_config();
+    let said = run(setup.world.dir(), &["config", "check", "--config", file.to_str().unwrap(), "--json"]);
+    let said = said.expect(0).json();
+    assert_eq!((said["ok"].as_bool(), said["problems"].as_array().map(Vec::len)), (Some(true), Some(0)));
+}
+
+#[test]
+fn the_printed_example_is_well_formed() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = run(dir.path(), &["config", "example"]).expect(0).stdout;
+    std::fs::write(dir.path().join("c.toml"), text).unwrap();
+    let said = run(dir.path(), &["config", "check", "--config", "c.toml", "--json"]).expect(2).json();
+    // The files that it names are not there, and that is all.
+    let keys: Vec<_> =
+        said["problems"].as_array().unwrap().iter().map(|p| p["key"].as_str().unwrap()).collect();
+    let files = ["identity", "trust_domains[0].bundles", "keys", "policy.dir", "policy.audiences"];
+    assert!(keys.iter().all(|key| files.contains(key) || *key == "store.path"), "{said}");
+}
+
+#[test]
+fn sigterm_drains_and_the_log_is_json() {
+    let setup = Setup::on(Store::Embedded);
+    let file = setup.write_config();
+    let mut command = taskpass(setup.world.dir());
+    command.args(["serve", "--config", file.to_str().unwrap(), "--log-format", "json"]);
+    let process = Process::start(command);
+    process.until_it_says("\"ready\"");
+    process.terminate();
+    let (status, log) = process.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let messages: Vec<_> =
+        lines.map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect();
+    assert_eq!(messages.last().map(String::as_str), Some("drained"), "{messages:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_does_not_wait_for_calls_in_flight() {
+    let setup = Setup::on(Store::Embedded).with("", "drain = \"60s\"");
+    let file = setup.write_config();
+    let mut command = taskpass(setup.world.dir());
+    command.args(["serve", "--config", file.to_str().unwrap()]);
+    let process = Process::start(command);
+    process.until_it_says("ready");
+    let log = process.stderr();
+    let address = log.split("grpc=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let client = Client::new(address.parse().unwrap(), &setup.world.broker_ca, &setup.world.svid("agent/a1"));
+    // A watch never ends by itself.
+    let watch = client.health().watch(HealthCheckRequest { service: String::new() }).await.unwrap();
+    let mut watch = watch.into_inner();
+    watch.message().await.unwrap();
+    process.signal("-INT");
+    process.until_it_says("draining");
+    process.until_it_says("waiting for calls in flight, at most 1m");
+    process.signal("-INT");
+    let (status, log) = process.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("ended at once, by a second signal"), "{log}");
+}
+
+#[test]
+fn a_restored_store_ends_every_task_that_is_in_it() {
+    let dev = Dev::start();
+    let task = dev.begin();
+    let token = dev.mint(&task);
+    let busy = dev.run(&["store", "restored", "--config", ".taskpass/broker.toml", "--yes"]).expect(1);
+    assert!(busy.stderr.contains("stop the broker"), "{busy:?}");
+    let home = dev.stop();
+    run(home.path(), &["store", "restored", "--config", ".taskpass/broker.toml"]).expect(2);
+    run(home.path(), &["store", "restored", "--config", ".taskpass/broker.toml", "--yes"]).expect(0);
+    let dev = Dev::again(home);
+    dev.validate(&token).expect(4);
+    let got = dev.run(&["task", "get", &task, "--as", "agent", "--json"]).expect(0).json();
+    assert_eq!(got["end"]["reason"], "generation_changed");
+    dev.mint(&dev.begin());
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let dir = tempfile::tempdir().unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(run(dir.path(), &["version"]).expect(0).stdout, format!("taskpass {version}\n"));
+    assert_eq!(run(dir.path(), &["--version"]).expect(0).stdout, format!("taskpass {version}\n"));
+    assert_eq!(run(dir.path(), &["version", "--json"]).expect(0).json()["version"], version);
+}

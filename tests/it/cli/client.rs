@@ -1,0 +1,170 @@
+//! The client commands: what they print, and how they fail.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+
+use super::{DOCS, Dev, run, run_with_input, taskpass};
+
+#[test]
+fn every_answer_is_one_json_document() {
+    let dev = Dev::start();
+    let grants = format!(
+        r#"[{{"audience":"{DOCS}","tools":[{{"name":"read","arguments":{{"path":{{"prefix":"/handbook/"}}}}}}]}}]"#
+    );
+    let args =
+        ["task", "begin", "--as", "agent", "--json", "--goal", "g", "--grants-file", "-", "--lifetime", "5m"];
+    let begun = run_with_input(dev.home.path(), &args, &grants).expect(0).json();
+    let task = begun["task"]["id"].as_str().unwrap();
+    assert_eq!(begun["task"]["grants"][0]["tools"][0]["arguments"]["path"]["prefix"], "/handbook/");
+    let json =
+        |args: &[&str], who: &str| dev.run(&[args, &["--as", who, "--json"]].concat()).expect(0).json();
+    assert_eq!(json(&["task", "get", task], "agent")["state"], "live");
+    let extended = json(&["task", "extend", task, "--lifetime", "20m"], "agent");
+    assert_ne!(extended["deadline"], begun["task"]["deadline"]);
+    let minted = json(&["token", "mint", "--task", task, "--audience", DOCS, "--tool", "read"], "agent");
+    let verdict = dev.validate(minted["token"].as_str().unwrap()).expect(0).json();
+    assert_eq!(verdict["claims"]["jti"], minted["credential_id"]);
+    assert!(verdict["authorization_details"][0].to_string().contains("/handbook/"), "{verdict}");
+    let listed = json(&["credential", "list", "--task", task], "agent");
+    assert_eq!(listed["credentials"][0]["id"], minted["credential_id"]);
+    let jti = minted["credential_id"].as_str().unwrap();
+    assert_eq!(json(&["token", "revoke", jti], "agent")["revoked"], true);
+    assert_eq!(dev.validate(minted["token"].as_str().unwrap()).expect(4).json()["active"], false);
+    assert_eq!(json(&["task", "list", "--live"], "agent")["tasks"][0]["id"], task);
+    let ended = json(&["task", "revoke", task, "--note", "enough"], "operator");
+    assert_eq!(
+        (&ended["task"]["end"]["reason"], &ended["task"]["end"]["note"]),
+        (&"revoked".into(), &"enough".into())
+    );
+    assert_eq!(json(&["audience", "list"], "researcher")["audiences"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        json(&["key", "set", "--trust-domain", "example.org"], "verifier")["jwks"]["keys"][0]["alg"],
+        "ES256"
+    );
+    assert_eq!(json(&["key", "ca-bundle"], "verifier")["trust_domain"], "broker.example.org");
+    let fence =
+        json(&["workload", "revoke", "spiffe://example.org/agent/research", "--block-for", "5m"], "operator");
+    assert_eq!(fence["partitions"], 64);
+    assert_eq!(
+        json(&["trust-domain", "revoke", "example.org"], "operator")["blocked_until"],
+        serde_json::Value::Null
+    );
+}
+
+#[test]
+fn a_certificate_comes_for_a_key_of_ones_own_or_a_new_one() {
+    let dev = Dev::start();
+    let task = dev.begin();
+    let issue =
+        |args: &[&str]| dev.run(&[&["cert", "issue", "--as", "agent", "--task", &task], args].concat());
+    let said = issue(&["--key", "new.key"]).expect(0);
+    assert!(said.stdout.starts_with("-----BEGIN CERTIFICATE-----"), "{said:?}");
+    let key = dev.home.path().join("new.key");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    issue(&["--key", "new.key"]).expect(1);
+    let pem = std::fs::read_to_string(&key).unwrap();
+    let pair = rcgen::KeyPair::from_pem(&pem).unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&pair).unwrap();
+    std::fs::write(dev.home.path().join("mine.csr"), csr.pem().unwrap()).unwrap();
+    std::fs::write(dev.home.path().join("mine.der"), csr.der()).unwrap();
+    for file in ["mine.csr", "mine.der"] {
+        issue(&["--csr", file, "--out", "mine.pem"]).expect(0);
+        let args =
+            ["cert", "validate", "--as", "verifier", "--audience", DOCS, "--cert", "mine.pem", "--json"];
+        let verdict = dev.run(&args).expect(0).json();
+        let serial = verdict["credential_id"].as_str().unwrap();
+        dev.run(&["cert", "revoke", serial, "--as", "agent"]).expect(0);
+        dev.run(&args).expect(4);
+    }
+}
+
+#[test]
+fn a_key_is_not_left_behind_by_a_certificate_that_was_refused() {
+    let dev = Dev::start();
+    let task = dev.begin();
+    dev.run(&["task", "complete", &task, "--as", "agent"]).expect(0);
+    let said =
+        dev.run(&["cert", "issue", "--as", "agent", "--task", &task, "--key", "k", "--json"]).expect(1);
+    assert_eq!(said.error()["reason"], "TASK_ENDED");
+    assert!(!dev.home.path().join("k").exists());
+}
+
+#[test]
+fn refusals_unreachable_brokers_and_wrong_command_lines_have_exit_codes_of_their_own() {
+    let dev = Dev::start();
+    let task = dev.begin();
+    let refused = dev.run(&["task", "get", &task, "--as", "researcher", "--json"]).expect(1).error();
+    assert_eq!((&refused["code"], &refused["reason"]), (&"NOT_FOUND".into(), &"TASK_NOT_FOUND".into()));
+    assert_eq!(refused["request_id"].as_str().unwrap().len(), 36);
+    let text = dev.run(&["task", "get", &task, "--as", "researcher"]).expect(1).stderr;
+    assert!(text.contains("NOT_FOUND, reason: TASK_NOT_FOUND, request: "), "{text}");
+    dev.run(&["task", "begin", "--as", "agent", "--goal", "g"]).expect(2);
+    dev.run(&["task", "beginn"]).expect(2);
+    dev.run(&["task", "list"]).expect(2);
+    dev.run(&["task", "list", "--as", "nobody"]).expect(1);
+    let home = dev.stop();
+    let gone = run(home.path(), &["task", "list", "--as", "agent", "--json"]).expect(3).error();
+    assert_eq!(gone["exit_code"], 3);
+}
+
+#[test]
+fn a_broker_is_held_to_its_spiffe_id_and_to_its_bundle() {
+    let dev = Dev::start();
+    let said =
+        dev.run(&["task", "list", "--as", "agent", "--broker-id", "spiffe://broker.example.org/other"]);
+    assert!(said.expect(1).stderr.contains("the peer is trusted but is not the one expected"));
+    let other = ["task", "list", "--as", "agent", "--bundle", ".taskpass/bundles/example.org.pem"];
+    assert!(dev.run(&other).expect(1).stderr.contains("the server was refused"));
+}
+
+#[test]
+fn a_client_whose_certificate_is_not_trusted_learns_that_it_was_turned_away() {
+    let (dev, other) = (Dev::start(), Dev::start());
+    let stranger = [other.path("identities/agent.pem"), other.path("identities/agent.key")];
+    let [svid, key] = stranger.map(|path| path.to_str().unwrap().to_owned());
+    let broker = dev.said["broker"].as_str().unwrap();
+    let said = dev.run(&[
+        "task",
+        "list",
+        "--broker",
+        broker,
+        "--broker-id",
+        "spiffe://broker.example.org/broker",
+        "--bundle",
+        ".taskpass/bundles/broker.example.org.pem",
+        "--svid",
+        &svid,
+        "--svid-key",
+        &key,
+    ]);
+    assert!(said.expect(1).stderr.contains("turned this identity away"));
+}
+
+#[test]
+fn a_broker_that_never_answers_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dev = Dev::start();
+    let broker = format!("https://{}", silent.local_addr().unwrap());
+    let said = dev.run(&["task", "list", "--as", "agent", "--broker", &broker, "--timeout", "2s"]).expect(3);
+    assert!(said.stderr.contains("waiting for a connection"), "{said:?}");
+    assert!(said.stderr.contains("nothing heard within 2s"), "{said:?}");
+}
+
+#[test]
+fn a_minted_token_is_alone_on_standard_output() {
+    let dev = Dev::start();
+    let args = ["token", "mint", "--as", "agent", "--task", &dev.begin(), "--audience", DOCS];
+    let said = dev.run(&args).expect(0);
+    assert_eq!(said.stdout.split('.').count(), 3);
+    assert_eq!(said.stdout.lines().count(), 1);
+    assert!(said.complaints().starts_with("Bearer token ") && !said.stderr.contains("eyJ"), "{said:?}");
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let said = taskpass(dir.path()).args(["config", "example"]).stdout(Stdio::from(writer)).output().unwrap();
+    assert_eq!((said.status.code(), said.stderr.as_slice()), (Some(0), b"".as_slice()));
+}
