@@ -10,7 +10,7 @@ use super::render;
 use crate::proto;
 use crate::time::{Clock as _, SystemClock};
 
-/// List the credentials of a task
+/// List the credentials of a task, revoke one
 #[derive(Debug, Args)]
 pub(super) struct Credential {
     #[command(flatten)]

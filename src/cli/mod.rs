@@ -75,7 +75,10 @@ enum Command {
 
 /// Reads the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(said) => return not_a_command(&said),
+    };
     let out = Output::new(line.json);
     let outcome = run(line.command, out).unwrap_or_else(|failure| {
         if failure.exit() != Exit::Done {
@@ -84,6 +87,17 @@ pub fn main() -> ExitCode {
         failure.exit()
     });
     outcome.into()
+}
+
+/// Help and versions are answers; everything else is wrong usage, told to programs in the form that they asked for.
+fn not_a_command(said: &clap::Error) -> ExitCode {
+    if said.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+        Output::new(true).failure(&Failure::usage(said.to_string().trim_end()));
+        return Exit::Usage.into();
+    }
+    // Nobody reads it: there is nothing else to do.
+    drop(said.print());
+    if said.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
 }
 
 fn run(command: Command, out: Output) -> Outcome {

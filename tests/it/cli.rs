@@ -43,11 +43,8 @@ impl Said {
     /// Its error as JSON.
     pub fn error(&self) -> Value {
         // Before it may stand what was waited for, in JSON too.
-        let lines = self
-            .stderr
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {self:?}")));
-        let error: Value = lines.last().unwrap();
+        let last = self.stderr.lines().next_back().unwrap_or_default();
+        let error: Value = serde_json::from_str(last).unwrap_or_else(|e| panic!("{e}: {self:?}"));
         assert_eq!(self.stdout, "", "an error leaves nothing on standard output");
         error["error"].clone()
     }

@@ -100,6 +100,8 @@ fn refusals_unreachable_brokers_and_wrong_command_lines_have_exit_codes_of_their
     assert!(text.contains("NOT_FOUND, reason: TASK_NOT_FOUND, request: "), "{text}");
     dev.run(&["task", "begin", "--as", "agent", "--goal", "g"]).expect(2);
     dev.run(&["task", "beginn"]).expect(2);
+    assert_eq!(dev.run(&["task", "beginn", "--json"]).expect(2).error()["exit_code"], 2);
+    assert!(dev.run(&["--help"]).expect(0).stdout.contains("Exit codes:"));
     dev.run(&["task", "list"]).expect(2);
     dev.run(&["task", "list", "--as", "nobody"]).expect(1);
     let home = dev.stop();
