@@ -101,6 +101,9 @@ impl TaskRecord {
             (false, false) => 0,
         };
         let ancestors = u8::try_from(self.lineage.len()).map_err(|_| Damaged)?;
+        if usize::from(ancestors) > MAX_ANCESTORS {
+            return Err(Damaged);
+        }
         let short = |text: &str| u16::try_from(text.len()).map_err(|_| Damaged);
         let mut out = Vec::with_capacity(HEAD_LEN + 256 + self.facts.0.len());
         out.extend([VERSION, state, reason, ancestors]);
@@ -197,3 +200,6 @@ impl<'a> Reader<'a> {
         String::from_utf8(self.take(len)?.to_vec()).map_err(|_| Damaged)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ mod txn;
 mod view;
 mod writer;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -131,7 +132,7 @@ impl EmbeddedStore {
     }
 
     /// Has a step taken by the writing thread; returns when it is as durable as configured.
-    async fn write<T: Send + 'static>(
+    async fn writing<T: Send + 'static>(
         &self,
         step: impl FnMut(&mut Txn<'_>) -> Stepped<T> + Send + 'static,
     ) -> StepResult<T> {
@@ -149,7 +150,7 @@ impl EmbeddedStore {
     }
 
     /// Reads one partition as it was when its last acknowledged step had been taken, or later.
-    async fn read<T>(
+    async fn reading<T>(
         &self,
         partition: Partition,
         now: Timestamp,
@@ -159,7 +160,7 @@ impl EmbeddedStore {
             if let Some(answer) = self.look(partition, now, &look).transpose() {
                 return answer;
             }
-            self.write(move |txn| txn.prove(partition, now).map(drop)).await?;
+            self.writing(move |txn| txn.prove(partition, now).map(drop)).await?;
         }
         self.look(partition, now, &look)?.ok_or_else(unproved)
     }
@@ -187,18 +188,24 @@ impl EmbeddedStore {
             check_skew(&row, now, self.rules.max_skew)?;
             look(&View { table, partition, row, now: now.max(row.now) }).map(Some)
         };
-        read().map_err(told)
+        unharmed(read).map_err(told)
     }
 
     /// Reads what belongs to no partition.
-    async fn read_table<T>(&self, look: impl Fn(&Snapshot) -> Stepped<T> + Send + Sync) -> StepResult<T> {
+    async fn reading_all<T>(&self, look: impl Fn(&Snapshot) -> Stepped<T> + Send + Sync) -> StepResult<T> {
         if self.snapshot.load().is_none() {
             // Opens the file again, if that is possible.
-            self.write(|_| Ok(())).await?;
+            self.writing(|_| Ok(())).await?;
         }
         let snapshot = self.snapshot.load_full().ok_or_else(unproved)?;
-        look(&snapshot).map_err(told)
+        unharmed(|| look(&snapshot)).map_err(told)
     }
+}
+
+/// What a damaged file makes the engine assert must not reach the caller.
+fn unharmed<T>(read: impl FnOnce() -> Stepped<T>) -> Stepped<T> {
+    let read = catch_unwind(AssertUnwindSafe(read));
+    read.unwrap_or_else(|_| Err(StoreError::Damaged("the store file is damaged".to_owned()).into()))
 }
 
 fn unproved() -> StoreError {

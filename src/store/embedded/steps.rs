@@ -15,19 +15,19 @@ use crate::time::Timestamp;
 #[async_trait]
 impl TaskStore for EmbeddedStore {
     async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome> {
-        self.write(move |txn| tasks::begin(txn, &task, now)).await
+        self.writing(move |txn| tasks::begin(txn, &task, now)).await
     }
 
     async fn read(&self, id: TaskId, now: Timestamp) -> StepResult<Option<TaskView>> {
-        self.read(id.partition(), now, |view| tasks::read(view, id)).await
+        self.reading(id.partition(), now, |view| tasks::read(view, id)).await
     }
 
     async fn extend(&self, id: TaskId, deadline: Timestamp, now: Timestamp) -> StepResult<ExtendOutcome> {
-        self.write(move |txn| tasks::extend(txn, id, deadline, now)).await
+        self.writing(move |txn| tasks::extend(txn, id, deadline, now)).await
     }
 
     async fn end(&self, end: EndTask, now: Timestamp) -> StepResult<EndOutcome> {
-        self.write(move |txn| tasks::end(txn, &end, now)).await
+        self.writing(move |txn| tasks::end(txn, &end, now)).await
     }
 
     async fn list(&self, query: ListTasks, now: Timestamp) -> StepResult<TaskPage> {
@@ -41,7 +41,7 @@ impl TaskStore for EmbeddedStore {
             let after = query.after.filter(|id| id.partition() == partition);
             let limit = query.limit.saturating_sub(found.len()).max(1);
             let query = ListTasks { limit, ..query.clone() };
-            let (tasks, next) = self.read(partition, now, |view| tasks::page(view, &query, after)).await?;
+            let (tasks, next) = self.reading(partition, now, |view| tasks::page(view, &query, after)).await?;
             found.extend(tasks);
             if next.is_some() {
                 return Ok(TaskPage { tasks: found, next });
@@ -51,18 +51,18 @@ impl TaskStore for EmbeddedStore {
     }
 
     async fn lapse(&self, partition: Partition, limit: usize, now: Timestamp) -> StepResult<Lapsed> {
-        self.write(move |txn| lapse::lapse(txn, partition, limit, now)).await
+        self.writing(move |txn| lapse::lapse(txn, partition, limit, now)).await
     }
 }
 
 #[async_trait]
 impl CredentialStore for EmbeddedStore {
     async fn record(&self, credential: RecordCredential, now: Timestamp) -> StepResult<RecordOutcome> {
-        self.write(move |txn| credentials::record(txn, &credential, now)).await
+        self.writing(move |txn| credentials::record(txn, &credential, now)).await
     }
 
     async fn check(&self, id: CredentialId, now: Timestamp) -> StepResult<CheckOutcome> {
-        self.read(id.task.partition(), now, |view| credentials::check(view, id)).await
+        self.reading(id.task.partition(), now, |view| credentials::check(view, id)).await
     }
 
     async fn revoke(
@@ -70,7 +70,7 @@ impl CredentialStore for EmbeddedStore {
         id: CredentialId,
         now: Timestamp,
     ) -> StepResult<Option<(CredentialRecord, Position)>> {
-        self.write(move |txn| credentials::revoke(txn, id, now)).await
+        self.writing(move |txn| credentials::revoke(txn, id, now)).await
     }
 
     async fn credentials(
@@ -80,7 +80,7 @@ impl CredentialStore for EmbeddedStore {
         limit: usize,
         now: Timestamp,
     ) -> StepResult<(Vec<CredentialRecord>, Option<u32>)> {
-        self.read(task.partition(), now, |view| credentials::list(view, task, from, limit)).await
+        self.reading(task.partition(), now, |view| credentials::list(view, task, from, limit)).await
     }
 }
 
@@ -95,12 +95,12 @@ impl QuotaStore for EmbeddedStore {
         now: Timestamp,
     ) -> StepResult<Result<(), Vec<TaskId>>> {
         let owner = owner.to_owned();
-        self.write(move |txn| fences::reserve(txn, &owner, task, deadline, limit, now)).await
+        self.writing(move |txn| fences::reserve(txn, &owner, task, deadline, limit, now)).await
     }
 
     async fn release(&self, owner: &str, tasks: &[TaskId]) -> StepResult<()> {
         let (owner, tasks) = (owner.to_owned(), tasks.to_vec());
-        self.write(move |txn| fences::release(txn, &owner, &tasks)).await
+        self.writing(move |txn| fences::release(txn, &owner, &tasks)).await
     }
 }
 
@@ -108,11 +108,11 @@ impl QuotaStore for EmbeddedStore {
 impl FenceStore for EmbeddedStore {
     async fn intend(&self, intent: &FenceIntent) -> StepResult<()> {
         let intent = intent.clone();
-        self.write(move |txn| fences::intend(txn, &intent)).await
+        self.writing(move |txn| fences::intend(txn, &intent)).await
     }
 
     async fn intents(&self) -> StepResult<Vec<FenceIntent>> {
-        self.read_table(fences::all_intents).await
+        self.reading_all(fences::all_intents).await
     }
 
     async fn raise(
@@ -122,23 +122,23 @@ impl FenceStore for EmbeddedStore {
         now: Timestamp,
     ) -> StepResult<Position> {
         let intent = intent.clone();
-        self.write(move |txn| fences::raise(txn, partition, &intent, now)).await
+        self.writing(move |txn| fences::raise(txn, partition, &intent, now)).await
     }
 
     async fn finish(&self, id: Uuid) -> StepResult<()> {
-        self.write(move |txn| fences::finish(txn, id)).await
+        self.writing(move |txn| fences::finish(txn, id)).await
     }
 }
 
 #[async_trait]
 impl KeyringStore for EmbeddedStore {
     async fn load(&self) -> StepResult<Option<StoredKeyring>> {
-        self.read_table(fences::load).await
+        self.reading_all(fences::load).await
     }
 
     async fn compare_and_set(&self, expected: Option<u64>, document: &[u8]) -> StepResult<StoredKeyring> {
         let document = document.to_vec();
-        self.write(move |txn| fences::compare_and_set(txn, expected, &document)).await
+        self.writing(move |txn| fences::compare_and_set(txn, expected, &document)).await
     }
 }
 
@@ -149,10 +149,10 @@ impl Maintenance for EmbeddedStore {
     }
 
     async fn probe(&self) -> StepResult<()> {
-        self.write(|_| Ok(())).await
+        self.writing(|_| Ok(())).await
     }
 
     async fn declare_restored(&self, now: Timestamp) -> StepResult<()> {
-        self.write(move |txn| Partition::all().try_for_each(|partition| txn.grow(partition, now))).await
+        self.writing(move |txn| Partition::all().try_for_each(|partition| txn.grow(partition, now))).await
     }
 }

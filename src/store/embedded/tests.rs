@@ -1,6 +1,10 @@
 //! The embedded store by itself: its file, its failures, and the suites that every store passes.
 
+mod crashes;
+mod faults;
+mod files;
 mod harness;
+mod layout;
 
 use crate::store::contract::contract_suite;
 use harness::Embedded;

@@ -52,24 +52,73 @@ impl Content for OnFile {
     }
 }
 
+/// What was done to bytes.
+#[derive(Clone, Debug)]
+pub(super) enum Done {
+    Length(u64),
+    Write(u64, Vec<u8>),
+    Sync,
+}
+
+/// Bytes, what was done to them, and whether the disk they are on fails.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    pub(super) bytes: Vec<u8>,
+    pub(super) done: Option<Vec<Done>>,
+    pub(super) fails: bool,
+}
+
 /// Bytes that outlive the database on them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SharedBytes(Arc<Mutex<Vec<u8>>>);
+pub(super) struct SharedBytes(Arc<Mutex<Disk>>);
 
 impl SharedBytes {
-    pub(super) fn with<R>(&self, look: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(Disk { bytes, ..Disk::default() })))
+    }
+
+    pub(super) fn with<R>(&self, look: impl FnOnce(&mut Disk) -> R) -> R {
         look(&mut self.0.lock().unwrap())
     }
+
+    fn change(&self, done: Done, how: impl FnOnce(&mut Vec<u8>)) -> std::io::Result<()> {
+        self.with(|disk| {
+            if disk.fails {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            how(&mut disk.bytes);
+            disk.done.iter_mut().for_each(|log| log.push(done.clone()));
+            Ok(())
+        })
+    }
+}
+
+/// The bytes after all of that.
+pub(super) fn after(done: &[Done]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for done in done {
+        match done {
+            Done::Length(len) => bytes.resize(*len as usize, 0),
+            Done::Write(offset, data) => {
+                let from = *offset as usize;
+                // What was written beyond the end that a lost change of length had moved.
+                bytes.resize(bytes.len().max(from + data.len()), 0);
+                bytes[from..from + data.len()].copy_from_slice(data);
+            }
+            Done::Sync => {}
+        }
+    }
+    bytes
 }
 
 impl StorageBackend for SharedBytes {
     fn len(&self) -> Result<u64, std::io::Error> {
-        Ok(self.with(|bytes| bytes.len() as u64))
+        Ok(self.with(|disk| disk.bytes.len() as u64))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
         let from = offset as usize;
-        self.with(|bytes| match bytes.get(from..from + out.len()) {
+        self.with(|disk| match disk.bytes.get(from..from + out.len()) {
             Some(there) => {
                 out.copy_from_slice(there);
                 Ok(())
@@ -79,18 +128,17 @@ impl StorageBackend for SharedBytes {
     }
 
     fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
-        self.with(|bytes| bytes.resize(len as usize, 0));
-        Ok(())
+        self.change(Done::Length(len), |bytes| bytes.resize(len as usize, 0))
     }
 
     fn sync_data(&self) -> Result<(), std::io::Error> {
-        Ok(())
+        self.change(Done::Sync, |_| {})
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
         let from = offset as usize;
-        self.with(|bytes| bytes[from..from + data.len()].copy_from_slice(data));
-        Ok(())
+        let done = Done::Write(offset, data.to_vec());
+        self.change(done, |bytes| bytes[from..from + data.len()].copy_from_slice(data))
     }
 }
 
@@ -109,12 +157,12 @@ impl Content for SharedBytes {
     }
 
     fn image(&self) -> Vec<u8> {
-        self.with(|bytes| bytes.clone())
+        self.with(|disk| disk.bytes.clone())
     }
 
     fn replace(&mut self, image: Option<&[u8]>) {
         // New bytes: whoever has the old ones does not matter any more.
-        *self = Self(Arc::new(Mutex::new(image.unwrap_or_default().to_vec())));
+        *self = Self::new(image.unwrap_or_default().to_vec());
     }
 }
 
@@ -144,7 +192,11 @@ impl Embedded {
     }
 
     pub(crate) fn in_memory() -> Self {
-        Self::with(Box::new(SharedBytes::default()), 10_000)
+        Self::on(SharedBytes::default())
+    }
+
+    pub(super) fn on(bytes: SharedBytes) -> Self {
+        Self::with(Box::new(bytes), 10_000)
     }
 
     fn with(content: Box<dyn Content>, races: usize) -> Self {
