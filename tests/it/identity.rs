@@ -323,7 +323,7 @@ async fn a06_a_bundle_in_spiffe_form_is_followed_as_well() {
 
 #[tokio::test]
 async fn a_bundle_that_turns_bad_changes_nothing() {
-    let mut broker = Broker::process(Setup::on(Store::Embedded)).await;
+    let broker = Broker::process(Setup::on(Store::Embedded)).await;
     let agent = broker.agent();
     let task = agent.docs_task().await;
     for (name, bad) in

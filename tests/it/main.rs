@@ -22,6 +22,8 @@ mod ends;
 mod hostile;
 mod identity;
 mod input;
+mod policy;
+mod races;
 mod tasks;
 mod tokens;
 mod validation;

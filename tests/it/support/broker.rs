@@ -150,9 +150,17 @@ impl Broker {
     }
 
     /// The process that it is.
-    pub fn as_process(&mut self) -> &mut Process {
-        match &mut self.engine {
+    pub fn as_process(&self) -> &Process {
+        match &self.engine {
             Engine::Process(process) => process,
+            Engine::Inside(_) => panic!("not a process"),
+        }
+    }
+
+    /// Waits until the process that it is has ended: its exit code, or nothing if a signal ended it.
+    pub async fn exit(&mut self) -> Option<i32> {
+        match &mut self.engine {
+            Engine::Process(process) => process.exit().await,
             Engine::Inside(_) => panic!("not a process"),
         }
     }
