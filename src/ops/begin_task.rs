@@ -165,6 +165,7 @@ impl Broker {
                     facts: std::sync::Arc::new(facts),
                     deadline: record.head.deadline,
                     version: record.head.version,
+                    stored_bytes: record.facts.0.len(),
                 };
                 self.known.insert(id, known.clone());
                 let view = store::TaskView { id, record: *record, status: Status::Live };

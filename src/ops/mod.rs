@@ -14,6 +14,7 @@ mod directory;
 mod extend_task;
 mod issue_certificate;
 mod keep_keyring;
+mod memory;
 mod mint_token;
 mod read_tasks;
 mod recording;
@@ -32,20 +33,13 @@ use crate::cert::CertIssuer;
 use crate::config::{Lifetimes, Limits};
 use crate::error::{Error, Result};
 use crate::identity::TrustDomain;
-use crate::ids::TaskId;
 use crate::keys::{KeySets, Keyring, Signer};
 use crate::policy::PolicyEngine;
 use crate::store::Store;
 use crate::token::TokenIssuer;
-use quick_cache::sync::Cache;
 
 pub use caller::Caller;
 pub use sweep::Sweep;
-
-/// Tasks remembered between calls.
-const KNOWN_TASKS: usize = 20_000;
-/// Tokens whose signature was verified, remembered by the SHA-256 of the whole token.
-const SEEN_TOKENS: usize = 50_000;
 
 /// What every operation works with. Everything in it is shared and none of it is behind a lock of ours.
 pub struct Broker {
@@ -58,8 +52,8 @@ pub struct Broker {
     tokens: BTreeMap<TrustDomain, TokenIssuer>,
     audit: Arc<dyn Sink>,
     settings: Settings,
-    known: Cache<TaskId, tasks::Known>,
-    seen: Cache<[u8; 32], Arc<validate::Seen>>,
+    known: memory::KnownTasks,
+    seen: memory::SeenTokens,
     /// When the store was last found to hold our keyring, in milliseconds.
     keyring_seen: AtomicU64,
 }
@@ -95,8 +89,8 @@ impl Broker {
             let signer: Arc<dyn Signer> = Arc::clone(signer) as _;
             tokens.insert(trust_domain.clone(), TokenIssuer::new(issuer.clone(), signer)?);
         }
-        let known = Cache::new(KNOWN_TASKS);
-        let seen = Cache::new(SEEN_TOKENS);
+        let known = memory::known_tasks();
+        let seen = memory::seen_tokens();
         let certificates = CertIssuer::new(Arc::clone(keys.task_ca()));
         Ok(Self {
             store,

@@ -23,6 +23,8 @@ pub(super) struct Known {
     pub(super) deadline: Timestamp,
     /// Of the stored record.
     pub(super) version: u32,
+    /// How long the stored facts are: the size that it counts for.
+    pub(super) stored_bytes: usize,
 }
 
 impl Broker {
@@ -60,7 +62,12 @@ impl Broker {
         if record.head.deadline > facts.latest_deadline {
             return Err(forged("deadline"));
         }
-        Ok(Known { facts: Arc::new(facts), deadline: record.head.deadline, version: record.head.version })
+        Ok(Known {
+            facts: Arc::new(facts),
+            deadline: record.head.deadline,
+            version: record.head.version,
+            stored_bytes: record.facts.0.len(),
+        })
     }
 
     /// For an answer.

@@ -25,7 +25,7 @@ use super::{Broker, Caller, answer};
 #[derive(Debug)]
 pub(super) struct Seen {
     token: VerifiedToken,
-    claims_json: String,
+    pub(super) claims_json: String,
 }
 
 /// Why a credential is inactive; for the audit line alone.

@@ -1,0 +1,47 @@
+//! How much is remembered between calls: counted in bytes, so that large tasks and tokens take room from each other and not from the machine.
+
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::ids::TaskId;
+
+use super::tasks::Known;
+use super::validate::Seen;
+
+/// Of tasks, in bytes.
+const KNOWN_BYTES: u64 = 32 << 20;
+/// Of tokens whose signature was verified, in bytes.
+const SEEN_BYTES: u64 = 64 << 20;
+/// About what one entry takes beside its text.
+const ENTRY: u64 = 512;
+
+/// Tasks by id.
+pub(super) type KnownTasks = Cache<TaskId, Known, Size>;
+/// Verified tokens by the SHA-256 of the whole token.
+pub(super) type SeenTokens = Cache<[u8; 32], Arc<Seen>, Size>;
+
+/// Weighs entries in bytes, roughly.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size;
+
+impl Weighter<TaskId, Known> for Size {
+    fn weight(&self, _: &TaskId, known: &Known) -> u64 {
+        ENTRY + 2 * known.stored_bytes as u64
+    }
+}
+
+impl Weighter<[u8; 32], Arc<Seen>> for Size {
+    fn weight(&self, _: &[u8; 32], seen: &Arc<Seen>) -> u64 {
+        ENTRY + 3 * seen.claims_json.len() as u64
+    }
+}
+
+pub(super) fn known_tasks() -> KnownTasks {
+    Cache::with_weighter(1 << 14, KNOWN_BYTES, Size)
+}
+
+pub(super) fn seen_tokens() -> SeenTokens {
+    Cache::with_weighter(1 << 14, SEEN_BYTES, Size)
+}
