@@ -95,6 +95,8 @@ pub async fn start(
     let bound = Bound { grpc: local(&grpc)?, ops: local(&ops)? };
     let readiness = Arc::new(Readiness::default());
     let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.store), metrics);
+    // Both sockets listen: whoever comes from now on is served.
+    readiness.set(true);
     let served = tokio::spawn(serve(config, clock, parts, grpc, ops, probes, readiness, stop.clone()));
     tracing::info!(grpc = %bound.grpc, ops = %bound.ops, "ready");
     Ok(Running { bound, stop, served })
@@ -179,7 +181,6 @@ async fn serve(
         ..identity::Limits::default()
     };
     let incoming = Listener::new(grpc, tls, limits).serve(stop.clone(), close.clone());
-    readiness.set(true);
     let server =
         grpc::serve(broker, clock, &config.limits, config.listen.max_connection_age, incoming, stop.clone());
     let drained = drain(server, readiness, stop, close, config.drain).await;
