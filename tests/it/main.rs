@@ -23,6 +23,7 @@ mod hostile;
 mod identity;
 mod input;
 mod policy;
+mod probes;
 mod races;
 mod tasks;
 mod tokens;

@@ -149,6 +149,11 @@ impl Broker {
         }
     }
 
+    /// Starts another process on the files and the store of one that has ended.
+    pub async fn restart_killed(self) -> Self {
+        Self::spawn(self.world, self.redis).await
+    }
+
     /// The process that it is.
     pub fn as_process(&self) -> &Process {
         match &self.engine {
