@@ -129,6 +129,15 @@ fn every_reason_is_explained_with_its_code() {
         .collect();
     assert!(reasons.len() >= 20, "the reasons were found");
     assert_eq!(documented, reasons, "docs/errors.md and src/error.rs");
+
+    let below: BTreeSet<_> = table("docs/errors.md", "Reasons from below the services")
+        .into_iter()
+        .map(|row| code_words(&row[0]).concat())
+        .collect();
+    let is_reason = |word: &&str| word.len() > 8 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    let said =
+        codes.split('"').skip(1).step_by(2).filter(is_reason).filter(|word| *word != "PEER_NOT_TRUSTED");
+    assert_eq!(below, said.map(str::to_owned).collect(), "docs/errors.md and the reasons in status.rs");
 }
 
 #[test]
