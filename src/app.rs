@@ -181,8 +181,7 @@ async fn serve(
         ..identity::Limits::default()
     };
     let incoming = Listener::new(grpc, tls, limits).serve(stop.clone(), close.clone());
-    let server =
-        grpc::serve(broker, clock, &config.limits, config.listen.max_connection_age, incoming, stop.clone());
+    let server = grpc::serve(broker, clock, &config, incoming, stop.clone());
     let drained = drain(server, readiness, stop, close, config.drain).await;
     background.cancel();
     tracker.close();

@@ -192,6 +192,11 @@ impl Client {
         Ok(Self { channel, timeout: target.timeout, broker: target.broker.clone(), out })
     }
 
+    /// The connection itself, for calls that are to cost nothing beside what they cost.
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Sends `message`; `send` is the call. Nothing is waited for longer than the time-out.
     async fn call<M, A, F>(&self, message: M, send: impl FnOnce(Request<M>) -> F) -> Result<A, Failure>
     where

@@ -6,6 +6,7 @@
 //! Absent here: decisions. What a command may do is for the broker to say.
 
 mod args;
+mod bench;
 mod cert;
 mod config;
 mod connect;
@@ -69,6 +70,9 @@ enum Command {
     Workload(workload::Workload),
     TrustDomain(workload::TrustDomain),
     Store(store::Store),
+    Bench(bench::Bench),
+    #[command(hide = true)]
+    BenchBroker(bench::BenchBroker),
     /// Print the version
     Version,
 }
@@ -118,6 +122,8 @@ fn run(command: Command, out: Output) -> Outcome {
             Command::Key(key) => key.run(out).await,
             Command::Workload(workload) => workload.run(out).await,
             Command::TrustDomain(trust_domain) => trust_domain.run(out).await,
+            Command::Bench(bench) => bench.run(out).await,
+            Command::BenchBroker(broker) => broker.run(out).await,
             Command::Version => {
                 let version = env!("CARGO_PKG_VERSION");
                 let text = || format!("taskpass {version}");

@@ -45,6 +45,9 @@ pub struct Config {
     pub audit: AuditTarget,
     /// How long SIGTERM waits for calls in flight.
     pub drain: Duration,
+    /// Answer an RPC that does nothing to every verified peer, before gate and policy: for `taskpass bench`, which alone sets it. Never read
+    /// from a file or the environment.
+    pub empty_rpc: bool,
 }
 
 /// The two listeners.

@@ -94,6 +94,7 @@ pub fn resolve(raw: Raw, base: &Path) -> Result<Config, Problems> {
             export_dir: raw.export.dir.map(at),
             audit: raw.audit.file.map_or(AuditTarget::Stdout, |file| AuditTarget::File(at(file))),
             drain,
+            empty_rpc: false,
         }),
         _ => Err(problems),
     }

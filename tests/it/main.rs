@@ -15,6 +15,7 @@
 #[macro_use]
 mod support;
 
+mod bench;
 mod certificates;
 mod cli;
 mod coverage;

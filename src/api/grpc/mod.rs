@@ -1,6 +1,7 @@
 //! gRPC over mTLS: separate services for agents, verifiers and operators, plus health and reflection.
 
 mod connection;
+mod empty;
 mod gate;
 mod parse;
 mod render;
@@ -8,19 +9,21 @@ mod services;
 pub mod status;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::config::Limits;
+use crate::config::Config;
 use crate::identity::PeerStream;
 use crate::ops::Broker;
 use crate::proto;
 use crate::time::Clock;
 
+pub use empty::EMPTY_RPC;
+
 use connection::Connection;
+use empty::EmptyLayer;
 use gate::GateLayer;
 use services::Face;
 
@@ -28,16 +31,16 @@ use services::Face;
 const MAX_HEADERS: u32 = 16 * 1024;
 
 /// Serves every service of ours, health and reflection on connections of verified peers, each call behind the gate, until `stop` and then
-/// until the calls in flight are answered. Connections are asked to go away (GOAWAY) at `max_age`; what is in flight on them is answered.
+/// until the calls in flight are answered. Connections are asked to go away (GOAWAY) at the greatest age; what is in flight on them is answered.
 pub async fn serve(
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
-    limits: &Limits,
-    max_age: Duration,
+    config: &Config,
     incoming: impl tokio_stream::Stream<Item = std::io::Result<PeerStream>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let face = Face::new(Arc::clone(&broker), Arc::clone(&clock));
+    let (limits, empty) = (&config.limits, config.empty_rpc.then_some(EmptyLayer));
     let most = limits.message_bytes;
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
@@ -45,8 +48,9 @@ pub async fn serve(
         .accept_http1(false)
         .max_concurrent_streams(limits.streams_per_connection)
         .http2_max_header_list_size(MAX_HEADERS)
-        .max_connection_age(max_age)
+        .max_connection_age(config.listen.max_connection_age)
         .layer(tower::limit::GlobalConcurrencyLimitLayer::new(limits.calls))
+        .layer(tower::util::option_layer(empty))
         .layer(GateLayer::new(broker, clock, limits.call_timeout))
         .add_service(
             proto::task_service_server::TaskServiceServer::new(face.clone()).max_decoding_message_size(most),
