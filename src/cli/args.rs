@@ -1,6 +1,7 @@
 //! Values on the command line.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +15,11 @@ use crate::proto;
 /// A duration such as `90s`, `10m` or `1h 30m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|why| format!("{why}; write a duration such as 90s, 10m or 1h"))
+}
+
+/// A number of things to show.
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse::<NonZeroUsize>().map(NonZeroUsize::get).map_err(|_| "write a number from 1 on".to_owned())
 }
 
 /// As protobuf has it; what protobuf cannot hold is cut, and the broker refuses it.

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::args::at_least_one;
 use super::connect::{Client, Connection};
 use super::failure::{Exit, Outcome};
 use super::output::Output;
@@ -27,7 +28,7 @@ enum Verb {
         #[arg(long, value_name = "TASK")]
         task: String,
         /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value = "100", value_parser = at_least_one)]
         limit: usize,
     },
     /// End one credential and leave its task alive

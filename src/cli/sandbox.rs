@@ -27,6 +27,10 @@ pub(super) const PROFILE: &str = "profile.toml";
 /// Tells the broker everything.
 pub(super) const CONFIG: &str = "broker.toml";
 
+/// Says that a directory is ours, from the first moment on; and a key on somebody's disk must not end up in somebody's repository.
+const MARK: &str = ".gitignore";
+const MARK_TEXT: &str = "# Made by `taskpass dev`. There are private keys here.\n*\n";
+
 /// The trust domain of the workloads.
 pub(super) const WORKLOADS: &str = "example.org";
 /// The broker's own.
@@ -103,13 +107,13 @@ impl Sandbox {
     /// Makes what is missing and leaves alone what is there. Refuses a directory that holds something else.
     pub(super) fn open(dir: &Path, now: Timestamp) -> Result<Self, Failure> {
         refuse_foreign(dir)?;
-        for sub in ["", "ca", "bundles", "identities", "policy", "audiences", "data", "public"] {
+        private_dir(dir)?;
+        create_once(&dir.join(MARK), MARK_TEXT)?;
+        for sub in ["ca", "bundles", "identities", "policy", "audiences", "data", "public"] {
             private_dir(&dir.join(sub))?;
         }
         let workloads = authority(dir, WORKLOADS, now)?;
         let broker = authority(dir, BROKER, now)?;
-        // A key on somebody's disk must not end up in somebody's repository.
-        create_once(&dir.join(".gitignore"), "*\n")?;
         for (name, text) in SAMPLES {
             create_once(&dir.join(name), text)?;
         }
@@ -119,7 +123,6 @@ impl Sandbox {
         }
         let sandbox = Self { dir: dir.to_owned(), workloads, broker };
         sandbox.renew(now)?;
-        // Last: its presence says that the directory is complete.
         create_once(&sandbox.config(), CONFIG_TEXT)?;
         Ok(sandbox)
     }
@@ -197,9 +200,8 @@ fn refuse_foreign(dir: &Path) -> Result<(), Failure> {
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(why) => return Err(Failure::at(dir.display(), why)),
     };
-    let ours = [CONFIG, ".gitignore", "ca"];
-    let foreign = entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>();
-    if foreign.is_empty() || ours.iter().any(|name| foreign.iter().any(|found| found == name)) {
+    let ours = fs::read_to_string(dir.join(MARK)).is_ok_and(|text| text == MARK_TEXT);
+    if ours || entries.count() == 0 {
         return Ok(());
     }
     Err(Failure::usage(format_args!("{} holds other things already", dir.display()))
@@ -316,8 +318,9 @@ mod tests {
     fn a_directory_of_something_else_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.tex"), "").unwrap();
+        fs::write(dir.path().join(".gitignore"), "*.aux\n").unwrap();
         let failure = Sandbox::open(dir.path(), NOW).map(drop).unwrap_err();
         assert_eq!(failure.exit(), crate::cli::failure::Exit::Usage);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::args::{duration, grant, grants_file, proto_duration};
+use super::args::{at_least_one, duration, grant, grants_file, proto_duration};
 use super::connect::{Client, Connection};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{Output, inline};
@@ -87,7 +87,7 @@ struct List {
     #[arg(long)]
     live: bool,
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = at_least_one)]
     limit: usize,
 }
 
