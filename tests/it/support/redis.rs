@@ -269,12 +269,21 @@ impl RedisServer {
                 self.child = None;
                 return false;
             }
-            if answers(self.port) {
+            // Another one may have been faster to take the port; then ours is about to end.
+            if answers(self.port) && self.is_ours() == Some(true) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         panic!("redis-server does not answer:\n{}", self.log());
+    }
+
+    /// Whether the server at the port is the one that was started; `None` if it does not say.
+    fn is_ours(&self) -> Option<bool> {
+        let client = redis::Client::open(self.login()).ok()?;
+        let info: String = redis::cmd("INFO").arg("server").query(&mut client.get_connection().ok()?).ok()?;
+        let id = info.lines().find_map(|line| line.strip_prefix("process_id:"))?;
+        Some(id.trim() == self.pid().to_string())
     }
 
     fn own_all_slots(&self) {
