@@ -30,6 +30,7 @@
 
 mod credentials;
 mod fences;
+mod keeper;
 mod keyring;
 mod link;
 mod list;

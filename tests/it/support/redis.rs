@@ -191,10 +191,14 @@ impl RedisServer {
 
     /// A blocking connection of the harness's own user.
     pub(crate) fn client(&self) -> redis::Connection {
-        let login =
-            self.setup.admin.map(|(user, password)| format!("{user}:{password}@")).unwrap_or_default();
-        let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port)).expect("a URL");
+        let client = redis::Client::open(self.login()).expect("a URL");
         client.get_connection().expect("a connection")
+    }
+
+    /// URL of the plain port, with the harness's own user.
+    fn login(&self) -> String {
+        let who = self.setup.admin.map(|(user, password)| format!("{user}:{password}@")).unwrap_or_default();
+        format!("redis://{who}127.0.0.1:{}", self.port)
     }
 
     /// What it wrote to its log.

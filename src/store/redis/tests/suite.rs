@@ -96,8 +96,8 @@ mod synced {
     contract_suite!(async { OnServer::synced().await });
 }
 
-/// A cluster node takes two seconds to begin, so the cases share one, each with a prefix of its own. What is flushed or restored are the keys below it.
-struct OnCluster {
+/// Many cases on one server, each with a prefix of its own: a cluster node takes two seconds to begin. What is flushed or restored are the keys below it.
+struct Shared {
     server: Arc<RedisServer>,
     options: RedisOptions,
     history: Arc<History>,
@@ -105,15 +105,23 @@ struct OnCluster {
     copies: Vec<BTreeMap<Vec<u8>, Vec<u8>>>,
 }
 
-impl OnCluster {
-    async fn new() -> Self {
+impl Shared {
+    async fn cluster() -> Self {
         static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
+        Self::on(&SHARED, RedisSetup { cluster: true, ..RedisSetup::default() }).await
+    }
+
+    async fn standalone() -> Self {
+        static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
+        Self::on(&SHARED, RedisSetup::default()).await
+    }
+
+    async fn on(shared: &Mutex<Weak<RedisServer>>, setup: RedisSetup) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let server = {
-            let mut shared = SHARED.lock().unwrap();
+            let mut shared = shared.lock().unwrap();
             shared.upgrade().unwrap_or_else(|| {
-                let server = RedisServer::start(RedisSetup { cluster: true, ..RedisSetup::default() });
-                let server = Arc::new(server);
+                let server = Arc::new(RedisServer::start(setup));
                 *shared = Arc::downgrade(&server);
                 server
             })
@@ -137,8 +145,14 @@ impl OnCluster {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
 #[async_trait]
-impl Harness for OnCluster {
+impl Harness for Shared {
     fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.store) as Arc<dyn Store>
     }
@@ -177,5 +191,15 @@ impl Harness for OnCluster {
 
 mod cluster {
     use super::*;
-    contract_suite!(async { OnCluster::new().await });
+    contract_suite!(async { Shared::cluster().await });
+}
+
+#[test]
+fn the_model_holds() {
+    crate::store::model::holds(48, async || Shared::standalone().await);
+}
+
+#[test]
+fn the_model_holds_where_each_crash_kills_the_server() {
+    crate::store::model::holds(8, async || OnServer::synced().await);
 }
