@@ -53,7 +53,7 @@ pub(super) fn list_tasks(m: &proto::ListTasksRequest) -> Result<command::ListTas
 pub(super) fn mint_token(m: proto::MintTokenRequest) -> Result<command::MintToken> {
     Ok(command::MintToken {
         task: id("task_id", &m.task_id)?,
-        audience: text("audience", m.audience, 1, MAX_AUDIENCE)?,
+        audience: audience("audience", m.audience)?,
         tools: tools(&m.tools)?,
         lifetime: duration("lifetime", m.lifetime.as_ref())?,
         minimum_lifetime: duration("minimum_lifetime", m.minimum_lifetime.as_ref())?,
@@ -90,7 +90,7 @@ pub(super) fn validate(m: proto::ValidateRequest) -> Result<command::Validate> {
         None => return Err(Error::invalid("credential", "send token or certificate_serial")),
     };
     Ok(command::Validate {
-        audience: text("audience", m.audience, 1, MAX_AUDIENCE)?,
+        audience: audience("audience", m.audience)?,
         shown,
         certificate: thumbprint("presented_certificate_sha256", &m.presented_certificate_sha256)?,
         jkt: thumbprint("presented_dpop_jwk_sha256", &m.presented_dpop_jwk_sha256)?,
@@ -170,6 +170,18 @@ fn text(field: &str, value: String, least: usize, most: usize) -> Result<String>
     }
 }
 
+/// An audience; the register knows those that there are. What is no URI at all is not repeated, here or in a log: it may be a token that was
+/// put into the wrong field.
+fn audience(field: &str, value: String) -> Result<String> {
+    let audience = text(field, value, 1, MAX_AUDIENCE)?;
+    if !audience.contains("://") {
+        let sentence =
+            format!("{field}: is not the URI of an audience. ListAudiences names those that there are.");
+        return Err(Error::new(Reason::UnknownAudience, sentence));
+    }
+    Ok(audience)
+}
+
 fn optional_text(field: &str, value: String, most: usize) -> Result<Option<String>> {
     if value.is_empty() { Ok(None) } else { text(field, value, 1, most).map(Some) }
 }
@@ -220,7 +232,7 @@ fn grants(messages: Vec<proto::Grant>) -> Result<Vec<Grant>> {
 }
 
 fn grant(message: proto::Grant) -> Result<Grant> {
-    let audience = text("grants.audience", message.audience, 1, MAX_AUDIENCE)?;
+    let audience = audience("grants.audience", message.audience)?;
     if message.tools.is_empty() || message.tools.len() > MAX_TOOLS {
         return Err(Error::invalid(
             "grants.tools",

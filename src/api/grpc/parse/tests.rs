@@ -146,3 +146,16 @@ fn what_cannot_be_a_serial_of_ours_is_inactive_and_no_error() {
     };
     assert!(matches!(validate(message).expect("well-formed").shown, command::Shown::Nothing));
 }
+
+#[test]
+fn a44_a_token_in_the_place_of_an_audience_is_not_repeated() {
+    let token = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiIxIn0.c2lnbmF0dXJl";
+    let request = proto::MintTokenRequest {
+        task_id: "01890a5d-ac96-774b-bcce-b302099a8057".into(),
+        audience: token.into(),
+        ..Default::default()
+    };
+    let error = mint_token(request).unwrap_err();
+    assert_eq!(error.reason(), Reason::UnknownAudience);
+    assert!(!error.log_line().contains("eyJ"), "{error:?}");
+}
