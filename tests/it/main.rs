@@ -19,6 +19,7 @@ mod bench;
 mod certificates;
 mod cli;
 mod coverage;
+mod crashes;
 mod ends;
 mod hostile;
 mod identity;

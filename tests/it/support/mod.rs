@@ -4,6 +4,8 @@
 pub mod broker;
 pub mod ca;
 pub mod client;
+pub mod load;
+pub mod mortal;
 pub mod process;
 pub mod raw;
 pub mod redis;

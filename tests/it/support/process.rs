@@ -16,13 +16,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with the configuration file of a world, everything logged as JSON to `broker.log` there, and these variables beside.
+    /// Starts it with the configuration file of a world, logging as JSON to `broker.log` there, and these variables beside.
     pub fn serve(world: &World, environment: &[(&str, &str)]) -> Self {
         let log = world.path("broker.log");
         let child = Command::new(env!("CARGO_BIN_EXE_taskpass"))
             .args(["serve", "--config"])
             .arg(world.path("taskpass.toml"))
-            .args(["--log", "debug", "--log-format", "json"])
+            .args(["--log-format", "json"])
+            .env("TASKPASS_LOG", "debug")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(File::create(world.path("broker.out")).unwrap())
