@@ -27,6 +27,7 @@ mod input;
 mod policy;
 mod probes;
 mod races;
+mod redis_faults;
 mod tasks;
 mod tokens;
 mod validation;
