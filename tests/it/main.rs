@@ -28,6 +28,7 @@ mod policy;
 mod probes;
 mod races;
 mod redis_faults;
+mod secrecy;
 mod tasks;
 mod tokens;
 mod validation;
