@@ -263,3 +263,55 @@ fn nobody_needs_to_be_known_beforehand_but_names_are_compared_exactly() {
         assert!(!decide(stranger), "{stranger}");
     }
 }
+
+#[test]
+fn a_change_of_the_register_counts_at_once() {
+    let engine = engine(
+        r#"permit (principal, action == Taskpass::Action::"BeginTask", resource)
+            unless { context.labels.contains("pii") || resource.labels.contains("secret") };"#,
+    );
+    let declare = |labels: &str, more: &str| {
+        let text = format!(
+            r#"uri = "https://a.example.org/mcp"
+               trust_domain = "example.org"
+               profile = "bearer"
+               tools = [{{ name = "read", labels = [{labels}] }} {more}]"#
+        );
+        Register(Audiences::from_files(&Listing::of_texts(&[("a.toml", &text)])).unwrap())
+    };
+    let read = tool("read");
+    let decide = |register: &Register| {
+        let audience = register.0.iter().next().unwrap();
+        engine.decide::<BeginTask>(&caller(AGENT), audience, begin(&[&read])).is_ok()
+    };
+    let (plain, pii) = (declare("", ""), declare("\"pii\"", ""));
+    let secret = declare("", ", { name = \"x\", labels = [\"secret\"] }");
+    assert_eq!([decide(&plain), decide(&pii), decide(&secret), decide(&plain)], [true, false, false, true]);
+}
+
+#[test]
+fn each_question_is_decided_by_its_own_facts_however_often_it_was_asked() {
+    let engine = engine(
+        r#"permit (principal, action == Taskpass::Action::"MintToken", resource)
+            when { context.is_owner && context.tools == ["search"] && context.lifetime_seconds == 120
+                && context.binding == "bearer" && !context.has_subject && context.depth == 0 };"#,
+    );
+    let (register, owner, other) = (Register::sample(), id(AGENT), id(OTHER_AGENT));
+    let (search, read) = (tool("search"), tool("read"));
+    let (one, two) = ([&search], [&search, &read]);
+    let good = mint(task_of(&owner), &one);
+    let questions = [
+        (good, true),
+        (MintFacts { tools: &two, ..good }, false),
+        (MintFacts { tools: &[], ..good }, false),
+        (MintFacts { lifetime: minutes(3), ..good }, false),
+        (MintFacts { binding: EnforcementProfile::Jkt, ..good }, false),
+        (MintFacts { task: task_of(&other), ..good }, false),
+        (MintFacts { task: TaskFacts { subject: Some("alice"), ..task_of(&owner) }, ..good }, false),
+        (MintFacts { task: TaskFacts { depth: 1, ..task_of(&owner) }, ..good }, false),
+    ];
+    for (facts, expected) in questions.iter().chain(questions.iter().rev()).chain(&questions) {
+        let decided = engine.decide::<MintToken>(&caller(AGENT), register.docs(), *facts);
+        assert_eq!(decided.is_ok(), *expected, "{facts:?}");
+    }
+}
