@@ -57,13 +57,13 @@ pub struct EmbeddedOptions {
 }
 
 impl EmbeddedOptions {
-    /// Durable, with the usual limits: 5 s of skew, 2 s for a step, 128 MiB of cache.
+    /// Durable, with the usual limits: 5 s of skew, 5 s for a step (a disk may stall), 128 MiB of cache.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
             durability: Durability::Fsync,
             max_skew: Duration::from_secs(5),
-            step_limit: Duration::from_secs(2),
+            step_limit: Duration::from_secs(5),
             cache_bytes: 128 << 20,
         }
     }

@@ -241,7 +241,16 @@ async fn prove_partition(
             return Ok(observed.present);
         }
         if let Some(position) = grow(context, lane, partition, observed.map(|o| o.present)).await? {
-            tracing::warn!(%partition, generation = %position.generation, "a new generation has begun");
+            let generation = position.generation;
+            match observed {
+                Some(_) => {
+                    tracing::warn!(%partition, %generation, "history cannot be proved: a new generation has begun")
+                }
+                None if remembered.is_some() => {
+                    tracing::warn!(%partition, %generation, "history is gone: a new generation has begun")
+                }
+                None => tracing::debug!(%partition, %generation, "a first generation has begun"),
+            }
             return Ok(position);
         }
     }
