@@ -1,5 +1,7 @@
 //! Begin: a workload declares what it is about to do.
 
+use std::time::Duration;
+
 use ring::digest::{Context, SHA256};
 use taskpass_verifier::claims::ToolName;
 
@@ -18,6 +20,9 @@ use super::decide::noted;
 use super::tasks::{Known, ended, not_found, store_error};
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
+
+/// A task that took its place this long ago and is not stored will not be: both steps are bounded by less.
+const BEGINNING: Duration = Duration::from_secs(12);
 
 impl Broker {
     /// Declares a task; true if the idempotency key led to one that an earlier call began.
@@ -120,6 +125,8 @@ impl Broker {
                         return Ok(());
                     }
                 }
+                // Its place is taken before it is stored: what is not there may be about to be.
+                None if now.since(Timestamp::from_millis(holder.unix_millis())) < BEGINNING => {}
                 _ => dead.push(holder),
             }
         }

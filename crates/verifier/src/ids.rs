@@ -88,6 +88,12 @@ impl TaskId {
         &self.0
     }
 
+    /// When the id was made, in milliseconds since the epoch.
+    pub const fn unix_millis(&self) -> u64 {
+        let [t0, t1, t2, t3, t4, t5, ..] = self.0;
+        u64::from_be_bytes([0, 0, t0, t1, t2, t3, t4, t5])
+    }
+
     /// Where the task's tree lives.
     pub const fn partition(&self) -> Partition {
         Partition::from_low_bits(self.0[7])
@@ -323,6 +329,7 @@ mod tests {
         assert_eq!(text.len(), 36);
         assert_eq!((text.get(14..15).unwrap(), text.get(19..20).unwrap()), ("7", "b"));
         assert_eq!(task().partition().number(), 41);
+        assert_eq!(task().unix_millis(), 1_790_000_000_123);
         assert_eq!(text.parse(), Ok(task()));
     }
 
