@@ -18,7 +18,7 @@ use super::options::{Endpoint, RedisDurability};
 use super::proof::{self, Refusal};
 
 /// How long to wait before trying again to connect, at first and at most.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(200));
 /// How often to ask whether the server still is what it was.
 const WATCH: Duration = Duration::from_secs(1);
 
