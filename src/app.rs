@@ -28,6 +28,12 @@ use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::store::redis::{RedisDurability, RedisOptions, RedisStore, RedisTls};
 use crate::time::Clock;
 
+/// Upper ends of the buckets for durations, in seconds.
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// How often observations are sorted into them.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
 /// Why a broker did not start, in words for its operator.
 #[derive(Debug)]
 pub struct StartError(String);
@@ -94,6 +100,7 @@ pub async fn start(
     let local = |l: &TcpListener| l.local_addr().map_err(|e| StartError::new("listening", e));
     let bound = Bound { grpc: local(&grpc)?, ops: local(&ops)? };
     let readiness = Arc::new(Readiness::default());
+    tokio::spawn(keep_metrics(metrics.clone(), stop.clone()));
     let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.store), metrics);
     // Both sockets listen: whoever comes from now on is served.
     readiness.set(true);
@@ -225,9 +232,18 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 /// One recorder for the process; a second broker in it shares the first one's.
 fn metrics_recorder() -> Result<PrometheusHandle, StartError> {
     static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
-    let installed =
-        RECORDER.get_or_init(|| PrometheusBuilder::new().install_recorder().map_err(|e| e.to_string()));
+    let installed = RECORDER.get_or_init(|| {
+        let builder = PrometheusBuilder::new().set_buckets(&SECONDS).map_err(|e| e.to_string())?;
+        builder.install_recorder().map_err(|e| e.to_string())
+    });
     installed.clone().map_err(|e| StartError::new("metrics", e))
+}
+
+/// What was observed waits in memory until it is sorted into buckets: that must not depend on somebody asking for `/metrics`.
+async fn keep_metrics(metrics: PrometheusHandle, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(METRICS_UPKEEP)).await.is_some() {
+        metrics.run_upkeep();
+    }
 }
 
 fn open_svid(config: &Config, clock: Arc<dyn Clock>) -> Result<SvidSource, StartError> {

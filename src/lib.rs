@@ -9,6 +9,7 @@ pub mod audience;
 pub mod audit;
 pub mod cert;
 pub mod cli;
+pub mod coalesce;
 pub mod config;
 pub mod error;
 pub mod failpoint;

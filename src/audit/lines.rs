@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -13,6 +14,8 @@ use crate::error::{Error, Reason, Result};
 
 /// Lines that may wait to be written.
 const BACKLOG: usize = 8_192;
+/// How long lines are gathered after some were written: so a busy broker does not wake the writer for each.
+const GATHER: Duration = Duration::from_millis(2);
 
 enum Order {
     Line(Vec<u8>),
@@ -65,6 +68,7 @@ fn run(mut inbox: mpsc::Receiver<Order>, target: impl Write) {
             tracing::error!(%error, "the audit log cannot be written; calls are refused from now on");
             return;
         }
+        std::thread::sleep(GATHER);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::ids::RequestId;
 use crate::ops::{Broker, Caller};
 use crate::time::Clock;
 
+use super::meters::Meters;
 use super::status;
 
 /// Names the request in the answer's headers, for whoever reports it.
@@ -28,13 +29,14 @@ const REQUEST_ID: &str = "x-request-id";
 pub(super) struct GateLayer {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
+    meters: Arc<Meters>,
     patience: Duration,
 }
 
 impl GateLayer {
     /// For a broker. A call that takes longer than `patience` is given up.
     pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, patience: Duration) -> Self {
-        Self { broker, clock, patience }
+        Self { broker, clock, meters: Arc::new(Meters::new()), patience }
     }
 }
 
@@ -43,7 +45,7 @@ impl<S> Layer<S> for GateLayer {
 
     fn layer(&self, inner: S) -> Gate<S> {
         let (broker, clock) = (Arc::clone(&self.broker), Arc::clone(&self.clock));
-        Gate { inner, broker, clock, patience: self.patience }
+        Gate { inner, broker, clock, meters: Arc::clone(&self.meters), patience: self.patience }
     }
 }
 
@@ -53,6 +55,7 @@ pub(super) struct Gate<S> {
     inner: S,
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
+    meters: Arc<Meters>,
     patience: Duration,
 }
 
@@ -82,7 +85,7 @@ where
         // The one that was polled ready is the one that is called.
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let standard = Standard::of(request.uri().path());
-        let method: Arc<str> = request.uri().path().trim_start_matches('/').into();
+        let meter = self.meters.of(request.uri().path());
         let request_id = caller.request;
         request.extensions_mut().insert(caller.clone());
         let (broker, clock, patience) = (Arc::clone(&self.broker), Arc::clone(&self.clock), self.patience);
@@ -91,7 +94,7 @@ where
                 if let Some(standard) = standard
                     && let Err(error) = standard.permit(&broker, &caller, clock.as_ref()).await
                 {
-                    return Ok(status::refuse(&caller, &method, &error).into_http());
+                    return Ok(status::refuse(&caller, meter.method(), &error).into_http());
                 }
                 inner.call(request).await
             };
@@ -102,7 +105,7 @@ where
             if let Ok(value) = HeaderValue::from_str(&request_id.to_string()) {
                 response.headers_mut().insert(REQUEST_ID, value);
             }
-            count(&method, &response, began);
+            meter.count(&response, began);
             Ok(response)
         })
     }
@@ -120,14 +123,6 @@ fn admit(request: &Request<Body>) -> Result<Caller, tonic::Status> {
     })?;
     let request = RequestId::new().map_err(|error| status::to_status(&error))?;
     Ok(Caller { peer: connection.peer().clone(), request })
-}
-
-fn count(method: &Arc<str>, response: &Response<Body>, began: Instant) {
-    let code = response.headers().get("grpc-status").and_then(|v| v.to_str().ok()).unwrap_or("0").to_owned();
-    // Unknown paths must not make labels.
-    let method = if code == "12" { "unknown".to_owned() } else { method.to_string() };
-    metrics::counter!("taskpass_calls_total", "method" => method.clone(), "code" => code).increment(1);
-    metrics::histogram!("taskpass_call_seconds", "method" => method).record(began.elapsed().as_secs_f64());
 }
 
 /// Services that are not ours but stand behind our policy.

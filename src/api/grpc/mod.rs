@@ -3,6 +3,7 @@
 mod connection;
 mod empty;
 mod gate;
+mod meters;
 mod parse;
 mod render;
 mod services;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
+use crate::coalesce::Coalesced;
 use crate::identity::peer::{PeerJudge, VerifiedPeer};
 use crate::identity::refusal::PeerRefusal;
 use crate::time::Clock;
@@ -132,7 +133,7 @@ impl PeerConnection {
 /// The byte stream of a connection. When the connection is closed, reads find the end and writes fail, so that whatever
 /// runs above it ends, open streams too.
 pub struct PeerStream {
-    tls: TlsStream<TcpStream>,
+    tls: Coalesced<TlsStream<TcpStream>>,
     connection: Arc<PeerConnection>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _ends_the_watch: DropGuard,
@@ -149,7 +150,7 @@ impl PeerStream {
     ) -> Self {
         tokio::spawn(Arc::clone(&connection).watch(max_age, drain));
         Self {
-            tls,
+            tls: Coalesced::new(tls),
             closed: Box::pin(connection.closed.clone().cancelled_owned()),
             _ends_the_watch: connection.closed.clone().drop_guard(),
             connection,
@@ -170,7 +171,7 @@ impl PeerStream {
     /// Ends TLS if that can be done at once, so that the peer knows that the end is no accident. What runs above us does not
     /// do it when it finds the end.
     fn say_goodbye(&mut self, cx: &mut Context<'_>) {
-        let _at_once_or_not: Poll<io::Result<()>> = Pin::new(&mut self.tls).poll_shutdown(cx);
+        let _at_once_or_not: Poll<io::Result<()>> = Pin::new(self.tls.inner()).poll_shutdown(cx);
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::options::{Endpoint, RedisDurability};
 use super::proof::{self, Refusal};
+use crate::coalesce::Coalesced;
 
 /// How long to wait before trying again to connect, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(200));
@@ -208,9 +209,10 @@ async fn attach<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     ended: &CancellationToken,
 ) -> Result<MultiplexedConnection, Refusal> {
     let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(1024);
-    let (lane, driver) = MultiplexedConnection::new_with_config(&endpoint.login, stream, config)
-        .await
-        .map_err(|e| proof::login_refused(&e))?;
+    let (lane, driver) =
+        MultiplexedConnection::new_with_config(&endpoint.login, Coalesced::new(stream), config)
+            .await
+            .map_err(|e| proof::login_refused(&e))?;
     let ended = ended.clone();
     let driver = tokio::spawn(async move {
         driver.await;

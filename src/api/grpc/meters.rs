@@ -1,0 +1,122 @@
+//! How many calls of each method there were, and how long they took. What a call counts on is looked up when the broker starts, not at each
+//! call, and a path that is no method of ours makes no label.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Response;
+use metrics::{Counter, Histogram};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::body::Body;
+
+use crate::proto;
+
+/// The label of paths that are no methods.
+const UNKNOWN: &str = "unknown";
+
+/// A meter for each method that is served.
+#[derive(Debug)]
+pub(super) struct Meters {
+    by_method: HashMap<String, Arc<Meter>>,
+    unknown: Arc<Meter>,
+}
+
+/// What the calls of one method are counted on.
+pub(super) struct Meter {
+    method: Arc<str>,
+    answered: Counter,
+    seconds: Histogram,
+}
+
+impl Meters {
+    /// For the methods of our services and of the standard ones.
+    pub(super) fn new() -> Self {
+        let sets = [
+            proto::DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        let methods = sets.into_iter().flat_map(methods);
+        let by_method = methods.map(|name| (name.clone(), Arc::new(Meter::new(name)))).collect();
+        Self { by_method, unknown: Arc::new(Meter::new(UNKNOWN.to_owned())) }
+    }
+
+    /// For a path such as `/taskpass.v1.TaskService/BeginTask`.
+    pub(super) fn of(&self, path: &str) -> Arc<Meter> {
+        let method = path.strip_prefix('/').unwrap_or(path);
+        Arc::clone(self.by_method.get(method).unwrap_or(&self.unknown))
+    }
+}
+
+fn methods(descriptors: &[u8]) -> Vec<String> {
+    let files = FileDescriptorSet::decode(descriptors).unwrap_or_default().file;
+    let in_file = |file: prost_types::FileDescriptorProto| {
+        let package = file.package().to_owned();
+        file.service.into_iter().flat_map(move |service| {
+            let service_name = format!("{package}.{}", service.name());
+            let name =
+                move |method: prost_types::MethodDescriptorProto| format!("{service_name}/{}", method.name());
+            service.method.into_iter().map(name).collect::<Vec<_>>()
+        })
+    };
+    files.into_iter().flat_map(in_file).collect()
+}
+
+impl Meter {
+    fn new(method: String) -> Self {
+        Self {
+            answered: metrics::counter!("taskpass_calls_total", "method" => method.clone(), "code" => "0"),
+            seconds: metrics::histogram!("taskpass_call_seconds", "method" => method.clone()),
+            method: method.into(),
+        }
+    }
+
+    /// The method, as logs and labels name it.
+    pub(super) fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// Counts a call that began at `began`.
+    pub(super) fn count(&self, response: &Response<Body>, began: Instant) {
+        // An answer has its code in the trailers, a refusal in the headers.
+        match response.headers().get("grpc-status").map(http::HeaderValue::to_str) {
+            None | Some(Ok("0")) => self.answered.increment(1),
+            Some(code) => {
+                let (method, code) = (self.method.to_string(), code.unwrap_or_default().to_owned());
+                metrics::counter!("taskpass_calls_total", "method" => method, "code" => code).increment(1);
+            }
+        }
+        self.seconds.record(began.elapsed().as_secs_f64());
+    }
+}
+
+impl std::fmt::Debug for Meter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Meter({})", self.method)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_has_a_meter_and_nothing_else_has() {
+        let meters = Meters::new();
+        for path in [
+            "/taskpass.v1.TaskService/BeginTask",
+            "/taskpass.v1.ValidationService/Validate",
+            "/grpc.health.v1.Health/Check",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert_eq!(Some(meters.of(path).method()), path.strip_prefix('/'));
+        }
+        for path in ["/taskpass.v1.TaskService/Made.Up", "/", "", "/taskpass.bench.v1.Bench/Empty"] {
+            assert_eq!(meters.of(path).method(), UNKNOWN, "{path}");
+        }
+    }
+}
