@@ -41,6 +41,15 @@ impl Broker {
             .map_err(|error| hidden(caller, task, error))
     }
 
+    /// Only its owner mints of a task, certifies for it or moves its deadline, whatever policy says. Before anything else is looked at, so that no other
+    /// refusal tells a stranger that there is such a task.
+    pub(super) fn owned(caller: &Caller, task: &TaskFacts) -> Result<()> {
+        if task.owner == *caller.spiffe_id() {
+            return Ok(());
+        }
+        Err(not_found(task.id).with_detail(format_args!("NOT_THE_OWNER: it is a task of {}", task.owner)))
+    }
+
     /// A registered audience.
     pub(super) fn audience(&self, uri: &str) -> Result<Arc<Audience>> {
         let found = self.audiences.snapshot().get(uri).map(Arc::clone);
@@ -112,7 +121,7 @@ pub(super) fn for_policy(task: &TaskFacts) -> action::TaskFacts<'_> {
 }
 
 /// A denial on a task of somebody else must not tell that there is one.
-pub(super) fn hidden(caller: &Caller, task: &TaskFacts, error: Error) -> Error {
+fn hidden(caller: &Caller, task: &TaskFacts, error: Error) -> Error {
     let denied = error.reason() == Reason::PolicyDenied;
     if denied && task.owner != *caller.spiffe_id() {
         not_found(task.id).with_detail(error.log_line())

@@ -37,6 +37,7 @@ impl Broker {
         trail: &mut Trail,
     ) -> Result<answer::Task> {
         let (known, view) = self.read_task(id, now).await?.ok_or_else(|| not_found(id))?;
+        Self::owned(caller, &known.facts)?;
         let asked = action::Lifetime(lifetime);
         let _permit = self.permit_on_task::<action::ExtendTask>(caller, &known.facts, asked, trail)?;
         if !view.status.is_live() {

@@ -38,6 +38,7 @@ impl Broker {
         trail: &mut Trail,
     ) -> Result<answer::Certificate> {
         let mut known = self.known_task(command.task, now).await?.ok_or_else(|| not_found(command.task))?;
+        Self::owned(caller, &known.facts)?;
         let asked = command.lifetime.unwrap_or(self.settings.lifetimes.default_certificate);
         let permit = self.permit_on_task::<action::IssueCertificate>(
             caller,

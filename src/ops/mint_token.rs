@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 use crate::token::TokenGrant;
 
 use super::command::MintToken;
-use super::decide::{for_policy, hidden};
+use super::decide::for_policy;
 use super::recording::Recorded;
 use super::tasks::{Known, not_found};
 use super::trail::Trail;
@@ -54,6 +54,7 @@ impl Broker {
         trail: &mut Trail,
     ) -> Result<answer::Token> {
         let mut known = self.known_task(command.task, now).await?.ok_or_else(|| not_found(command.task))?;
+        Self::owned(caller, &known.facts)?;
         let audience = self.audience(&command.audience)?;
         let asked = command.lifetime.unwrap_or(self.settings.lifetimes.default_token);
         let cap = self.permit_mint(caller, &command, &known, &audience, asked, trail)?;
@@ -136,8 +137,7 @@ impl Broker {
             lifetime: asked,
             binding: audience.profile(),
         };
-        let permit = self.permit::<action::MintToken>(caller, audience, facts, trail);
-        let permit = permit.map_err(|error| hidden(caller, &known.facts, error))?;
+        let permit = self.permit::<action::MintToken>(caller, audience, facts, trail)?;
         Ok(permit.token_lifetime(self.settings.lifetimes.max_token))
     }
 

@@ -95,6 +95,28 @@ async fn a_forbid_wins_over_every_permit() {
 }
 
 #[tokio::test]
+async fn a12_whatever_policy_permits_only_its_owner_acts_as_a_task() {
+    let setup = Setup::on(Store::Embedded);
+    setup.world.write("policy/all.cedar", "@id(\"all\")\npermit (principal, action, resource);");
+    let broker = Broker::of(setup).await;
+    let task = broker.agent().docs_task().await;
+    for stranger in [broker.second_agent(), broker.operator(), broker.other_workload("agent/a1")] {
+        stranger.get(&task.id).await.unwrap();
+        refused(stranger.mint(mint(&task, DOCS)).await, Code::NotFound, "TASK_NOT_FOUND");
+        refused(stranger.extend(&task.id, 900).await, Code::NotFound, "TASK_NOT_FOUND");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+        let issue = proto::IssueCertificateRequest {
+            task_id: task.id.clone(),
+            key: Some(proto::issue_certificate_request::Key::CsrPem(csr)),
+            ..Default::default()
+        };
+        refused(stranger.issue(issue).await, Code::NotFound, "TASK_NOT_FOUND");
+    }
+    assert_eq!(broker.agent().get(&task.id).await.unwrap(), task);
+}
+
+#[tokio::test]
 async fn a15_without_a_permit_everything_is_denied() {
     let setup = Setup::on(Store::Embedded);
     for file in ["agents", "everybody", "limits", "operators", "verifiers", "other-tenant"] {

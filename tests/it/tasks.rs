@@ -12,7 +12,7 @@ use crate::support::story::{
     begin, docs, grant, is_live, mail, millis, mint, mint_for, payments, read_token, refused, seconds,
     seen_from_outside,
 };
-use crate::support::world::{DOCS, PAYMENTS};
+use crate::support::world::{DOCS, OTHER_DOCS, PAYMENTS, STRANGER};
 use crate::support::{Store, eventually};
 
 fn keyed(key: &str) -> proto::BeginTaskRequest {
@@ -112,8 +112,16 @@ async fn a_deadline_moves_later_up_to_the_cap_and_never_earlier(store: Store) {
     agent.mint(mint_for(&task, DOCS, 300)).await.unwrap();
 }
 
+/// In the register, but the broker issues no tokens for its trust domain.
+const ISSUERLESS: &str = "https://docs.stranger.example/mcp";
+
 async fn a12_tasks_of_others_look_like_no_tasks_at_all(store: Store) {
-    let broker = Broker::start(store).await;
+    let setup = Setup::on(store);
+    let audience = format!(
+        "uri = \"{ISSUERLESS}\"\ntrust_domain = \"{STRANGER}\"\nprofile = \"bearer\"\nverifiers = []\n"
+    );
+    setup.world.write("audiences/issuerless.toml", &format!("{audience}tools = [{{ name = \"read\" }}]\n"));
+    let broker = Broker::of(setup).await;
     let owner = broker.agent();
     let (live, ended) = (owner.docs_task().await, owner.docs_task().await);
     let minted = owner.mint(mint(&live, DOCS)).await.unwrap();
@@ -147,12 +155,22 @@ async fn everything_refused(client: &Client, task: &proto::Task) -> Vec<(Code, S
         key: Some(proto::issue_certificate_request::Key::CsrPem(csr_pem())),
         ..Default::default()
     };
+    let unproven = proto::IssueCertificateRequest {
+        key: Some(proto::issue_certificate_request::Key::CsrPem("no request".into())),
+        ..issue.clone()
+    };
+    let ungranted = proto::MintTokenRequest { tools: vec!["write".into()], ..mint(task, DOCS) };
     let answers = [
         client.get(&task.id).await.map(drop),
         client.extend(&task.id, 900).await.map(drop),
         client.complete(&task.id).await.map(drop),
         client.mint(mint(task, DOCS)).await.map(drop),
+        client.mint(mint(task, "https://nobody.example.org/mcp")).await.map(drop),
+        client.mint(mint(task, ISSUERLESS)).await.map(drop),
+        client.mint(mint(task, OTHER_DOCS)).await.map(drop),
+        client.mint(ungranted).await.map(drop),
         client.issue(issue).await.map(drop),
+        client.issue(unproven).await.map(drop),
         client.list_credentials(&task.id).await.map(drop),
     ];
     let mut seen: Vec<_> =
