@@ -43,7 +43,7 @@ impl FenceTarget {
 /// The wish to raise a fence everywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FenceIntent {
-    /// UUID version 7, so that later intents on the same target are greater.
+    /// UUID version 7. Nothing rests on the order of ids: they are made by the clocks of brokers.
     pub id: Uuid,
     /// Whose tasks end.
     pub target: FenceTarget,
@@ -66,9 +66,10 @@ pub trait FenceStore: Send + Sync {
     /// All intents that are not finished, oldest first.
     async fn intents(&self) -> StepResult<Vec<FenceIntent>>;
 
-    /// Raises the fence in one partition: one entry in its history, whose sequence is the cut. If the partition has this intent or a later one on the same target already, nothing
-    /// changes and its present position is the answer. Else the fence takes the place of an earlier one on the same target: cut, moment and actor are the new
-    /// ones, also for what that one had ended. `block_until` and `forget_at` only grow, in both cases.
+    /// Raises the fence in one partition: one entry in its history, whose sequence is the cut. If the fence that stands on the target is of this very intent, nothing
+    /// changes and the partition's present position is the answer. Else the fence takes the place of the one that stands: cut, moment and actor are the new ones,
+    /// also for what that one had ended. So an intent that is raised again after another on the same target cuts again, which ends more than it must and never
+    /// less. `block_until` and `forget_at` only grow, in both cases.
     async fn raise(&self, partition: Partition, intent: &FenceIntent, now: Timestamp)
     -> StepResult<Position>;
 

@@ -53,7 +53,7 @@ pub(super) fn raise(
     // Whoever raises it late still outlives what began before that.
     let forget_at = intent.forget_at.max(stands.1).max(horizon);
     let (fence, position) = match standing {
-        Some(fence) if fence.intent >= intent.id => {
+        Some(fence) if fence.intent == intent.id => {
             let forget_at = intent.forget_at.max(fence.forget_at);
             if (block_until, forget_at) == stands {
                 return Ok(present);

@@ -383,7 +383,7 @@ impl Model {
         if let Some(mut fence) = part.fence(&key, now).cloned() {
             fence.block_until = fence.block_until.max(intent.block_until);
             fence.forget_at = fence.forget_at.max(intent.forget_at);
-            let known = fence.intent >= intent.id;
+            let known = fence.intent == intent.id;
             part.fences.insert(key.clone(), fence);
             if known {
                 return part.position();

@@ -8,9 +8,8 @@ if standing then
   local form, cut, earlier, block_before, forget_before, before = unpack('>BI8I8I8I8c16', standing)
   if form ~= 1 then return redis.error_reply('DAMAGED fence') end
   block, forget = math.max(block, block_before), math.max(forget, forget_before)
-  local x1, x2, x3 = unpack('>I6I6I4', id)
-  local y1, y2, y3 = unpack('>I6I6I4', before)
-  if forget_before > now and (y1 > x1 or (y1 == x1 and (y2 > x2 or (y2 == x2 and y3 >= x3)))) then
+  -- Whatever their order: ids are made by clocks, and clocks step back.
+  if forget_before > now and before == id then
     if block > block_before or forget > forget_before then
       call('HSET', base .. 'f', ARGV[3], pack('>BI8I8I8I8', 1, cut, earlier, block, forget) .. sub(standing, 34))
       call('ZADD', base .. 'e', forget, ARGV[3])
