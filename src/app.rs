@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::grpc;
 use crate::api::http::{self, Readiness};
 use crate::audience::AudienceRegister;
-use crate::audit::{LineSink, Sink};
+use crate::audit::{LineSink, SINK_PATIENCE, Sink};
 use crate::config::{AuditTarget, Config, JwtAlgorithm, KeySource, RedisConfig, StoreConfig};
 use crate::identity::{
     self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustDomain,
@@ -33,6 +33,9 @@ const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// How often observations are sorted into them.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// How long work under way may take when the last call is answered or given up.
+const LAST_WORK: Duration = Duration::from_secs(3);
 
 /// Why a broker did not start, in words for its operator.
 #[derive(Debug)]
@@ -171,13 +174,7 @@ async fn serve(
     tracker.spawn(policy.keep_looking(interval, background.clone()));
     tracker.spawn(audiences.keep_looking(interval, background.clone()));
     tracker.spawn(Sweep::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
-    let probes_stop = background.clone();
-    tracker.spawn(async move {
-        let until = probes_stop.cancelled_owned();
-        if let Err(error) = axum::serve(ops, probes).with_graceful_shutdown(until).await {
-            tracing::error!(%error, "the listener for metrics and probes failed");
-        }
-    });
+    tracker.spawn(http::serve(ops, probes, background.clone()));
 
     let close = CancellationToken::new();
     let limits = identity::Limits {
@@ -188,16 +185,28 @@ async fn serve(
         ..identity::Limits::default()
     };
     let incoming = Listener::new(grpc, tls, limits).serve(stop.clone(), close.clone());
-    let server = grpc::serve(broker, clock, &config, incoming, stop.clone());
+    // What calls have begun is finished beside them, and is waited for with the rest.
+    let operations = tracker.clone();
+    let server = grpc::serve(broker, clock, &config, operations, incoming, stop.clone());
     let drained = drain(server, readiness, stop, close, config.drain).await;
     background.cancel();
-    tracker.close();
-    tracker.wait().await;
-    if let Err(error) = audit.flush().await {
-        tracing::error!(error = error.log_line(), "the last audit lines may be lost");
-    }
-    tracing::info!("drained");
+    wind_up(tracker, audit.as_ref()).await;
     drained.map_err(|e| StartError::new("gRPC", e))
+}
+
+/// Waits for what goes on when no more calls come, and for the last audit lines. Each wait has a limit: nobody keeps a broker from ending.
+async fn wind_up(tracker: TaskTracker, audit: &dyn Sink) {
+    tracker.close();
+    if tokio::time::timeout(LAST_WORK, tracker.wait()).await.is_err() {
+        tracing::warn!(waited = ?LAST_WORK, left = tracker.len(), "work that does not end is given up");
+    }
+    match tokio::time::timeout(SINK_PATIENCE, audit.flush()).await {
+        Ok(Ok(())) => tracing::info!("drained"),
+        Ok(Err(error)) => {
+            tracing::error!(error = error.log_line(), "drained; the last audit lines may be lost")
+        }
+        Err(_) => tracing::error!("drained; the last audit lines may be lost: the audit log is too slow"),
+    }
 }
 
 /// Runs the server until it ends by itself, or until `stop` and then at most `patience` longer.

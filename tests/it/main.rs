@@ -16,6 +16,7 @@
 mod support;
 
 mod bench;
+mod cancelled;
 mod certificates;
 mod cli;
 mod coverage;

@@ -7,16 +7,18 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
+use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use crate::error::Error;
 use crate::identity::PeerConnection;
 use crate::ids::RequestId;
 use crate::ops::{Broker, Caller};
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 use super::meters::Meters;
 use super::status;
@@ -26,17 +28,27 @@ const REQUEST_ID: &str = "x-request-id";
 
 /// Puts a [`Gate`] before a service.
 #[derive(Clone, Debug)]
-pub(super) struct GateLayer {
+pub(super) struct GateLayer(Arc<Shared>);
+
+/// What every gate works with.
+#[derive(Debug)]
+struct Shared {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
-    meters: Arc<Meters>,
+    operations: TaskTracker,
+    meters: Meters,
     patience: Duration,
 }
 
 impl GateLayer {
-    /// For a broker. A call that takes longer than `patience` is given up.
-    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, patience: Duration) -> Self {
-        Self { broker, clock, meters: Arc::new(Meters::new()), patience }
+    /// For a broker. A call that takes longer than `patience` is given up; a decision of the gate itself is one of `operations`.
+    pub(super) fn new(
+        broker: Arc<Broker>,
+        clock: Arc<dyn Clock>,
+        operations: TaskTracker,
+        patience: Duration,
+    ) -> Self {
+        Self(Arc::new(Shared { broker, clock, operations, meters: Meters::new(), patience }))
     }
 }
 
@@ -44,8 +56,7 @@ impl<S> Layer<S> for GateLayer {
     type Service = Gate<S>;
 
     fn layer(&self, inner: S) -> Gate<S> {
-        let (broker, clock) = (Arc::clone(&self.broker), Arc::clone(&self.clock));
-        Gate { inner, broker, clock, meters: Arc::clone(&self.meters), patience: self.patience }
+        Gate { inner, shared: Arc::clone(&self.0) }
     }
 }
 
@@ -53,10 +64,7 @@ impl<S> Layer<S> for GateLayer {
 #[derive(Clone, Debug)]
 pub(super) struct Gate<S> {
     inner: S,
-    broker: Arc<Broker>,
-    clock: Arc<dyn Clock>,
-    meters: Arc<Meters>,
-    patience: Duration,
+    shared: Arc<Shared>,
 }
 
 type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
@@ -75,44 +83,74 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let began = Instant::now();
-        let caller = match admit(&request) {
-            Ok(caller) => caller,
-            Err(refused) => return Box::pin(std::future::ready(Ok(refused.into_http()))),
-        };
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let counting = self.shared.meters.of(request.uri().path()).begin();
         let clone = self.inner.clone();
         // The one that was polled ready is the one that is called.
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let standard = Standard::of(request.uri().path());
-        let meter = self.meters.of(request.uri().path());
-        let request_id = caller.request;
-        request.extensions_mut().insert(caller.clone());
-        let (broker, clock, patience) = (Arc::clone(&self.broker), Arc::clone(&self.clock), self.patience);
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let answer = async {
-                if let Some(standard) = standard
-                    && let Err(error) = standard.permit(&broker, &caller, clock.as_ref()).await
-                {
-                    return Ok(status::refuse(&caller, meter.method(), &error).into_http());
-                }
-                inner.call(request).await
-            };
-            let mut response = match tokio::time::timeout(patience, answer).await {
-                Ok(answered) => status::explained(answered?),
-                Err(_) => status::timed_out().into_http(),
-            };
-            if let Ok(value) = HeaderValue::from_str(&request_id.to_string()) {
+            let id = RequestId::new();
+            let mut response =
+                match id.as_ref().map_err(status::to_status).and_then(|id| admit(&request, *id)) {
+                    Ok(caller) => shared.pass(inner, request, caller, counting.method()).await?,
+                    Err(refused) => refused.into_http(),
+                };
+            if let Some(value) = id.ok().and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
                 response.headers_mut().insert(REQUEST_ID, value);
             }
-            meter.count(&response, began);
+            counting.answered(&response);
             Ok(response)
         })
     }
 }
 
+impl Shared {
+    /// From an admitted caller to an answer, within the time that a call may take.
+    async fn pass<S>(
+        &self,
+        mut inner: S,
+        mut request: Request<Body>,
+        caller: Caller,
+        method: &Arc<str>,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+    {
+        let answer = async {
+            if let Some(standard) = Standard::of(request.uri().path())
+                && let Err(refused) = self.permit(standard, caller.clone(), method).await
+            {
+                return Ok(refused.into_http());
+            }
+            request.extensions_mut().insert(caller);
+            inner.call(request).await
+        };
+        match tokio::time::timeout(self.patience, answer).await {
+            Ok(answered) => answered.map(status::explained),
+            Err(_) => Ok(status::timed_out().into_http()),
+        }
+    }
+
+    /// Puts a call of a standard service before policy, in a task of its own as all decisions: its audit line is written whatever becomes of
+    /// the call.
+    async fn permit(
+        &self,
+        standard: Standard,
+        caller: Caller,
+        method: &Arc<str>,
+    ) -> Result<(), tonic::Status> {
+        let (broker, now, method) = (Arc::clone(&self.broker), self.clock.now(), Arc::clone(method));
+        let permitted = self.operations.spawn(async move {
+            let permitted = standard.permit(&broker, &caller, now).await;
+            permitted.map_err(|error| status::refuse(&caller, &method, &error))
+        });
+        permitted.await.unwrap_or_else(|panicked| Err(status::to_status(&Error::internal(panicked))))
+    }
+}
+
 /// The peer as it stands now; a refusal counts and says nothing of why beyond what the peer's own certificate says.
-fn admit(request: &Request<Body>) -> Result<Caller, tonic::Status> {
+fn admit(request: &Request<Body>, id: RequestId) -> Result<Caller, tonic::Status> {
     let connection = request.extensions().get::<Arc<PeerConnection>>();
     let connection =
         connection.ok_or_else(|| status::unauthenticated("Connect with mTLS and an X.509-SVID."))?;
@@ -121,8 +159,7 @@ fn admit(request: &Request<Body>) -> Result<Caller, tonic::Status> {
         tracing::info!(peer = %connection.peer().spiffe_id(), reason = refusal.as_str(), "a connected peer is trusted no longer");
         status::unauthenticated("Your certificate has expired or its trust bundle has changed. Reconnect with a current one.")
     })?;
-    let request = RequestId::new().map_err(|error| status::to_status(&error))?;
-    Ok(Caller { peer: connection.peer().clone(), request })
+    Ok(Caller { peer: connection.peer().clone(), request: id })
 }
 
 /// Services that are not ours but stand behind our policy.
@@ -141,10 +178,10 @@ impl Standard {
         }
     }
 
-    async fn permit(self, broker: &Broker, caller: &Caller, clock: &dyn Clock) -> crate::error::Result<()> {
+    async fn permit(self, broker: &Broker, caller: &Caller, now: Timestamp) -> Result<(), Error> {
         match self {
-            Self::Health => broker.permit_health(caller, clock.now()).await,
-            Self::Reflection => broker.permit_reflection(caller, clock.now()).await,
+            Self::Health => broker.permit_health(caller, now).await,
+            Self::Reflection => broker.permit_reflection(caller, now).await,
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::proto;
 
 /// The label of paths that are no methods.
 const UNKNOWN: &str = "unknown";
+/// The code of calls that their callers gave up.
+const CANCELLED: &str = "1";
 
 /// A meter for each method that is served.
 #[derive(Debug)]
@@ -74,22 +76,50 @@ impl Meter {
         }
     }
 
-    /// The method, as logs and labels name it.
-    pub(super) fn method(&self) -> &str {
-        &self.method
+    /// A call that begins now.
+    pub(super) fn begin(self: Arc<Self>) -> Counting {
+        Counting { meter: self, began: Instant::now(), answered: false }
     }
 
-    /// Counts a call that began at `began`.
-    pub(super) fn count(&self, response: &Response<Body>, began: Instant) {
-        // An answer has its code in the trailers, a refusal in the headers.
-        match response.headers().get("grpc-status").map(http::HeaderValue::to_str) {
-            None | Some(Ok("0")) => self.answered.increment(1),
+    fn count(&self, code: Option<&str>, began: Instant) {
+        match code {
+            None | Some("0") => self.answered.increment(1),
             Some(code) => {
-                let (method, code) = (self.method.to_string(), code.unwrap_or_default().to_owned());
+                let (method, code) = (self.method.to_string(), code.to_owned());
                 metrics::counter!("taskpass_calls_total", "method" => method, "code" => code).increment(1);
             }
         }
         self.seconds.record(began.elapsed().as_secs_f64());
+    }
+}
+
+/// A call that is counted once, when it is answered, or as cancelled when it is dropped before that: a caller that hangs up is counted too.
+pub(super) struct Counting {
+    meter: Arc<Meter>,
+    began: Instant,
+    answered: bool,
+}
+
+impl Counting {
+    /// The method, as logs and labels name it.
+    pub(super) fn method(&self) -> &Arc<str> {
+        &self.meter.method
+    }
+
+    /// Counts the call by its answer.
+    pub(super) fn answered(mut self, response: &Response<Body>) {
+        self.answered = true;
+        // An answer has its code in the trailers, a refusal in the headers.
+        let code = response.headers().get("grpc-status").map(|code| code.to_str().unwrap_or_default());
+        self.meter.count(code, self.began);
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.meter.count(Some(CANCELLED), self.began);
+        }
     }
 }
 
@@ -113,10 +143,10 @@ mod tests {
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         ] {
-            assert_eq!(Some(meters.of(path).method()), path.strip_prefix('/'));
+            assert_eq!(Some(&*meters.of(path).method), path.strip_prefix('/'));
         }
         for path in ["/taskpass.v1.TaskService/Made.Up", "/", "", "/taskpass.bench.v1.Bench/Empty"] {
-            assert_eq!(meters.of(path).method(), UNKNOWN, "{path}");
+            assert_eq!(&*meters.of(path).method, UNKNOWN, "{path}");
         }
     }
 }

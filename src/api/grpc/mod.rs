@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
 use crate::config::Config;
@@ -33,14 +34,16 @@ const MAX_HEADERS: u32 = 16 * 1024;
 
 /// Serves every service of ours, health and reflection on connections of verified peers, each call behind the gate, until `stop` and then
 /// until the calls in flight are answered. Connections are asked to go away (GOAWAY) at the greatest age; what is in flight on them is answered.
+/// What calls have begun and may outlive them is in `operations`.
 pub async fn serve(
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
     config: &Config,
+    operations: TaskTracker,
     incoming: impl tokio_stream::Stream<Item = std::io::Result<PeerStream>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let face = Face::new(Arc::clone(&broker), Arc::clone(&clock));
+    let face = Face::new(Arc::clone(&broker), Arc::clone(&clock), operations.clone());
     let (limits, empty) = (&config.limits, config.empty_rpc.then_some(EmptyLayer));
     let most = limits.message_bytes;
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -52,7 +55,7 @@ pub async fn serve(
         .max_connection_age(config.listen.max_connection_age)
         .layer(tower::limit::GlobalConcurrencyLimitLayer::new(limits.calls))
         .layer(tower::util::option_layer(empty))
-        .layer(GateLayer::new(broker, clock, limits.call_timeout))
+        .layer(GateLayer::new(broker, clock, operations, limits.call_timeout))
         .add_service(
             proto::task_service_server::TaskServiceServer::new(face.clone()).max_decoding_message_size(most),
         )

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use crate::error::{Error, Result};
@@ -19,44 +20,45 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 pub(super) struct Face {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
+    operations: TaskTracker,
 }
 
-/// One call: who, when, and where its errors go.
+/// One call: who, when, and what was asked.
 struct Call<M> {
     broker: Arc<Broker>,
     caller: Caller,
     now: Timestamp,
-    method: &'static str,
     message: M,
 }
 
 impl Face {
-    /// For a broker.
-    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>) -> Self {
-        Self { broker, clock }
+    /// For a broker. Every operation is one of `operations`, whatever becomes of the call that began it.
+    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, operations: TaskTracker) -> Self {
+        Self { broker, clock, operations }
     }
 
-    fn call<M>(&self, method: &'static str, request: Request<M>) -> std::result::Result<Call<M>, Status> {
+    /// Runs an operation in a task of its own and turns its error into a status: a caller that hangs up, or a call that is given up, leaves
+    /// no effect half done and none without its audit line.
+    async fn answered<M, T, F>(
+        &self,
+        method: &'static str,
+        request: Request<M>,
+        operation: impl FnOnce(Call<M>) -> F,
+    ) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
         let caller = request.extensions().get::<Caller>().cloned();
         let caller = caller.ok_or_else(|| status::to_status(&Error::internal("a call passed no gate")))?;
-        let broker = Arc::clone(&self.broker);
-        Ok(Call { broker, caller, now: self.clock.now(), method, message: request.into_inner() })
+        let (broker, now, message) = (Arc::clone(&self.broker), self.clock.now(), request.into_inner());
+        let operation = operation(Call { broker, caller: caller.clone(), now, message });
+        let to_its_end = async move {
+            operation.await.map(Response::new).map_err(|error| status::refuse(&caller, method, &error))
+        };
+        let answer = self.operations.spawn(to_its_end).await;
+        answer.unwrap_or_else(|panicked| Err(status::to_status(&Error::internal(panicked))))
     }
-}
-
-/// Runs an operation and turns its error into a status.
-async fn answered<T>(caller: &Caller, method: &str, operation: impl Future<Output = Result<T>>) -> Answer<T> {
-    operation.await.map(Response::new).map_err(|error| status::refuse(caller, method, &error))
-}
-
-/// The same in a task of its own: a caller that hangs up cannot leave an effect half done.
-async fn answered_to_the_end<T: Send + 'static>(
-    caller: &Caller,
-    method: &str,
-    operation: impl Future<Output = Result<T>> + Send + 'static,
-) -> Answer<T> {
-    let detached = async { tokio::spawn(operation).await.unwrap_or_else(|e| Err(Error::internal(e))) };
-    answered(caller, method, detached).await
 }
 
 #[tonic::async_trait]
@@ -65,9 +67,7 @@ impl proto::task_service_server::TaskService for Face {
         &self,
         request: Request<proto::BeginTaskRequest>,
     ) -> Answer<proto::BeginTaskResponse> {
-        let Call { broker, caller, now, method, message } = self.call("BeginTask", request)?;
-        let caller_for_log = caller.clone();
-        answered_to_the_end(&caller_for_log, method, async move {
+        self.answered("BeginTask", request, |Call { broker, caller, now, message }| async move {
             let command = parse::begin_task(message)?;
             let (task, replayed) = broker.begin_task(&caller, command, now).await?;
             Ok(proto::BeginTaskResponse { task: Some(render::task(&task)), replayed })
@@ -76,8 +76,7 @@ impl proto::task_service_server::TaskService for Face {
     }
 
     async fn get_task(&self, request: Request<proto::GetTaskRequest>) -> Answer<proto::GetTaskResponse> {
-        let Call { broker, caller, now, method, message } = self.call("GetTask", request)?;
-        answered(&caller, method, async {
+        self.answered("GetTask", request, |Call { broker, caller, now, message }| async move {
             let task = broker.get_task(&caller, parse::task_id(&message.task_id)?, now).await?;
             Ok(proto::GetTaskResponse { task: Some(render::task(&task)) })
         })
@@ -88,8 +87,7 @@ impl proto::task_service_server::TaskService for Face {
         &self,
         request: Request<proto::ListTasksRequest>,
     ) -> Answer<proto::ListTasksResponse> {
-        let Call { broker, caller, now, method, message } = self.call("ListTasks", request)?;
-        answered(&caller, method, async {
+        self.answered("ListTasks", request, |Call { broker, caller, now, message }| async move {
             let (tasks, next) = broker.list_tasks(&caller, parse::list_tasks(&message)?, now).await?;
             let next_page_token = next.map(|id| id.to_string()).unwrap_or_default();
             Ok(proto::ListTasksResponse { tasks: tasks.iter().map(render::task).collect(), next_page_token })
@@ -101,8 +99,7 @@ impl proto::task_service_server::TaskService for Face {
         &self,
         request: Request<proto::ExtendTaskRequest>,
     ) -> Answer<proto::ExtendTaskResponse> {
-        let Call { broker, caller, now, method, message } = self.call("ExtendTask", request)?;
-        answered(&caller, method, async {
+        self.answered("ExtendTask", request, |Call { broker, caller, now, message }| async move {
             let lifetime = parse::duration("lifetime", message.lifetime.as_ref())?.ok_or_else(|| {
                 Error::invalid("lifetime", "say how much longer the task may take, from now")
             })?;
@@ -116,9 +113,7 @@ impl proto::task_service_server::TaskService for Face {
         &self,
         request: Request<proto::CompleteTaskRequest>,
     ) -> Answer<proto::CompleteTaskResponse> {
-        let Call { broker, caller, now, method, message } = self.call("CompleteTask", request)?;
-        let caller_for_log = caller.clone();
-        answered_to_the_end(&caller_for_log, method, async move {
+        self.answered("CompleteTask", request, |Call { broker, caller, now, message }| async move {
             let (id, note) = (parse::task_id(&message.task_id)?, parse::note(message.note)?);
             let (task, receipt) = broker.complete_task(&caller, id, note, now).await?;
             Ok(proto::CompleteTaskResponse {
@@ -136,8 +131,7 @@ impl proto::credential_service_server::CredentialService for Face {
         &self,
         request: Request<proto::MintTokenRequest>,
     ) -> Answer<proto::MintTokenResponse> {
-        let Call { broker, caller, now, method, message } = self.call("MintToken", request)?;
-        answered(&caller, method, async {
+        self.answered("MintToken", request, |Call { broker, caller, now, message }| async move {
             let minted = broker.mint_token(&caller, parse::mint_token(message)?, now).await?;
             Ok(render::token(&minted))
         })
@@ -148,8 +142,7 @@ impl proto::credential_service_server::CredentialService for Face {
         &self,
         request: Request<proto::IssueCertificateRequest>,
     ) -> Answer<proto::IssueCertificateResponse> {
-        let Call { broker, caller, now, method, message } = self.call("IssueCertificate", request)?;
-        answered(&caller, method, async {
+        self.answered("IssueCertificate", request, |Call { broker, caller, now, message }| async move {
             let issued = broker.issue_certificate(&caller, parse::issue_certificate(message)?, now).await?;
             Ok(render::certificate(issued))
         })
@@ -160,8 +153,7 @@ impl proto::credential_service_server::CredentialService for Face {
         &self,
         request: Request<proto::ListCredentialsRequest>,
     ) -> Answer<proto::ListCredentialsResponse> {
-        let Call { broker, caller, now, method, message } = self.call("ListCredentials", request)?;
-        answered(&caller, method, async {
+        self.answered("ListCredentials", request, |Call { broker, caller, now, message }| async move {
             let from = match message.page_token.as_str() {
                 "" => 0,
                 token => parse::id("page_token", token)?,
@@ -180,9 +172,7 @@ impl proto::credential_service_server::CredentialService for Face {
         &self,
         request: Request<proto::RevokeCredentialRequest>,
     ) -> Answer<proto::RevokeCredentialResponse> {
-        let Call { broker, caller, now, method, message } = self.call("RevokeCredential", request)?;
-        let caller_for_log = caller.clone();
-        answered_to_the_end(&caller_for_log, method, async move {
+        self.answered("RevokeCredential", request, |Call { broker, caller, now, message }| async move {
             let id = parse::id("credential_id", &message.credential_id)?;
             let credential = broker.revoke_credential(&caller, id, now).await?;
             Ok(proto::RevokeCredentialResponse { credential: Some(render::credential(&credential)) })
@@ -194,8 +184,7 @@ impl proto::credential_service_server::CredentialService for Face {
 #[tonic::async_trait]
 impl proto::validation_service_server::ValidationService for Face {
     async fn validate(&self, request: Request<proto::ValidateRequest>) -> Answer<proto::ValidateResponse> {
-        let Call { broker, caller, now, method, message } = self.call("Validate", request)?;
-        answered(&caller, method, async {
+        self.answered("Validate", request, |Call { broker, caller, now, message }| async move {
             let verdict = broker.validate(&caller, parse::validate(message)?, now).await?;
             Ok(render::verdict(verdict))
         })
@@ -209,9 +198,7 @@ impl proto::operator_service_server::OperatorService for Face {
         &self,
         request: Request<proto::RevokeTaskRequest>,
     ) -> Answer<proto::RevokeTaskResponse> {
-        let Call { broker, caller, now, method, message } = self.call("RevokeTask", request)?;
-        let caller_for_log = caller.clone();
-        answered_to_the_end(&caller_for_log, method, async move {
+        self.answered("RevokeTask", request, |Call { broker, caller, now, message }| async move {
             let (id, note) = (parse::task_id(&message.task_id)?, parse::note(message.note)?);
             let (task, receipt) = broker.revoke_task(&caller, id, note, now).await?;
             Ok(proto::RevokeTaskResponse {
@@ -226,9 +213,7 @@ impl proto::operator_service_server::OperatorService for Face {
         &self,
         request: Request<proto::RevokeWorkloadRequest>,
     ) -> Answer<proto::RevokeWorkloadResponse> {
-        let Call { broker, caller, now, method, message } = self.call("RevokeWorkload", request)?;
-        let caller_for_log = caller.clone();
-        answered_to_the_end(&caller_for_log, method, async move {
+        self.answered("RevokeWorkload", request, |Call { broker, caller, now, message }| async move {
             let receipt = broker.revoke_all(&caller, parse::revoke_workload(message)?, now).await?;
             Ok(proto::RevokeWorkloadResponse { receipt: Some(render::fence_receipt(&receipt)) })
         })
@@ -239,9 +224,7 @@ impl proto::operator_service_server::OperatorService for Face {
         &self,
         request: Request<proto::RevokeTrustDomainRequest>,
     ) -> Answer<proto::RevokeTrustDomainResponse> {
-        let Call { broker, caller, now, method, message } = self.call("RevokeTrustDomain", request)?;
-        let caller_for_log = caller.clone();
-        answered_to_the_end(&caller_for_log, method, async move {
+        self.answered("RevokeTrustDomain", request, |Call { broker, caller, now, message }| async move {
             let receipt = broker.revoke_all(&caller, parse::revoke_trust_domain(message)?, now).await?;
             Ok(proto::RevokeTrustDomainResponse { receipt: Some(render::fence_receipt(&receipt)) })
         })
@@ -255,8 +238,7 @@ impl proto::directory_service_server::DirectoryService for Face {
         &self,
         request: Request<proto::ListAudiencesRequest>,
     ) -> Answer<proto::ListAudiencesResponse> {
-        let Call { broker, caller, now, method, .. } = self.call("ListAudiences", request)?;
-        answered(&caller, method, async {
+        self.answered("ListAudiences", request, |Call { broker, caller, now, .. }| async move {
             let audiences = broker.list_audiences(&caller, now).await?;
             let audiences =
                 audiences.iter().map(|(audience, issuer)| render::audience(audience, issuer)).collect();
@@ -269,8 +251,7 @@ impl proto::directory_service_server::DirectoryService for Face {
         &self,
         request: Request<proto::GetKeySetRequest>,
     ) -> Answer<proto::GetKeySetResponse> {
-        let Call { broker, caller, now, method, message } = self.call("GetKeySet", request)?;
-        answered(&caller, method, async {
+        self.answered("GetKeySet", request, |Call { broker, caller, now, message }| async move {
             let trust_domain = parse::id("trust_domain", &message.trust_domain)?;
             let (issuer, jwks_json) = broker.get_key_set(&caller, &trust_domain, now).await?;
             Ok(proto::GetKeySetResponse { issuer, jwks_json })
@@ -282,8 +263,7 @@ impl proto::directory_service_server::DirectoryService for Face {
         &self,
         request: Request<proto::GetTaskCaBundleRequest>,
     ) -> Answer<proto::GetTaskCaBundleResponse> {
-        let Call { broker, caller, now, method, .. } = self.call("GetTaskCaBundle", request)?;
-        answered(&caller, method, async {
+        self.answered("GetTaskCaBundle", request, |Call { broker, caller, now, .. }| async move {
             let bundle = broker.get_task_ca_bundle(&caller, now).await?;
             Ok(proto::GetTaskCaBundleResponse {
                 trust_domain: bundle.trust_domain,

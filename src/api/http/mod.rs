@@ -13,6 +13,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::store::Store;
 
+mod listener;
+
+pub use listener::serve;
+
 /// A probe that takes longer has failed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
