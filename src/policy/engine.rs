@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cedar_policy::{Authorizer, Decision, Entities, PolicyId, Request, Response};
+use cedar_policy::{Authorizer, Decision, PolicyId, Request, Response};
 use tokio_util::sync::CancellationToken;
 
 use super::action::{Action, Facts, Resource};
 use super::caps::Caps;
-use super::entities::{Caller, Known, unfit};
+use super::entities::unfit;
 use super::permit::{Basis, Denial, Denied, Permit};
 use super::set::PolicySet;
 use crate::files::{Looked, Problems, Watched};
@@ -154,22 +154,9 @@ impl PolicyEngine {
         let action = policies.vocabulary.action(action).ok_or_else(|| unfit("an action without a name"))?;
         let (asks, about) = (principal.known.uid.clone(), target.uid.clone());
         let request = Request::new(asks, action.clone(), about, context, None).map_err(unfit)?;
-        let owner = match resource {
-            Resource::Task(task) => task.owner.filter(|owner| *owner != caller.spiffe_id()),
-            _ => None,
-        };
-        let owner = owner.map(|owner| policies.caller(owner)).transpose()?;
-        let entities = entities(&principal, &target, owner.as_deref())?;
+        let entities = policies.entities(&principal, &target, resource)?;
         Ok(self.authorizer.is_authorized(&request, &chosen, &entities))
     }
-}
-
-/// The caller, what it asks about, and who owns that where it is another.
-fn entities(principal: &Caller, target: &Known, owner: Option<&Caller>) -> Result<Entities, Denial> {
-    let other = target.uid != principal.known.uid;
-    let target = other.then(|| target.entity.clone());
-    let owner = owner.map(|owner| owner.known.entity.clone());
-    principal.alone.clone().add_entities(target.into_iter().chain(owner), None).map_err(unfit)
 }
 
 type Judgement = Result<(Caps, Vec<Arc<str>>), (Denial, Vec<Arc<str>>)>;

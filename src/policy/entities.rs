@@ -35,8 +35,17 @@ pub(super) struct Known {
 
 /// A workload that asks, with the entities of a request that is about nothing else.
 pub(super) struct Caller {
+    pub(super) id: SpiffeId,
     pub(super) known: Known,
-    pub(super) alone: Entities,
+    alone: Entities,
+}
+
+impl Caller {
+    /// The entities of a request that is about others too.
+    pub(super) fn with<'a>(&self, others: impl IntoIterator<Item = &'a Known>) -> Result<Entities, Denial> {
+        let others = others.into_iter().filter(|other| other.uid != self.known.uid);
+        self.alone.clone().add_entities(others.map(|other| other.entity.clone()), None).map_err(unfit)
+    }
 }
 
 /// Something that Cedar did not take. Not to be expected: entities and contexts are made by the schema.
@@ -81,7 +90,7 @@ impl Vocabulary {
     pub(super) fn caller(&self, id: &SpiffeId) -> Result<Caller, Denial> {
         let known = self.workload(id)?;
         let alone = Entities::from_entities([known.entity.clone()], None).map_err(unfit)?;
-        Ok(Caller { known, alone })
+        Ok(Caller { id: id.clone(), known, alone })
     }
 
     pub(super) fn resource(&self, resource: &Resource<'_>) -> Result<Known, Denial> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cedar_policy::{Effect, Policy, PolicyId, Schema, ValidationMode, Validator};
+use cedar_policy::{Effect, Entities, Policy, PolicyId, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 use quick_cache::sync::Cache;
 
@@ -36,6 +36,8 @@ pub struct PolicySet {
     pub(super) contexts: Contexts,
     callers: Cache<SpiffeId, Arc<Caller>>,
     audiences: Cache<ContentDigest, Arc<Known>>,
+    /// What a request of a caller about an audience is over: nothing in it can change while both stay what they are.
+    pairs: Cache<(SpiffeId, ContentDigest), Arc<Entities>>,
 }
 
 /// What we keep of a policy beside Cedar's own.
@@ -76,6 +78,29 @@ impl PolicySet {
             _ => make(),
         }
     }
+
+    /// The caller, what it asks about, and who owns that where it is another.
+    pub(super) fn entities(
+        &self,
+        caller: &Caller,
+        target: &Known,
+        resource: &Resource<'_>,
+    ) -> Result<Arc<Entities>, Denial> {
+        match resource {
+            Resource::Audience(audience) => {
+                let pair = (caller.id.clone(), audience.declared());
+                self.pairs.get_or_insert_with(&pair, || caller.with([target]).map(Arc::new))
+            }
+            Resource::Task(task) => {
+                let owner = task.owner.filter(|owner| **owner != caller.id);
+                let owner = owner.map(|owner| self.caller(owner)).transpose()?;
+                caller
+                    .with([target].into_iter().chain(owner.as_deref().map(|owner| &owner.known)))
+                    .map(Arc::new)
+            }
+            _ => caller.with([target]).map(Arc::new),
+        }
+    }
 }
 
 impl FromFiles for PolicySet {
@@ -105,6 +130,7 @@ impl FromFiles for PolicySet {
             contexts: Contexts::new(),
             callers: Cache::new(KEPT),
             audiences: Cache::new(KEPT),
+            pairs: Cache::new(KEPT),
         })
     }
 
