@@ -258,7 +258,7 @@ async fn keep_metrics(metrics: PrometheusHandle, stop: CancellationToken) {
 fn open_svid(config: &Config, clock: Arc<dyn Clock>) -> Result<SvidSource, StartError> {
     let files =
         SvidFiles { certificate: config.identity.certificate.clone(), key: config.identity.key.clone() };
-    SvidSource::open(files, identity::Use::Server, clock)
+    SvidSource::open(files, identity::Use::Server(parsed(&config.trust_domain)?), clock)
         .map_err(|e| StartError::new("the broker's certificate", e))
 }
 
@@ -314,7 +314,8 @@ pub(crate) async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result
     }
 }
 
-fn redis_options(redis: &RedisConfig) -> RedisOptions {
+/// What the store's client is given; its files are not looked at.
+pub(crate) fn redis_options(redis: &RedisConfig) -> RedisOptions {
     let (cert_file, key_file) = redis.client_certificate.clone().unzip();
     RedisOptions {
         username: redis.username.clone(),

@@ -1,8 +1,10 @@
-//! Directories of declarations (policies, audiences) that are read again when their content changes.
+//! Directories of declarations (policies, audiences) that are read again when their content changes; [`followed`] does it for single files.
 //!
 //! Content is compared, not times, so that a rename, a swapped symlink (as Kubernetes does it) and a write in place are all
 //! seen. A change is taken only after two readings agreed, so that a file caught in the middle of being written is not. What
 //! is bad leaves the old content in force, whole, and is logged once for each content.
+
+pub mod followed;
 
 use std::fmt;
 use std::fs;

@@ -1,16 +1,19 @@
-//! Configuration: a TOML file ([`raw`]) becomes a checked [`Config`] without an `Option` that means "default". Every problem is
+//! Configuration: a TOML file becomes a checked [`Config`] without an `Option` that means "default". Every problem is
 //! reported in one run.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub mod raw;
+mod problems;
+mod raw;
 mod resolve;
+mod store;
 #[cfg(test)]
 mod tests;
 
-pub use resolve::{Problem, Problems, load, resolve};
+pub use problems::{Problem, Problems};
+pub use resolve::{Draft, draft, load};
 
 use crate::revoke::history::Durability;
 

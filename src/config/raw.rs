@@ -1,194 +1,266 @@
-//! The configuration file as written. Every field that may be left out is an `Option`; nothing is judged here but form.
+//! The configuration file as written. What is missing or cannot be read is `None`; nothing is judged here but form, key by key.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use toml::Table;
+use toml::de::DeTable;
 
-use super::JwtAlgorithm;
+use super::{JwtAlgorithm, Problems};
 use crate::revoke::history::Durability;
 
 /// The whole file.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Raw {
+#[derive(Debug, Default)]
+pub(super) struct Raw {
     /// The broker's own trust domain.
-    pub trust_domain: String,
-    /// Listeners.
-    #[serde(default)]
-    pub listen: RawListen,
-    /// The broker's certificate and key.
-    pub identity: RawIdentity,
-    /// Tenants.
-    #[serde(default)]
-    pub trust_domains: Vec<RawTrustDomain>,
-    /// The store.
-    pub store: RawStore,
-    /// Signing keys.
-    pub keys: RawKeys,
-    /// Policy and audiences.
-    pub policy: RawPolicy,
-    /// Lifetimes, such as `"15m"`.
-    #[serde(default)]
-    pub lifetimes: RawLifetimes,
-    /// Limits.
-    #[serde(default)]
-    pub limits: RawLimits,
-    /// Public halves of the keys.
-    #[serde(default)]
-    pub export: RawExport,
-    /// Audit lines.
-    #[serde(default)]
-    pub audit: RawAudit,
+    pub(super) trust_domain: Option<String>,
     /// How long SIGTERM waits for calls in flight; `"10s"` if not set.
-    pub drain: Option<String>,
+    pub(super) drain: Option<String>,
+    pub(super) listen: RawListen,
+    pub(super) identity: RawIdentity,
+    pub(super) trust_domains: Vec<RawTrustDomain>,
+    /// `None`: there is no section that can be read.
+    pub(super) store: Option<RawStore>,
+    pub(super) keys: RawKeys,
+    pub(super) policy: RawPolicy,
+    pub(super) lifetimes: RawLifetimes,
+    pub(super) limits: RawLimits,
+    pub(super) export: RawExport,
+    pub(super) audit: RawAudit,
+}
+
+/// The keys of the first level.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Sections {
+    trust_domain: Option<String>,
+    drain: Option<String>,
+    listen: Table,
+    identity: Table,
+    trust_domains: Vec<Table>,
+    store: Table,
+    keys: Table,
+    policy: Table,
+    lifetimes: Table,
+    limits: Table,
+    export: Table,
+    audit: Table,
 }
 
 /// `[listen]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawListen {
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawListen {
     /// `"127.0.0.1:8443"` if not set.
-    pub grpc: Option<String>,
+    pub(super) grpc: Option<String>,
     /// `"127.0.0.1:9090"` if not set.
-    pub ops: Option<String>,
+    pub(super) ops: Option<String>,
     /// 10 000 if not set.
-    pub max_connections: Option<usize>,
+    pub(super) max_connections: Option<usize>,
     /// `"1h"` if not set.
-    pub max_connection_age: Option<String>,
+    pub(super) max_connection_age: Option<String>,
 }
 
 /// `[identity]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawIdentity {
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawIdentity {
     /// PEM.
-    pub certificate: PathBuf,
+    pub(super) certificate: Option<PathBuf>,
     /// PEM.
-    pub key: PathBuf,
+    pub(super) key: Option<PathBuf>,
 }
 
 /// `[[trust_domains]]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawTrustDomain {
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTrustDomain {
     /// Its name.
-    pub name: String,
+    pub(super) name: Option<String>,
     /// PEM or SPIFFE JWKS.
-    pub bundles: Vec<PathBuf>,
+    pub(super) bundles: Option<Vec<PathBuf>>,
     /// `iss` of its tokens.
-    pub issuer: Option<String>,
+    pub(super) issuer: Option<String>,
 }
 
 /// `[store]`
-#[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum RawStore {
+#[derive(Debug)]
+pub(super) enum RawStore {
     /// `kind = "embedded"`
-    Embedded {
-        /// The file.
-        path: PathBuf,
-        /// `"fsync"` if not set.
-        durability: Option<Durability>,
-    },
+    Embedded(RawEmbedded),
     /// `kind = "redis"`
-    Redis {
-        /// Without a password.
-        url: String,
-        /// ACL user.
-        username: Option<String>,
-        /// Holds the password.
-        password_file: Option<PathBuf>,
-        /// CA for TLS.
-        ca_file: Option<PathBuf>,
-        /// Client certificate for TLS.
-        client_certificate: Option<PathBuf>,
-        /// Its key.
-        client_key: Option<PathBuf>,
-        /// Required: what the server keeps is a choice.
-        durability: Durability,
-        /// For `durability = "replicas"`; 1 if not set.
-        replicas: Option<u32>,
-        /// `"taskpass:"` if not set.
-        prefix: Option<String>,
-        /// 2 if not set.
-        connections: Option<usize>,
-        /// `"1s"` if not set.
-        timeout: Option<String>,
-    },
+    Redis(RawRedis),
+}
+
+/// A file of our own.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawEmbedded {
+    /// The file.
+    pub(super) path: Option<PathBuf>,
+    /// `"fsync"` if not set.
+    pub(super) durability: Option<Durability>,
+}
+
+/// A Redis or Valkey server.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRedis {
+    /// Without a password.
+    pub(super) url: Option<String>,
+    /// ACL user.
+    pub(super) username: Option<String>,
+    /// Holds the password.
+    pub(super) password_file: Option<PathBuf>,
+    /// CA for TLS.
+    pub(super) ca_file: Option<PathBuf>,
+    /// Client certificate for TLS.
+    pub(super) client_certificate: Option<PathBuf>,
+    /// Its key.
+    pub(super) client_key: Option<PathBuf>,
+    /// Required: what the server keeps is a choice.
+    pub(super) durability: Option<Durability>,
+    /// For `durability = "replicas"`; 1 if not set.
+    pub(super) replicas: Option<u32>,
+    /// `"taskpass:"` if not set.
+    pub(super) prefix: Option<String>,
+    /// 2 if not set.
+    pub(super) connections: Option<usize>,
+    /// `"1s"` if not set.
+    pub(super) timeout: Option<String>,
 }
 
 /// `[keys]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawKeys {
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawKeys {
     /// Holds the key-encryption key.
-    pub key_encryption_key_file: Option<PathBuf>,
+    pub(super) key_encryption_key_file: Option<PathBuf>,
     /// Names the environment variable that does.
-    pub key_encryption_key_env: Option<String>,
+    pub(super) key_encryption_key_env: Option<String>,
     /// `"ES256"` if not set.
-    pub algorithm: Option<JwtAlgorithm>,
+    pub(super) algorithm: Option<JwtAlgorithm>,
 }
 
 /// `[policy]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawPolicy {
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPolicy {
     /// `*.cedar`
-    pub dir: PathBuf,
+    pub(super) dir: Option<PathBuf>,
     /// `*.toml`
-    pub audiences: PathBuf,
+    pub(super) audiences: Option<PathBuf>,
     /// `"1s"` if not set.
-    pub reload_interval: Option<String>,
+    pub(super) reload_interval: Option<String>,
 }
 
 /// `[lifetimes]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawLifetimes {
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLifetimes {
     /// `"24h"`
-    pub max_task: Option<String>,
+    pub(super) max_task: Option<String>,
     /// `"120s"`
-    pub default_token: Option<String>,
+    pub(super) default_token: Option<String>,
     /// `"15m"`
-    pub max_token: Option<String>,
+    pub(super) max_token: Option<String>,
     /// `"5m"`
-    pub default_certificate: Option<String>,
+    pub(super) default_certificate: Option<String>,
     /// `"1h"`
-    pub max_certificate: Option<String>,
+    pub(super) max_certificate: Option<String>,
     /// `"24h"`
-    pub retention: Option<String>,
+    pub(super) retention: Option<String>,
 }
 
 /// `[limits]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawLimits {
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLimits {
     /// 1 000
-    pub live_tasks_per_workload: Option<u32>,
+    pub(super) live_tasks_per_workload: Option<u32>,
     /// 100 000
-    pub credentials_per_task: Option<u32>,
+    pub(super) credentials_per_task: Option<u32>,
     /// 256
-    pub streams_per_connection: Option<u32>,
+    pub(super) streams_per_connection: Option<u32>,
     /// 4 096
-    pub calls: Option<usize>,
+    pub(super) calls: Option<usize>,
     /// 65 536
-    pub message_bytes: Option<usize>,
+    pub(super) message_bytes: Option<usize>,
     /// `"10s"`
-    pub call_timeout: Option<String>,
+    pub(super) call_timeout: Option<String>,
 }
 
 /// `[export]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawExport {
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawExport {
     /// Nowhere if not set.
-    pub dir: Option<PathBuf>,
+    pub(super) dir: Option<PathBuf>,
 }
 
 /// `[audit]`
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawAudit {
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawAudit {
     /// Standard output if not set.
-    pub file: Option<PathBuf>,
+    pub(super) file: Option<PathBuf>,
+}
+
+/// Reads the text of `file`. Each unknown key and each value of another type is a problem of its own, and hides no other. `None`: it is no
+/// TOML, of which a line says where; never what is written there, which may be a secret that was put there by mistake.
+pub(super) fn read(text: &str, file: &Path, p: &mut Problems) -> Option<Raw> {
+    let (_, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+        p.add(format!("{}:{line}", file.display()), error.message());
+    }
+    if !errors.is_empty() {
+        return None;
+    }
+    let table: Table =
+        toml::from_str(text).map_err(|e| p.add(file.display().to_string(), e.message())).ok()?;
+    let top: Sections = section("", table, p);
+    let of_domain = |(i, it)| section(&format!("trust_domains[{i}]"), it, p);
+    Some(Raw {
+        trust_domain: top.trust_domain,
+        drain: top.drain,
+        trust_domains: top.trust_domains.into_iter().enumerate().map(of_domain).collect(),
+        listen: section("listen", top.listen, p),
+        identity: section("identity", top.identity, p),
+        store: store(top.store, p),
+        keys: section("keys", top.keys, p),
+        policy: section("policy", top.policy, p),
+        lifetimes: section("lifetimes", top.lifetimes, p),
+        limits: section("limits", top.limits, p),
+        export: section("export", top.export, p),
+        audit: section("audit", top.audit, p),
+    })
+}
+
+/// The keys of a section that can be read, each tried by itself.
+fn section<T: DeserializeOwned + Default>(name: &str, table: Table, p: &mut Problems) -> T {
+    let mut good = Table::new();
+    for (key, value) in table {
+        let alone = Table::from_iter([(key.clone(), value.clone())]);
+        match alone.try_into::<T>() {
+            Ok(_) => drop(good.insert(key, value)),
+            Err(why) => p.add(if name.is_empty() { key } else { format!("{name}.{key}") }, why.message()),
+        }
+    }
+    good.try_into().unwrap_or_default()
+}
+
+fn store(mut table: Table, p: &mut Problems) -> Option<RawStore> {
+    let kind = table.remove("kind");
+    match kind.as_ref().and_then(toml::Value::as_str) {
+        Some("embedded") => Some(RawStore::Embedded(section("store", table, p))),
+        Some("redis") => Some(RawStore::Redis(section("store", table, p))),
+        _ if kind.is_none() && p.has("store") => None,
+        _ => {
+            p.add("store.kind", "must be \"embedded\" or \"redis\"");
+            None
+        }
+    }
 }

@@ -1,133 +1,187 @@
 //! From [`Raw`] to [`Config`]: defaults filled in, every value judged, every problem collected.
 
-use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::raw::{Raw, RawKeys, RawLifetimes, RawLimits, RawListen, RawStore, RawTrustDomain};
+use super::raw::{self, Raw, RawIdentity, RawKeys, RawLifetimes, RawLimits, RawListen, RawTrustDomain};
+use super::store::store;
 use super::{
     AuditTarget, Config, IdentityFiles, JwtAlgorithm, KeySource, KeysConfig, Lifetimes, Limits, Listen,
-    RedisConfig, StoreConfig, TrustDomainConfig,
+    Problems, StoreConfig, TrustDomainConfig,
 };
 use crate::identity::TrustDomain;
-use crate::revoke::history::Durability;
 
+const HOUR: Duration = Duration::from_secs(3600);
 /// The longest token that the verifiers accept.
 const TOKEN_CEILING: Duration = Duration::from_secs(900);
 /// The longest task that can be configured: fences must be remembered as long.
 const TASK_CEILING: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// One thing that is wrong with a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Where, as a TOML key.
-    pub key: String,
-    /// What is wrong and what to do.
-    pub what: String,
+/// A configuration of which parts may be missing, because something is wrong with them. What is there has been judged.
+#[derive(Debug)]
+pub struct Draft {
+    /// See [`Config::trust_domain`].
+    pub trust_domain: Option<TrustDomain>,
+    /// See [`Config::listen`].
+    pub listen: Option<Listen>,
+    /// See [`Config::identity`].
+    pub identity: Option<IdentityFiles>,
+    /// All that the file names, in its order; a name may be wrong, and a list of bundles may be empty.
+    pub trust_domains: Vec<TrustDomainConfig>,
+    /// See [`Config::store`].
+    pub store: Option<StoreConfig>,
+    /// See [`Config::keys`].
+    pub keys: Option<KeysConfig>,
+    /// See [`Config::policy_dir`].
+    pub policy_dir: Option<PathBuf>,
+    /// See [`Config::audience_dir`].
+    pub audience_dir: Option<PathBuf>,
+    /// See [`Config::reload_interval`].
+    pub reload_interval: Duration,
+    /// See [`Config::lifetimes`].
+    pub lifetimes: Lifetimes,
+    /// See [`Config::limits`].
+    pub limits: Limits,
+    /// See [`Config::export_dir`].
+    pub export_dir: Option<PathBuf>,
+    /// See [`Config::audit`].
+    pub audit: AuditTarget,
+    /// See [`Config::drain`].
+    pub drain: Duration,
 }
 
-/// Everything that is wrong with a configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
-
-impl Problems {
-    /// Adds one.
-    pub fn add(&mut self, key: impl Into<String>, what: impl fmt::Display) {
-        self.0.push(Problem { key: key.into(), what: what.to_string() });
-    }
-
-    /// The value, or a problem and `None`.
-    fn take<T, E: fmt::Display>(&mut self, key: &str, value: Result<T, E>) -> Option<T> {
-        value.map_err(|e| self.add(key, e)).ok()
-    }
-}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|p| writeln!(f, "{}: {}", p.key, p.what))
-    }
-}
-
-impl std::error::Error for Problems {}
-
-/// Reads and resolves a file. Relative paths in it are relative to its directory.
-pub fn load(path: &Path) -> Result<Config, Problems> {
-    let one = |what: String| {
-        let mut problems = Problems::default();
-        problems.add(path.display().to_string(), what);
-        problems
-    };
-    let text = std::fs::read_to_string(path).map_err(|e| one(format!("cannot be read: {e}")))?;
-    let raw: Raw = toml::from_str(&text).map_err(|e| one(e.to_string()))?;
-    resolve(raw, path.parent().unwrap_or(Path::new(".")))
-}
-
-/// Fills in defaults and judges every value. `base`: what relative paths are relative to.
-pub fn resolve(raw: Raw, base: &Path) -> Result<Config, Problems> {
-    let mut problems = Problems::default();
-    let p = &mut problems;
-    let at = |path: PathBuf| base.join(path);
-    let trust_domain = p.take("trust_domain", TrustDomain::from_str(&raw.trust_domain));
-    let listen = listen(&raw.listen, p);
-    let trust_domains = trust_domains(raw.trust_domains, base, p);
-    let store = store(raw.store, base, p);
-    let keys = keys(raw.keys, base, p);
-    let lifetimes = lifetimes(&raw.lifetimes, p);
-    let limits = limits(&raw.limits, p);
-    let reload_interval = duration(p, "policy.reload_interval", raw.policy.reload_interval.as_deref(), 1);
-    let drain = duration(p, "drain", raw.drain.as_deref(), 10);
-    match (trust_domain, listen, store, keys, problems.0.is_empty()) {
-        (Some(trust_domain), Some(listen), Some(store), Some(keys), true) => Ok(Config {
-            trust_domain: trust_domain.to_string(),
-            listen,
-            identity: IdentityFiles { certificate: at(raw.identity.certificate), key: at(raw.identity.key) },
-            trust_domains,
-            store,
-            keys,
-            policy_dir: at(raw.policy.dir),
-            audience_dir: at(raw.policy.audiences),
-            reload_interval,
-            lifetimes,
-            limits,
-            export_dir: raw.export.dir.map(at),
-            audit: raw.audit.file.map_or(AuditTarget::Stdout, |file| AuditTarget::File(at(file))),
-            drain,
+impl Draft {
+    /// `None`: something is missing.
+    fn complete(self) -> Option<Config> {
+        Some(Config {
+            trust_domain: self.trust_domain?.to_string(),
+            listen: self.listen?,
+            identity: self.identity?,
+            trust_domains: self.trust_domains,
+            store: self.store?,
+            keys: self.keys?,
+            policy_dir: self.policy_dir?,
+            audience_dir: self.audience_dir?,
+            reload_interval: self.reload_interval,
+            lifetimes: self.lifetimes,
+            limits: self.limits,
+            export_dir: self.export_dir,
+            audit: self.audit,
+            drain: self.drain,
             empty_rpc: false,
-        }),
+        })
+    }
+}
+
+/// Reads and resolves a file. Relative paths in it are relative to its directory. The files that it names are not looked at.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let (draft, problems) = draft(path);
+    finish(draft, problems)
+}
+
+pub(super) fn finish(draft: Option<Draft>, problems: Problems) -> Result<Config, Problems> {
+    match draft.and_then(Draft::complete) {
+        Some(config) if problems.0.is_empty() => Ok(config),
         _ => Err(problems),
     }
 }
 
-fn duration(p: &mut Problems, key: &str, text: Option<&str>, default_secs: u64) -> Duration {
+/// What can be had of a file, and everything that is wrong with it. `None`: it cannot be read, or is no TOML.
+pub fn draft(path: &Path) -> (Option<Draft>, Problems) {
+    let mut problems = Problems::default();
+    let p = &mut problems;
+    let text = p.take(
+        &path.display().to_string(),
+        std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}")),
+    );
+    let base = path.parent().unwrap_or(Path::new("."));
+    let draft = text.and_then(|text| raw::read(&text, path, p)).map(|raw| resolve(raw, base, p));
+    (draft, problems)
+}
+
+/// Fills in defaults and judges every value. `base`: what relative paths are relative to.
+pub(super) fn resolve(raw: Raw, base: &Path, p: &mut Problems) -> Draft {
+    let at = |path: PathBuf| base.join(path);
+    let trust_domain = p.required("trust_domain", raw.trust_domain);
+    let trust_domain = trust_domain.and_then(|name| p.take("trust_domain", TrustDomain::from_str(&name)));
+    let trust_domains = trust_domains(raw.trust_domains, trust_domain.as_ref(), base, p);
+    Draft {
+        trust_domain,
+        listen: listen(&raw.listen, p),
+        identity: identity(raw.identity, base, p),
+        trust_domains,
+        store: raw.store.and_then(|it| store(it, base, p)),
+        keys: keys(raw.keys, base, p),
+        lifetimes: lifetimes(&raw.lifetimes, p),
+        limits: limits(&raw.limits, p),
+        policy_dir: p.required("policy.dir", raw.policy.dir).map(at),
+        audience_dir: p.required("policy.audiences", raw.policy.audiences).map(at),
+        reload_interval: duration(
+            p,
+            "policy.reload_interval",
+            raw.policy.reload_interval.as_deref(),
+            1,
+            HOUR,
+        ),
+        drain: duration(p, "drain", raw.drain.as_deref(), 10, HOUR),
+        export_dir: raw.export.dir.map(at),
+        audit: raw.audit.file.map_or(AuditTarget::Stdout, |file| AuditTarget::File(at(file))),
+    }
+}
+
+/// `default_secs` if there is none; `most`: the longest that can be meant.
+pub(super) fn duration(
+    p: &mut Problems,
+    key: &str,
+    text: Option<&str>,
+    default_secs: u64,
+    most: Duration,
+) -> Duration {
     let default = Duration::from_secs(default_secs);
     let Some(text) = text else { return default };
     let parsed = humantime::parse_duration(text)
         .map_err(|e| format!("{e}; write a duration such as \"90s\" or \"2h\""));
-    match p.take(key, parsed) {
-        Some(d) if d.is_zero() => {
-            p.add(key, "must be longer than zero");
-            default
-        }
-        Some(d) => d,
-        None => default,
+    let Some(parsed) = p.take(key, parsed) else { return default };
+    if parsed.is_zero() {
+        p.add(key, "must be longer than zero");
+        return default;
     }
+    if parsed > most {
+        p.add(key, format_args!("at most {}", humantime::format_duration(most)));
+        return default;
+    }
+    parsed
 }
 
-fn at_most(p: &mut Problems, key: &str, value: Duration, ceiling: Duration, why: &str) -> Duration {
+fn at_most(p: &mut Problems, key: &str, value: Duration, ceiling: Duration, why: &str) {
     if value > ceiling {
-        p.add(key, format!("at most {}: {why}", humantime::format_duration(ceiling)));
+        p.add(key, format_args!("at most {}: {why}", humantime::format_duration(ceiling)));
     }
-    value
 }
 
-fn positive<T: Default + PartialEq>(p: &mut Problems, key: &str, value: Option<T>, default: T) -> T {
+/// The value, or `default` if there is none or it is out of range.
+pub(super) fn within<T: Copy + PartialOrd + std::fmt::Display>(
+    p: &mut Problems,
+    key: &str,
+    value: Option<T>,
+    default: T,
+    range: RangeInclusive<T>,
+) -> T {
     let value = value.unwrap_or(default);
-    if value == T::default() {
-        p.add(key, "must be greater than zero");
+    if range.contains(&value) {
+        return value;
     }
-    value
+    p.add(key, format_args!("{value} is not from {} to {}", range.start(), range.end()));
+    default
+}
+
+fn identity(raw: RawIdentity, base: &Path, p: &mut Problems) -> Option<IdentityFiles> {
+    let certificate = p.required("identity.certificate", raw.certificate);
+    let key = p.required("identity.key", raw.key);
+    Some(IdentityFiles { certificate: base.join(certificate?), key: base.join(key?) })
 }
 
 fn listen(raw: &RawListen, p: &mut Problems) -> Option<Listen> {
@@ -146,43 +200,65 @@ fn listen(raw: &RawListen, p: &mut Problems) -> Option<Listen> {
     {
         p.add("listen.ops", "must not be the address of listen.grpc");
     }
-    Some(Listen {
-        grpc: grpc?,
-        ops: ops?,
-        max_connections: positive(p, "listen.max_connections", raw.max_connections, 10_000),
-        max_connection_age: duration(p, "listen.max_connection_age", raw.max_connection_age.as_deref(), 3600),
-    })
+    let max_connections = within(p, "listen.max_connections", raw.max_connections, 10_000, 1..=1_000_000);
+    let age = raw.max_connection_age.as_deref();
+    let max_connection_age = duration(p, "listen.max_connection_age", age, 3600, HOUR * 24 * 30);
+    Some(Listen { grpc: grpc?, ops: ops?, max_connections, max_connection_age })
 }
 
-fn trust_domains(raw: Vec<RawTrustDomain>, base: &Path, p: &mut Problems) -> Vec<TrustDomainConfig> {
-    if raw.is_empty() {
+fn trust_domains(
+    raw: Vec<RawTrustDomain>,
+    own: Option<&TrustDomain>,
+    base: &Path,
+    p: &mut Problems,
+) -> Vec<TrustDomainConfig> {
+    if raw.is_empty() && !p.has("trust_domains") {
         p.add("trust_domains", "at least one is needed, or nobody can connect");
     }
     let mut seen: Vec<TrustDomainConfig> = Vec::new();
     for (i, td) in raw.into_iter().enumerate() {
-        let key = format!("trust_domains[{i}]");
-        if let Err(e) = TrustDomain::from_str(&td.name) {
-            p.add(format!("{key}.name"), e);
-        }
-        if td.bundles.is_empty() {
-            p.add(format!("{key}.bundles"), "at least one file is needed");
-        }
-        if let Some(issuer) = &td.issuer {
-            judge_issuer(p, &format!("{key}.issuer"), issuer);
-            if seen.iter().any(|s| s.issuer.as_ref() == Some(issuer)) {
-                p.add(format!("{key}.issuer"), "each trust domain has an issuer of its own");
-            }
-        }
-        if seen.iter().any(|s| s.name == td.name) {
-            p.add(format!("{key}.name"), format!("{} is there already", td.name));
-        }
-        seen.push(TrustDomainConfig {
-            name: td.name,
-            bundles: td.bundles.into_iter().map(|b| base.join(b)).collect(),
-            issuer: td.issuer,
-        });
+        let one = trust_domain(&format!("trust_domains[{i}]"), td, own, &seen, p);
+        seen.push(TrustDomainConfig { bundles: one.bundles.iter().map(|b| base.join(b)).collect(), ..one });
     }
     seen
+}
+
+fn trust_domain(
+    key: &str,
+    raw: RawTrustDomain,
+    own: Option<&TrustDomain>,
+    seen: &[TrustDomainConfig],
+    p: &mut Problems,
+) -> TrustDomainConfig {
+    let (name_key, bundles_key, issuer_key) =
+        (format!("{key}.name"), format!("{key}.bundles"), format!("{key}.issuer"));
+    let name = p.required(&name_key, raw.name);
+    let parsed = name.as_ref().and_then(|name| p.take(&name_key, TrustDomain::from_str(name)));
+    if parsed.as_ref().is_some_and(|name| Some(name) == own) {
+        p.add(
+            &name_key,
+            "is trust_domain, the broker's own, where task certificates alone are issued: give the broker a \
+                          trust domain of its own, such as \"broker.example.org\"",
+        );
+    }
+    if name.is_some() && seen.iter().any(|s| Some(&s.name) == name.as_ref()) {
+        p.add(name_key, format_args!("{} is there already", name.as_deref().unwrap_or_default()));
+    }
+    let bundles = p.required(&bundles_key, raw.bundles);
+    if bundles.as_ref().is_some_and(Vec::is_empty) {
+        p.add(bundles_key, "at least one file is needed");
+    }
+    if let Some(issuer) = &raw.issuer {
+        judge_issuer(p, &issuer_key, issuer);
+        if seen.iter().any(|s| s.issuer.as_ref() == Some(issuer)) {
+            p.add(issuer_key, "each trust domain has an issuer of its own");
+        }
+    }
+    TrustDomainConfig {
+        name: name.unwrap_or_default(),
+        bundles: bundles.unwrap_or_default(),
+        issuer: raw.issuer,
+    }
 }
 
 /// RFC 8414 section 2: an https URL without query and fragment.
@@ -193,69 +269,6 @@ fn judge_issuer(p: &mut Problems, key: &str, issuer: &str) {
         p.add(key, "must be an https URL without query or fragment (RFC 8414 section 2)");
     } else if issuer.ends_with('/') {
         p.add(key, "must not end in a slash: verifiers compare it byte for byte");
-    }
-}
-
-fn store(raw: RawStore, base: &Path, p: &mut Problems) -> Option<StoreConfig> {
-    match raw {
-        RawStore::Embedded { path, durability } => {
-            let durability = durability.unwrap_or(Durability::Fsync);
-            if durability == Durability::Replicas {
-                p.add("store.durability", "the embedded store has no replicas: \"fsync\" or \"memory\"");
-                return None;
-            }
-            Some(StoreConfig::Embedded { path: base.join(path), durability })
-        }
-        RawStore::Redis {
-            url,
-            username,
-            password_file,
-            ca_file,
-            client_certificate,
-            client_key,
-            durability,
-            replicas,
-            prefix,
-            connections,
-            timeout,
-        } => {
-            judge_redis_url(p, &url);
-            if client_certificate.is_some() != client_key.is_some() {
-                p.add("store.client_certificate", "client_certificate and client_key come together");
-            }
-            if ca_file.is_some() && !url.starts_with("rediss://") {
-                p.add("store.ca_file", "is for rediss:// only");
-            }
-            let at = |path: PathBuf| base.join(path);
-            Some(StoreConfig::Redis(RedisConfig {
-                url,
-                username,
-                password_file: password_file.map(at),
-                ca_file: ca_file.map(at),
-                client_certificate: client_certificate.map(at).zip(client_key.map(at)),
-                durability,
-                replicas: positive(p, "store.replicas", replicas, 1),
-                prefix: prefix.unwrap_or_else(|| "taskpass:".to_owned()),
-                connections: positive(p, "store.connections", connections, 2),
-                timeout: {
-                    let timeout = duration(p, "store.timeout", timeout.as_deref(), 1);
-                    at_most(p, "store.timeout", timeout, Duration::from_millis(1500), "calls fail within 2 s")
-                },
-            }))
-        }
-    }
-}
-
-fn judge_redis_url(p: &mut Problems, url: &str) {
-    let Some(rest) = url.strip_prefix("redis://").or_else(|| url.strip_prefix("rediss://")) else {
-        p.add("store.url", "must begin with redis:// or rediss://");
-        return;
-    };
-    if rest.contains('@') {
-        p.add("store.url", "must not hold a user or password: use store.username and store.password_file");
-    }
-    if rest.contains(['{', '}']) {
-        p.add("store.url", "must not hold braces");
     }
 }
 
@@ -272,12 +285,15 @@ fn keys(raw: RawKeys, base: &Path, p: &mut Problems) -> Option<KeysConfig> {
 }
 
 fn lifetimes(raw: &RawLifetimes, p: &mut Problems) -> Lifetimes {
-    let max_task = duration(p, "lifetimes.max_task", raw.max_task.as_deref(), 24 * 3600);
-    let max_token = duration(p, "lifetimes.max_token", raw.max_token.as_deref(), 900);
-    let max_certificate = duration(p, "lifetimes.max_certificate", raw.max_certificate.as_deref(), 3600);
-    let default_token = duration(p, "lifetimes.default_token", raw.default_token.as_deref(), 120);
-    let default_certificate =
-        duration(p, "lifetimes.default_certificate", raw.default_certificate.as_deref(), 300);
+    let duration = |p: &mut Problems, key, text: &Option<String>, default| {
+        duration(p, key, text.as_deref(), default, TASK_CEILING * 12)
+    };
+    let max_task = duration(p, "lifetimes.max_task", &raw.max_task, 24 * 3600);
+    let max_token = duration(p, "lifetimes.max_token", &raw.max_token, 900);
+    let max_certificate = duration(p, "lifetimes.max_certificate", &raw.max_certificate, 3600);
+    let default_token = duration(p, "lifetimes.default_token", &raw.default_token, 120);
+    let default_certificate = duration(p, "lifetimes.default_certificate", &raw.default_certificate, 300);
+    let retention = duration(p, "lifetimes.retention", &raw.retention, 24 * 3600);
     at_most(p, "lifetimes.max_task", max_task, TASK_CEILING, "fences are remembered as long");
     at_most(p, "lifetimes.max_token", max_token, TOKEN_CEILING, "verifiers refuse longer tokens");
     at_most(p, "lifetimes.max_certificate", max_certificate, max_task, "no certificate outlives its task");
@@ -289,23 +305,30 @@ fn lifetimes(raw: &RawLifetimes, p: &mut Problems) -> Lifetimes {
         max_certificate,
         "it is lifetimes.max_certificate",
     );
-    let retention = duration(p, "lifetimes.retention", raw.retention.as_deref(), 24 * 3600);
-    at_most(p, "lifetimes.retention", retention, TASK_CEILING * 12, "records are not an archive");
     Lifetimes { max_task, default_token, max_token, default_certificate, max_certificate, retention }
 }
 
+/// The upper ends are far beyond use; what they keep out are slips, and numbers that the machine cannot hold.
 fn limits(raw: &RawLimits, p: &mut Problems) -> Limits {
+    let (live, credentials) = (raw.live_tasks_per_workload, raw.credentials_per_task);
     Limits {
-        live_tasks_per_workload: positive(
+        live_tasks_per_workload: within(p, "limits.live_tasks_per_workload", live, 1_000, 1..=10_000_000),
+        credentials_per_task: within(
             p,
-            "limits.live_tasks_per_workload",
-            raw.live_tasks_per_workload,
-            1_000,
+            "limits.credentials_per_task",
+            credentials,
+            100_000,
+            1..=1_000_000_000,
         ),
-        credentials_per_task: positive(p, "limits.credentials_per_task", raw.credentials_per_task, 100_000),
-        streams_per_connection: positive(p, "limits.streams_per_connection", raw.streams_per_connection, 256),
-        calls: positive(p, "limits.calls", raw.calls, 4_096),
-        message_bytes: positive(p, "limits.message_bytes", raw.message_bytes, 65_536),
-        call_timeout: duration(p, "limits.call_timeout", raw.call_timeout.as_deref(), 10),
+        streams_per_connection: within(
+            p,
+            "limits.streams_per_connection",
+            raw.streams_per_connection,
+            256,
+            1..=65_536,
+        ),
+        calls: within(p, "limits.calls", raw.calls, 4_096, 1..=1_000_000),
+        message_bytes: within(p, "limits.message_bytes", raw.message_bytes, 65_536, 1..=16 * 1024 * 1024),
+        call_timeout: duration(p, "limits.call_timeout", raw.call_timeout.as_deref(), 10, HOUR),
     }
 }

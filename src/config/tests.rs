@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 
 const GOOD: &str = r#"
@@ -20,7 +22,10 @@ audiences = "audiences"
 "#;
 
 fn resolved(text: &str) -> Result<Config, Problems> {
-    resolve(toml::from_str(text).expect("well-formed"), std::path::Path::new("/base"))
+    let mut problems = Problems::default();
+    let raw = raw::read(text, Path::new("broker.toml"), &mut problems);
+    let draft = raw.map(|raw| resolve::resolve(raw, Path::new("/base"), &mut problems));
+    resolve::finish(draft, problems)
 }
 
 fn keys_of(problems: &Problems) -> Vec<&str> {
@@ -63,10 +68,105 @@ fn every_problem_is_reported_in_one_run() {
 }
 
 #[test]
-fn an_unknown_key_is_refused_by_name() {
-    let text = GOOD.replace("[policy]", "[policy]\ndirr = \"x\"");
-    let error = toml::from_str::<raw::Raw>(&text).expect_err("unknown key");
-    assert!(error.to_string().contains("dirr"), "{error}");
+fn one_unknown_or_mistyped_key_hides_nothing_else() {
+    let text = GOOD
+        .replace("[policy]", "[limits]\ncalls = \"many\"\nmessage_bytes = -1\n[listen]\ngrpc = \"here\"\n[polcy]\n[policy]\ndirr = \"x\"")
+        .replace("trust_domain = \"broker", "drane = \"5s\"\ntrust_domain = \"broker")
+        .replace("path = \"data/taskpass.redb\"", "path = 5\nurl = \"redis://localhost\"")
+        .replace("key_encryption_key_file = \"kek\"", "")
+        .replace("certificate = \"broker.pem\"", "")
+        .replace("bundles = [\"example.org.pem\"]", "bundles = \"example.org.pem\"");
+    let problems = resolved(&text).expect_err("bad");
+    let mut keys = keys_of(&problems);
+    keys.sort_unstable();
+    let expected = [
+        "drane",
+        "identity.certificate",
+        "keys",
+        "limits.calls",
+        "limits.message_bytes",
+        "listen.grpc",
+        "polcy",
+        "policy.dirr",
+        "store.path",
+        "store.url",
+        "trust_domains[0].bundles",
+    ];
+    assert_eq!(keys, expected, "{problems}");
+    assert!(
+        problems.to_string().contains("unknown field `drane`, expected one of `trust_domain`"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn what_is_no_toml_is_named_by_its_line_and_not_repeated() {
+    let text = GOOD.replace("[policy]", "[policy\nnote = \"hush").replace("[keys]", "[keys]\n= 5");
+    let problems = resolved(&text).expect_err("bad");
+    let at = |what| {
+        let before = text.split(what).next().expect("there");
+        format!("broker.toml:{}", 1 + before.lines().count())
+    };
+    assert!(problems.has(&at("= 5")) && problems.has(&at("[policy")), "{problems}");
+    assert!(!problems.to_string().contains("hush"), "{problems}");
+}
+
+#[test]
+fn no_number_is_larger_than_anybody_needs() {
+    let redis = GOOD.replace(
+        "kind = \"embedded\"\npath = \"data/taskpass.redb\"",
+        "kind = \"redis\"\nurl = \"redis://localhost\"\ndurability = \"memory\"",
+    );
+    for (section, keys) in [
+        ("store", vec!["connections", "replicas", "timeout"]),
+        ("policy", vec!["reload_interval"]),
+        ("listen", vec!["max_connections", "max_connection_age"]),
+        ("limits", vec!["live_tasks_per_workload", "credentials_per_task", "streams_per_connection"]),
+        ("limits", vec!["calls", "message_bytes", "call_timeout"]),
+        (
+            "lifetimes",
+            vec!["max_task", "max_token", "max_certificate", "default_token", "default_certificate"],
+        ),
+        ("lifetimes", vec!["retention"]),
+    ] {
+        for key in keys {
+            for value in ["9000000000000000000", "4294967295", "\"9999999 years\""] {
+                let line = format!("[{section}]\n{key} = {value}");
+                let text = match redis.contains(&format!("[{section}]")) {
+                    true => redis.replace(&format!("[{section}]"), &line),
+                    false => format!("{redis}{line}\n"),
+                };
+                let problems = resolved(&text).expect_err("bad");
+                assert!(problems.has(&format!("{section}.{key}")), "{section}.{key} = {value}: {problems}");
+            }
+        }
+    }
+    assert_eq!(keys_of(&resolved(&format!("drain = \"9999 years\"\n{redis}")).expect_err("bad")), ["drain"]);
+    resolved(&redis).expect("good");
+}
+
+#[test]
+fn what_redis_cannot_be_reached_by_is_refused() {
+    let with = |url: &str, more: &str| {
+        let store = format!("kind = \"redis\"\ndurability = \"memory\"\nurl = \"{url}\"\n{more}");
+        let text = GOOD.replace("kind = \"embedded\"\npath = \"data/taskpass.redb\"", &store);
+        resolved(&text).err().map(|p| keys_of(&p).join(" ")).unwrap_or_default()
+    };
+    assert_eq!(with("redis://localhost", ""), "");
+    assert_eq!(with("http://localhost", ""), "store.url");
+    assert_eq!(with("redis://localhost?protocol=resp3", ""), "store.url");
+    assert_eq!(with("rediss://localhost#insecure", ""), "store.url");
+    assert_eq!(with("redis://localhost", "username = \"\""), "store.username");
+    assert_eq!(with("redis://localhost", "ca_file = \"ca.pem\""), "store.ca_file");
+    for prefix in ["", "{x}", "a b", "x*", "größe:"] {
+        assert_eq!(with("redis://localhost", &format!("prefix = \"{prefix}\"")), "store.prefix", "{prefix}");
+    }
+}
+
+#[test]
+fn the_brokers_own_trust_domain_has_no_workloads() {
+    let text = GOOD.replace("name = \"example.org\"", "name = \"broker.example.org\"");
+    assert_eq!(keys_of(&resolved(&text).expect_err("bad")), ["trust_domains[0].name"]);
 }
 
 #[test]

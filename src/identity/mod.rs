@@ -9,7 +9,6 @@
 
 pub mod bundle;
 mod ca;
-mod files;
 mod leaf;
 pub mod listener;
 pub mod own;
@@ -20,8 +19,8 @@ pub mod spiffe_id;
 pub mod tls;
 mod x509;
 
+pub use crate::files::followed::{Looked, POLL_INTERVAL};
 pub use bundle::{InvalidBundle, TrustBundle, TrustBundles};
-pub use files::{Looked, POLL_INTERVAL};
 pub use listener::{Limits, Listener, PeerConnection, PeerStream};
 pub use own::{CurrentSvid, OwnSvid, SvidFiles, SvidSource, Use};
 pub use peer::{PeerJudge, Side, VerifiedPeer};

@@ -14,19 +14,16 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::files::{self, FromFiles, Looked, Reading, Settling};
+use crate::files::followed::{self as files, FromFiles, Looked, Reading, Settling};
 use crate::identity::leaf;
-use crate::identity::spiffe_id::SpiffeId;
+use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
 use crate::time::{Clock, Timestamp};
 
-/// Permission bits of others than owner and group: a key file has none of them (A47).
-const OTHERS: u32 = 0o007;
-
 /// What our certificate is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// We serve: a DNS name stands beside the SPIFFE ID, so that stock gRPC clients connect.
-    Server,
+    /// We serve, as a member of this trust domain: a DNS name stands beside the SPIFFE ID, so that stock gRPC clients connect.
+    Server(TrustDomain),
     /// We call.
     Client,
 }
@@ -103,7 +100,7 @@ impl ResolvesClientCert for CurrentSvid {
 
 /// Follows the files of our own SVID.
 ///
-/// Files that turn bad (gone, malformed, certificate and key that do not match, expired, key readable by others) change
+/// Files that turn bad (gone, malformed, certificate and key that do not match, of another trust domain, expired, key readable by others) change
 /// nothing: the last good SVID stays, an error is logged and the gauge `taskpass_own_svid_source_bad` is 1 until they are good.
 pub struct SvidSource {
     files: SvidFiles,
@@ -119,7 +116,7 @@ impl SvidSource {
     pub fn open(files: SvidFiles, purpose: Use, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let readings = [files::read(&files.certificate), files::read(&files.key)];
-        let svid = load(&files, purpose, &provider, &readings, clock.now())?;
+        let svid = load(&files, &purpose, &provider, &readings, clock.now())?;
         let current = CurrentSvid(Arc::new(ArcSwap::from_pointee(svid)));
         let settling = Settling::from(files::mark(&readings));
         Ok(Self { files, purpose, provider, clock, current, settling })
@@ -151,7 +148,7 @@ impl FromFiles for SvidSource {
         if looked != Looked::Settled {
             return looked;
         }
-        let bad = match load(&self.files, self.purpose, &self.provider, &readings, self.clock.now()) {
+        let bad = match load(&self.files, &self.purpose, &self.provider, &readings, self.clock.now()) {
             Ok(svid) => {
                 tracing::info!(spiffe_id = %svid.id, not_after = %svid.not_after, "own certificate in force");
                 self.current.0.store(Arc::new(svid));
@@ -172,7 +169,7 @@ impl FromFiles for SvidSource {
 
 fn load(
     files: &SvidFiles,
-    purpose: Use,
+    purpose: &Use,
     provider: &CryptoProvider,
     readings: &[Reading],
     now: Timestamp,
@@ -182,9 +179,7 @@ fn load(
         (certificate.as_ref().map_err(Clone::clone)?, key.as_ref().map_err(Clone::clone)?);
     let at_certificate = |what: &dyn fmt::Display| format!("{}: {what}", files.certificate.display());
     let at_key = |what: &dyn fmt::Display| format!("{}: {what}", files.key.display());
-    if key.mode & OTHERS != 0 {
-        return Err(at_key(&"the key file is open to others; set its mode to 0600 or 0640"));
-    }
+    key.private().map_err(|why| at_key(&why))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&certificate.bytes)
         .collect::<Result<_, _>>()
         .map_err(|why| at_certificate(&why))?;
@@ -198,7 +193,7 @@ fn load(
 /// Our own leaf keeps the rules that our peers will hold it to.
 fn check_leaf(
     leaf: Option<&CertificateDer<'_>>,
-    purpose: Use,
+    purpose: &Use,
     now: Timestamp,
 ) -> Result<(SpiffeId, Timestamp), String> {
     let leaf = leaf.ok_or("there is no PEM certificate in it")?;
@@ -206,8 +201,16 @@ fn check_leaf(
     if now > leaf.not_after {
         return Err(format!("the certificate expired at {}", leaf.not_after));
     }
-    if purpose == Use::Server && !leaf.has_dns_name {
-        return Err("the certificate has no DNS name beside its SPIFFE ID".into());
+    if let Use::Server(own) = purpose {
+        if leaf.id.trust_domain() != own {
+            return Err(format!(
+                "the certificate is of trust domain {}, not of {own}",
+                leaf.id.trust_domain()
+            ));
+        }
+        if !leaf.has_dns_name {
+            return Err("the certificate has no DNS name beside its SPIFFE ID".into());
+        }
     }
     Ok((leaf.id, leaf.not_after))
 }

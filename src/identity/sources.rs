@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::files::followed::{self as files, FromFiles, Looked, Reading, Settling};
 use crate::identity::bundle::{TrustBundle, TrustBundles};
-use crate::identity::files::{self, FromFiles, Looked, Reading, Settling};
 use crate::identity::spiffe_id::TrustDomain;
 
 /// A trust domain whose bundle cannot be had from its files.

@@ -69,8 +69,12 @@ impl World {
         }
         let bundle_files = BundleFiles::open(config).unwrap();
         let (certificate, key) = a.server("broker", &["localhost"]).write(dir.path(), "broker");
-        let svid_source =
-            SvidSource::open(SvidFiles { certificate, key }, Use::Server, clock.clone()).unwrap();
+        let svid_source = SvidSource::open(
+            SvidFiles { certificate, key },
+            Use::Server("a.test".parse().unwrap()),
+            clock.clone(),
+        )
+        .unwrap();
         let judge = Arc::new(PeerJudge::new(Arc::clone(bundle_files.bundles()), Side::Client));
         let tls = ServerTls::new(svid_source.current(), judge, clock.clone());
         let listener = Listener::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), tls, limits);

@@ -116,9 +116,7 @@ impl FromFiles for PolicySet {
         if draft.policies.len() > MAX_POLICIES {
             return Err(Problems::one(&listing.dir, format!("more than {MAX_POLICIES} policies")));
         }
-        if draft.problems.0.is_empty() {
-            draft.validate(schema);
-        }
+        draft.validate(schema);
         let Draft { policies, rules, problems, .. } = draft;
         let index = Index::new(policies, vocabulary.actions());
         let digest = listing.digest();
@@ -195,11 +193,14 @@ impl<'a> Draft<'a> {
                 format!("policy {number}: a forbid with a cap; caps are for permits"),
             );
         }
-        let id = PolicyId::new(&name);
-        if let Some(first) = self.origins.insert(id.clone(), file) {
+        let mut id = PolicyId::new(&name);
+        if let Some(first) = self.origins.get(&id) {
             let what = format!("policy {number}: the id {name:?} is taken, in {}", first.path.display());
             self.problems.add(&file.path, None, what);
+            // Another name, under which it is judged with the rest.
+            id = PolicyId::new(format!("{name} (policy {number} of {})", file.path.display()));
         }
+        self.origins.insert(id.clone(), file);
         self.policies.push(policy.new_id(id.clone()));
         self.rules.insert(id, Rule { id: name.into(), caps });
     }

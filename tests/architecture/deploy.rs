@@ -173,9 +173,8 @@ fn installed(configuration: &str) -> tempfile::TempDir {
     std::fs::write(at("bundles/example.org.pem"), workloads.pem()).expect("written");
     write_private(&at("kek"), "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
     write_private(&at("redis.password"), "secret\n");
-    for name in ["redis-ca.pem", "redis-client.pem", "redis-client.key"] {
-        std::fs::write(at(name), "").expect("written");
-    }
+    std::fs::write(at("redis-ca.pem"), Ca::new("redis.example.org").pem()).expect("written");
+    broker.svid("redis-client").write(dir.path(), "redis-client");
     for name in ["policy", "audiences"] {
         copy(&root().join("deploy/sample").join(name), &at(name));
     }

@@ -17,6 +17,10 @@ impl Clock for At {
     }
 }
 
+fn server() -> Use {
+    Use::Server("td.test".parse().unwrap())
+}
+
 struct Place {
     dir: TempDir,
     files: SvidFiles,
@@ -40,7 +44,7 @@ impl Place {
 
     #[track_caller]
     fn fails(&self, told: &str) {
-        let why = self.open(Use::Server).err().expect("opened");
+        let why = self.open(server()).err().expect("opened");
         assert!(why.contains(told), "{why}");
         assert!(why.contains("/own."), "names no file: {why}");
     }
@@ -55,7 +59,7 @@ fn look_twice(source: &mut SvidSource) {
 #[test]
 fn a_certificate_with_one_spiffe_id_and_a_dns_name_serves() {
     let place = Place::new();
-    let own = place.open(Use::Server).unwrap().current().load();
+    let own = place.open(server()).unwrap().current().load();
     assert_eq!(own.spiffe_id().as_str(), "spiffe://td.test/broker");
     assert_eq!(own.chain().len(), 1);
 }
@@ -68,7 +72,7 @@ fn a47_a_key_file_that_others_may_read_is_refused() {
         place.fails("open to others");
     }
     fs::set_permissions(&place.files.key, PermissionsExt::from_mode(0o640)).unwrap();
-    assert!(place.open(Use::Server).is_ok());
+    assert!(place.open(server()).is_ok());
 }
 
 #[test]
@@ -121,7 +125,7 @@ fn files_without_what_belongs_into_them_are_refused() {
 #[test]
 fn new_files_come_into_force_for_all_who_hold_the_svid() {
     let place = Place::new();
-    let mut source = place.open(Use::Server).unwrap();
+    let mut source = place.open(server()).unwrap();
     let current = source.current();
     let renewed = place.ca.intermediate().server("broker", &["localhost"]);
     place.put(&renewed);
@@ -132,7 +136,7 @@ fn new_files_come_into_force_for_all_who_hold_the_svid() {
 #[test]
 fn bad_new_files_keep_the_old_svid_until_they_are_good() {
     let place = Place::new();
-    let mut source = place.open(Use::Server).unwrap();
+    let mut source = place.open(server()).unwrap();
     let before = source.current().load();
     let renewed = place.ca.server("broker", &["localhost"]);
     fs::write(&place.files.certificate, renewed.chain_pem()).unwrap();
@@ -156,9 +160,21 @@ fn a44_neither_errors_nor_debug_show_the_key() {
     let key = place.ca.svid("other").key_pem();
     let secret = key.lines().nth(1).unwrap();
     test_ca::write_private(&place.files.key, &key);
-    let why = place.open(Use::Server).err().unwrap();
+    let why = place.open(server()).err().unwrap();
     assert!(!why.contains(secret));
     let place = Place::new();
-    let debug = format!("{:?}", place.open(Use::Server).unwrap().current());
+    let debug = format!("{:?}", place.open(server()).unwrap().current());
     assert!(debug.contains("spiffe://td.test/broker") && debug.len() < 200, "{debug}");
+}
+
+#[test]
+fn a_certificate_of_another_trust_domain_is_refused_at_start_and_on_reload() {
+    let place = Place::new();
+    let mut source = place.open(server()).unwrap();
+    let before = source.current().load().chain().to_vec();
+    place.put(&Ca::new("elsewhere.test").server("broker", &["localhost"]));
+    place.fails("of trust domain elsewhere.test, not of td.test");
+    look_twice(&mut source);
+    assert_eq!(source.current().load().chain(), before);
+    assert!(place.open(Use::Client).is_ok());
 }

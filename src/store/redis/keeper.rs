@@ -153,7 +153,7 @@ async fn reconnect(context: &Arc<Context>, state: &watch::Sender<State>) -> Arc<
 
 /// Connects, proves, and only then hands out.
 async fn attempt(context: &Arc<Context>) -> Result<Arc<Live>, Refusal> {
-    let endpoint = Endpoint::resolve(&context.options).map_err(Refusal::Setting)?;
+    let endpoint = Endpoint::resolve(&context.options).map_err(|bad| Refusal::Setting(bad.what))?;
     let ended = CancellationToken::new();
     let mut live = Live {
         lanes: Vec::new(),

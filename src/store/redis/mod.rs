@@ -47,7 +47,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use taskpass_verifier::ids::Partition;
 
-pub use options::{RedisDurability, RedisOptions, RedisTls};
+pub use options::{BadSetting, RedisDurability, RedisOptions, RedisTls};
 
 use crate::revoke::history::{Durability, History};
 use crate::store::Maintenance;

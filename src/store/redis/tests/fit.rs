@@ -112,6 +112,8 @@ async fn what_is_wrong_with_the_way_is_said() {
         let why = refusal(RedisOptions::new(url)).await;
         assert!(why.contains("URL"), "{url}: {why}");
     }
+    let why = refusal(RedisOptions::new("redis://localhost/1")).await;
+    assert!(why.contains("another database than 0"), "{why}");
     let why = refusal(RedisOptions::new("rediss://localhost")).await;
     assert!(why.contains("CA"), "{why}");
     let options = RedisOptions {
@@ -173,7 +175,7 @@ impl Certificates {
     fn new() -> Self {
         use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
         let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap();
+        let write = |name: &str, text: String| write_private(&dir.path().join(name), &text);
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "the CA");
@@ -204,6 +206,11 @@ impl Certificates {
     }
 }
 
+fn write_private(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
 /// The shipped users, with a password, and one for the harness.
 fn shipped_users() -> String {
     let shipped = std::fs::read_to_string(repository("deploy/redis/users.acl")).unwrap();
@@ -223,7 +230,7 @@ async fn the_shipped_user_suffices_over_tls_and_may_do_no_more() {
         ..RedisSetup::default()
     });
     let password = certificates.file("password");
-    std::fs::write(&password, "a-password\n").unwrap();
+    write_private(&password, "a-password\n");
     let options = RedisOptions {
         username: Some("taskpass".to_owned()),
         password_file: Some(password.clone()),
@@ -259,9 +266,13 @@ async fn the_shipped_user_suffices_over_tls_and_may_do_no_more() {
         let refused = cmd.exec(&mut client).expect_err(words);
         assert_eq!(refused.code(), Some("NOPERM"), "{words}: {refused}");
     }
-    std::fs::write(&password, "another").unwrap();
+    write_private(&password, "another");
     let why = refusal(options.clone()).await;
     assert!(why.contains("refuses this user") && !why.contains("another"), "{why}");
+    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let why = refusal(options.clone()).await;
+    assert!(why.contains("open to others") && !why.contains("another"), "{why}");
+    write_private(&password, "a-password\n");
     let bare = RedisTls { cert_file: None, key_file: None, ..options.tls.clone() };
     refusal(RedisOptions { tls: bare, ..options.clone() }).await;
     let stranger = RedisTls { ca_file: Certificates::new().client().ca_file, ..options.tls.clone() };

@@ -13,30 +13,51 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+/// Permission bits of others than owner and group: a file with a secret has none of them (A47).
+const OTHERS: u32 = 0o007;
+
 /// How often files are read, if nothing else is configured.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The largest file that is read, in bytes.
-pub(super) const MAX_FILE_BYTES: u64 = 1024 * 1024;
+pub(crate) const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// How long after a change the second reading comes.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// What a file held, and its permissions. Wiped when dropped: it may be a key.
-pub(super) struct Content {
-    pub(super) bytes: Zeroizing<Vec<u8>>,
-    pub(super) mode: u32,
+pub(crate) struct Content {
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    pub(crate) mode: u32,
+}
+
+impl Content {
+    /// Refuses what others than owner and group may open, for a file that holds a secret (A47). Who owns the file is not checked.
+    pub(crate) fn private(&self) -> Result<(), &'static str> {
+        match self.mode & OTHERS {
+            0 => Ok(()),
+            _ => Err("the file is open to others; set its mode to 0600 or 0640, \
+                      and replace the secret if others may have read it"),
+        }
+    }
 }
 
 /// One reading of a file: the content, or why there is none.
-pub(super) type Reading = Result<Content, String>;
+pub(crate) type Reading = Result<Content, String>;
 
 /// A digest of a reading, equal exactly if the readings are.
-pub(super) type Mark = [u8; 32];
+pub(crate) type Mark = [u8; 32];
 
 /// Reads a regular file of at most [`MAX_FILE_BYTES`].
-pub(super) fn read(path: &Path) -> Reading {
+pub(crate) fn read(path: &Path) -> Reading {
     try_read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+/// Reads a file that holds a secret, as [`read`] does; [`Content::private`] is asked too.
+pub(crate) fn read_private(path: &Path) -> Reading {
+    let content = read(path)?;
+    content.private().map_err(|why| format!("{}: {why}", path.display()))?;
+    Ok(content)
 }
 
 fn try_read(path: &Path) -> io::Result<Content> {
@@ -66,7 +87,7 @@ fn mode(_: &std::fs::Metadata) -> u32 {
 }
 
 /// The mark of several readings together.
-pub(super) fn mark(readings: &[Reading]) -> Mark {
+pub(crate) fn mark(readings: &[Reading]) -> Mark {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     for reading in readings {
         let (kind, bytes, mode) = match reading {
@@ -96,19 +117,19 @@ pub enum Looked {
 
 /// Decides which readings are to be taken: new ones, seen twice.
 #[derive(Default)]
-pub(super) struct Settling {
+pub(crate) struct Settling {
     taken: Option<Mark>,
     seen: Option<Mark>,
 }
 
 impl Settling {
     /// Begins with what was taken at start.
-    pub(super) const fn from(taken: Mark) -> Self {
+    pub(crate) const fn from(taken: Mark) -> Self {
         Self { taken: Some(taken), seen: None }
     }
 
     /// Judges a reading. [`Looked::Settled`] means: take it, or say why not; it will not be named again.
-    pub(super) fn look(&mut self, mark: Mark) -> Looked {
+    pub(crate) fn look(&mut self, mark: Mark) -> Looked {
         if self.taken == Some(mark) {
             self.seen = None;
             return Looked::Unchanged;
@@ -123,7 +144,7 @@ impl Settling {
 }
 
 /// Something that is kept as its files say.
-pub(super) trait FromFiles: Send {
+pub(crate) trait FromFiles: Send {
     /// The files, in an order that [`FromFiles::look`] knows.
     fn paths(&self) -> Vec<PathBuf>;
 
@@ -132,13 +153,13 @@ pub(super) trait FromFiles: Send {
 }
 
 /// Reads all files of `it` now.
-pub(super) fn look_now(it: &mut impl FromFiles) -> Looked {
+pub(crate) fn look_now(it: &mut impl FromFiles) -> Looked {
     let readings = it.paths().iter().map(|path| read(path)).collect();
     it.look(readings)
 }
 
 /// Looks every `interval` until `stop`. Reading happens where it may block.
-pub(super) async fn keep_looking(mut it: impl FromFiles, interval: Duration, stop: CancellationToken) {
+pub(crate) async fn keep_looking(mut it: impl FromFiles, interval: Duration, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
