@@ -104,7 +104,7 @@ pub async fn start(
     let bound = Bound { grpc: local(&grpc)?, ops: local(&ops)? };
     let readiness = Arc::new(Readiness::default());
     tokio::spawn(keep_metrics(metrics.clone(), stop.clone()));
-    let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.store), metrics);
+    let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.broker), metrics);
     // Both sockets listen: whoever comes from now on is served.
     readiness.set(true);
     let served = tokio::spawn(serve(config, clock, parts, grpc, ops, probes, readiness, stop.clone()));
@@ -115,7 +115,6 @@ pub async fn start(
 /// What has been opened, before anything runs.
 struct Parts {
     broker: Arc<Broker>,
-    store: Arc<dyn Store>,
     audit: Arc<dyn Sink>,
     svid: SvidSource,
     bundles: BundleFiles,
@@ -138,17 +137,10 @@ impl Parts {
         if let Some(dir) = &config.export_dir {
             public.export_to(dir).map_err(|e| StartError::new(dir.display(), e))?;
         }
-        let broker = Broker::new(
-            Arc::clone(&store),
-            policy.clone(),
-            audiences.clone(),
-            keys,
-            public,
-            Arc::clone(&audit),
-            settings,
-        );
+        let broker =
+            Broker::new(store, policy.clone(), audiences.clone(), keys, public, Arc::clone(&audit), settings);
         let broker = broker.map_err(|e| StartError::new("the keys", e.log_line()))?;
-        Ok(Self { broker: Arc::new(broker), store, audit, svid, bundles, policy, audiences })
+        Ok(Self { broker: Arc::new(broker), audit, svid, bundles, policy, audiences })
     }
 }
 
@@ -163,7 +155,7 @@ async fn serve(
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 ) -> Result<(), StartError> {
-    let Parts { broker, store: _, audit, svid, bundles, policy, audiences } = parts;
+    let Parts { broker, audit, svid, bundles, policy, audiences } = parts;
     let background = CancellationToken::new();
     let tracker = TaskTracker::new();
     let interval = config.reload_interval;

@@ -84,6 +84,8 @@ reasons! {
     TooManyCredentials = "TOO_MANY_CREDENTIALS", Exhausted;
     /// The store does not answer, or not as it must.
     StoreUnavailable = "STORE_UNAVAILABLE", Dependency;
+    /// The audit log cannot be written, and there is no effect without its record.
+    AuditUnavailable = "AUDIT_UNAVAILABLE", Dependency;
     /// This broker's clock and the store's are too far apart.
     ClockSkew = "CLOCK_SKEW", Dependency;
     /// Work goes on in the background; ask again.

@@ -56,8 +56,12 @@ pub enum Outcome {
 /// Takes audit lines.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Takes charge of a line. An error if it cannot within [`SINK_PATIENCE`].
+    /// Takes charge of a line. An error if it cannot within [`SINK_PATIENCE`], or if lines cannot be written at present; then the line may come
+    /// later.
     async fn write(&self, event: Event) -> Result<()>;
+
+    /// Whether lines can be written, as far as is known: to be asked before an effect, which must not be without its line.
+    fn check(&self) -> Result<()>;
 
     /// Waits until every line taken so far is written.
     async fn flush(&self) -> Result<()>;

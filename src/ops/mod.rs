@@ -17,6 +17,7 @@ mod keep_keyring;
 mod memory;
 mod mint_token;
 mod read_tasks;
+mod readiness;
 mod recording;
 mod sweep;
 mod tasks;
@@ -39,6 +40,7 @@ use crate::store::Store;
 use crate::token::TokenIssuer;
 
 pub use caller::Caller;
+pub use readiness::Obstacle;
 pub use sweep::Sweep;
 
 /// What every operation works with. Everything in it is shared and none of it is behind a lock of ours.

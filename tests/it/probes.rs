@@ -351,3 +351,44 @@ async fn what_was_acknowledged_survives_kill_9(store: Store) {
 }
 
 on_both_stores!(what_was_acknowledged_survives_kill_9);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_whose_audit_log_is_full_refuses_until_there_is_room() {
+    let setup = Setup::on(Store::Embedded);
+    let (path, room) = (setup.world.path("audit.jsonl"), setup.world.path("room.jsonl"));
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let mut broker = Broker::process(setup).await;
+    let agent = broker.agent();
+    // The first may be taken: nothing has failed yet.
+    let _ = agent.begin(begin(&[docs()])).await;
+    eventually("not ready", async || broker.page("/readyz").await.0 == 503).await;
+    assert!(broker.page("/readyz").await.1.contains("audit"));
+    for _ in 0..3 {
+        refused(agent.begin(begin(&[docs()])).await, Code::Unavailable, "AUDIT_UNAVAILABLE");
+    }
+    assert_eq!(broker.page("/livez").await.0, 200);
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&room, &path).unwrap();
+    eventually("ready again", async || broker.page("/readyz").await.0 == 200).await;
+    agent.docs_task().await;
+    let tasks = agent.list(Default::default()).await.unwrap().tasks.len();
+    broker.as_process().signal("-TERM");
+    assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
+    // What was refused did nothing, and what did something has its line.
+    let begun = broker.audit().iter().filter(|line| line["action"] == "BeginTask").count();
+    assert_eq!((tasks, begun), (2, 2));
+}
+
+#[tokio::test]
+async fn a_broker_whose_audit_log_is_full_ends_all_the_same() {
+    let setup = Setup::on(Store::Embedded).with("", "drain = \"1s\"");
+    std::os::unix::fs::symlink("/dev/full", setup.world.path("audit.jsonl")).unwrap();
+    let mut broker = Broker::process(setup).await;
+    let _ = broker.agent().begin(begin(&[docs()])).await;
+    eventually("not ready", async || broker.page("/readyz").await.0 == 503).await;
+    let began = Instant::now();
+    broker.as_process().signal("-TERM");
+    assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
+    assert!(began.elapsed() < Duration::from_secs(6), "took {:?}", began.elapsed());
+    assert!(broker.as_process().log().contains("may be lost"));
+}

@@ -119,6 +119,9 @@ impl Shared {
     where
         S: Service<Request<Body>, Response = Response<Body>>,
     {
+        if let Err(error) = self.broker.check_audit() {
+            return Ok(status::refuse(&caller, method, &error).into_http());
+        }
         let answer = async {
             if let Some(standard) = Standard::of(request.uri().path())
                 && let Err(refused) = self.permit(standard, caller.clone(), method).await

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -11,14 +10,11 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::store::Store;
+use crate::ops::{Broker, Obstacle};
 
 mod listener;
 
 pub use listener::serve;
-
-/// A probe that takes longer has failed.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether the broker takes calls, and whether it is on its way out.
 #[derive(Debug, Default)]
@@ -41,26 +37,28 @@ impl Readiness {
 #[derive(Clone)]
 struct Face {
     readiness: Arc<Readiness>,
-    store: Arc<dyn Store>,
+    broker: Arc<Broker>,
     metrics: PrometheusHandle,
 }
 
 /// The routes.
-pub fn router(readiness: Arc<Readiness>, store: Arc<dyn Store>, metrics: PrometheusHandle) -> Router {
+pub fn router(readiness: Arc<Readiness>, broker: Arc<Broker>, metrics: PrometheusHandle) -> Router {
     Router::new()
         .route("/livez", get(async || "live\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(async |State(face): State<Face>| face.metrics.render()))
-        .with_state(Face { readiness, store, metrics })
+        .with_state(Face { readiness, broker, metrics })
 }
 
-/// 200 when calls are taken and the store answers; 503 with the reason otherwise.
+/// 200 when calls are taken and can be served; 503 with the reason otherwise.
 async fn ready(State(face): State<Face>) -> impl IntoResponse {
-    if !face.readiness.is_serving() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "not serving: starting or draining\n");
-    }
-    match tokio::time::timeout(PROBE_TIMEOUT, face.store.probe()).await {
-        Ok(Ok(())) => (StatusCode::OK, "ready\n"),
-        Ok(Err(_)) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n"),
-    }
+    let why_not = match face.readiness.is_serving() {
+        false => "not serving: starting or draining\n",
+        true => match face.broker.obstacle().await {
+            None => return (StatusCode::OK, "ready\n"),
+            Some(Obstacle::Store) => "not ready: the store does not answer\n",
+            Some(Obstacle::Audit) => "not ready: the audit log cannot be written\n",
+        },
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, why_not)
 }
