@@ -1,8 +1,10 @@
 //! The sweep: writes down deadlines that have passed, forgets what is over, and finishes bulk ends that a dead broker began.
 //!
-//! It changes no verdict. It asks each partition what is due at `now` and when next, sleeps until then or at most
-//! [`IDLE`], and works in small steps so that calls keep flowing.
+//! It changes no verdict. It asks each partition what is due at `now` and when next, remembers that, and goes only where something is due; every
+//! [`IDLE`] it asks all of them again, for what others have begun since. It works in small steps so that calls keep flowing. A partition where nothing
+//! is due is read, not written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,10 +46,10 @@ impl Sweep {
 
     /// Sweeps until told to stop. Ends between two steps.
     pub async fn run(self, stop: CancellationToken) {
+        let mut rounds = Rounds::default();
         loop {
-            let now = self.clock.now();
-            let next = self.broker.sweep_once(now, &stop).await;
-            let pause = next.map_or(IDLE, |at| at.since(self.clock.now()).clamp(PAUSE, IDLE));
+            let next = self.broker.sweep_once(self.clock.now(), &mut rounds, &stop).await;
+            let pause = next.since(self.clock.now()).clamp(PAUSE, IDLE);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -56,21 +58,52 @@ impl Sweep {
     }
 }
 
+/// Where a sweep has to go, and when.
+#[derive(Debug, Default)]
+struct Rounds {
+    /// When all partitions are to be asked; a clock that steps back does not move it away.
+    whole_at: Timestamp,
+    due: BTreeMap<Partition, Timestamp>,
+}
+
+impl Rounds {
+    /// Whether everything is to be looked at now.
+    fn whole(&mut self, now: Timestamp) -> bool {
+        let whole = now >= self.whole_at || self.whole_at.since(now) > IDLE;
+        if whole {
+            self.whole_at = now.saturating_add(IDLE);
+        }
+        whole
+    }
+
+    fn is_due(&self, partition: Partition, now: Timestamp) -> bool {
+        self.due.get(&partition).is_some_and(|at| *at <= now)
+    }
+
+    fn next(&self) -> Timestamp {
+        self.due.values().copied().min().map_or(self.whole_at, |due| due.min(self.whole_at))
+    }
+}
+
 impl Broker {
-    /// Looks at every partition once; the next moment at which something is due. A store that does not answer is asked again later.
-    pub async fn sweep_once(&self, now: Timestamp, stop: &CancellationToken) -> Option<Timestamp> {
+    /// Goes to every partition where something is due; the next moment at which something is. A store that does not answer is asked again later.
+    async fn sweep_once(&self, now: Timestamp, rounds: &mut Rounds, stop: &CancellationToken) -> Timestamp {
         if self.check_audit().is_err() {
             // An end by deadline has its audit line, too, and loses nothing by waiting.
-            return None;
+            return now.saturating_add(IDLE);
         }
-        if let Err(error) = self.finish_intents(now).await {
-            tracing::debug!(error = error.log_line(), "bulk ends wait for the store");
+        let whole = rounds.whole(now);
+        if whole {
+            if let Err(error) = self.finish_intents(now).await {
+                tracing::debug!(error = error.log_line(), "bulk ends wait for the store");
+            }
+            if let Err(error) = self.keep_keyring(now).await {
+                tracing::debug!(error = error.log_line(), "the keyring waits for the store");
+            }
         }
-        if let Err(error) = self.keep_keyring(now).await {
-            tracing::debug!(error = error.log_line(), "the keyring waits for the store");
-        }
-        let mut next: Option<Timestamp> = None;
-        for partition in Partition::all() {
+        for partition in
+            Partition::all().filter(|partition| whole || rounds.is_due(*partition, now)).collect::<Vec<_>>()
+        {
             if stop.is_cancelled() {
                 break;
             }
@@ -78,12 +111,16 @@ impl Broker {
                 Ok(lapsed) => self.record_lapse(lapsed, now).await,
                 Err(error) => {
                     tracing::debug!(%partition, %error, "the sweep waits for the store");
-                    return None;
+                    rounds.due.clear();
+                    break;
                 }
             };
-            next = [next, due].into_iter().flatten().min();
+            match due {
+                Some(at) => drop(rounds.due.insert(partition, at)),
+                None => drop(rounds.due.remove(&partition)),
+            }
         }
-        next
+        rounds.next()
     }
 
     /// An audit line for each task that its deadline ended; gives their places back.

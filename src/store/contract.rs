@@ -89,6 +89,8 @@ macro_rules! contract_suite {
                 entries_count_up_and_each_has_its_own_digest
                 the_own_end_is_told_before_the_others
                 a_task_id_the_store_has_lost_can_be_buried
+                what_was_recorded_under_a_buried_id_is_unknown
+                a_buried_task_frees_its_key
                 a_known_task_is_not_buried
                 an_ended_task_is_forgotten_after_its_retention
                 a_child_whose_parent_is_forgotten_has_ended
@@ -136,6 +138,7 @@ macro_rules! contract_suite {
             ;
             quota:
                 no_more_places_than_the_limit
+                taking_a_place_moves_no_clock
                 a_place_given_back_can_be_taken
                 a_place_goes_by_itself_at_its_deadline
                 a_task_that_has_a_place_moves_its_deadline

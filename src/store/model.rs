@@ -17,7 +17,22 @@ use ops::Op;
 use planted::Planted;
 pub(crate) use planted::{Bug, Forgetful};
 
-fn told<H: Harness>(cases: u32, make: impl AsyncFn() -> H, keep: bool) -> Result<(), TestError<Vec<Op>>> {
+/// Names the environment variable that asks for the stories of an earlier run: 64 hexadecimal digits, as a failure shows them.
+const SEED: &str = "TASKPASS_MODEL_SEED";
+
+fn seed() -> [u8; 32] {
+    let Ok(asked) = std::env::var(SEED) else { return crate::ids::random().unwrap() };
+    let whole =
+        [0, 1].map(|half| u128::from_str_radix(asked.get(32 * half..32 * half + 32).unwrap(), 16).unwrap());
+    whole.map(u128::to_be_bytes).concat().try_into().unwrap()
+}
+
+fn told<H: Harness>(
+    cases: u32,
+    make: impl AsyncFn() -> H,
+    keep: bool,
+    seed: [u8; 32],
+) -> Result<(), TestError<Vec<Op>>> {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     let config = Config {
         cases: asked.filter(|_| keep).unwrap_or(cases),
@@ -28,12 +43,12 @@ fn told<H: Harness>(cases: u32, make: impl AsyncFn() -> H, keep: bool) -> Result
         ..Config::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // The same stories each time, so that a change is judged by what it changed; PROPTEST_RNG_SEED or PROPTEST_CASES ask for others.
-    let others = asked.is_some() || std::env::var_os("PROPTEST_RNG_SEED").is_some();
-    let mut runner = match keep && others {
-        true => TestRunner::new(config),
-        false => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    // A planted bug is found by the same stories each time, or it would be missed now and then; what holds must hold in all of them.
+    let rng = match keep {
+        true => TestRng::from_seed(RngAlgorithm::ChaCha, &seed),
+        false => TestRng::deterministic_rng(RngAlgorithm::ChaCha),
     };
+    let mut runner = TestRunner::new_with_rng(config, rng);
     runner.run(&ops::story(), |story| {
         runtime.block_on(async {
             let mut harness = make().await;
@@ -42,10 +57,12 @@ fn told<H: Harness>(cases: u32, make: impl AsyncFn() -> H, keep: bool) -> Result
     })
 }
 
-/// Tells `cases` stories (more by `PROPTEST_CASES`), each to a fresh store, and shrinks the first that the model contradicts.
+/// Tells `cases` stories (more by `PROPTEST_CASES`), others in each run, each to a fresh store, and shrinks the first that the model contradicts.
 pub(crate) fn holds<H: Harness>(cases: u32, make: impl AsyncFn() -> H) {
-    if let Err(error) = told(cases, make, true) {
-        panic!("{error}");
+    let seed = seed();
+    if let Err(error) = told(cases, make, true, seed) {
+        let digits: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
+        panic!("{error}\nthe same stories again: {SEED}={digits}");
     }
 }
 
@@ -53,7 +70,7 @@ pub(crate) fn holds<H: Harness>(cases: u32, make: impl AsyncFn() -> H) {
 pub(crate) fn finds_what_is_planted<H: Forgetful>(cases: u32, make: impl AsyncFn() -> H) {
     let missed = Bug::ALL.into_iter().filter(|bug| {
         let planted = async || Planted { sound: make().await, bug: *bug, last_copy: None };
-        match told(cases, planted, false) {
+        match told(cases, planted, false, [0; 32]) {
             Err(TestError::Fail(..)) => false,
             Err(TestError::Abort(reason)) => panic!("{reason}"),
             Ok(()) => true,

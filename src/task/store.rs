@@ -79,8 +79,8 @@ pub enum BeginOutcome {
     /// The task is stored: version 1, no credentials, readable until its deadline plus `retention`. Where this very id was stored before with the same
     /// owner, lineage and facts, the record as it stands, which may have ended since.
     Begun(Box<TaskRecord>),
-    /// The idempotency key stands for the same request: this is the task that it began, live or not. A task of another generation, or one past its readable
-    /// time, frees its key and is never replayed.
+    /// The idempotency key stands for the same request: this is the task that it began, live or not. A task of another generation, one past its readable
+    /// time, or one in whose place there is a tombstone, frees its key and is never replayed.
     Replayed(TaskId),
     /// The idempotency key stands for another request.
     KeyReused,
@@ -200,7 +200,8 @@ pub trait TaskStore: Send + Sync {
     /// Ends a task and with it everything it minted and everything below it, by one write (G2). The first end stays, also one that is in effect but not written
     /// (deadline, fence, generation, an ancestor): then nothing is written. The version grows; the record stays readable for `retention` from now on.
     ///
-    /// A tombstone has no owner, lineage or facts, version 1, its end as its deadline, `began_seq` 0, and is readable for as long as it is remembered.
+    /// A tombstone has no owner, lineage or facts, version 1, its end as its deadline, `began_seq` 0, and is readable for as long as it is remembered. It has no
+    /// credentials either: what was recorded under its id before is unknown to every step from then on.
     async fn end(&self, end: EndTask, now: Timestamp) -> StepResult<EndOutcome>;
 
     /// Tasks that are still readable. A task that begins or changes between pages may be missed or shown twice.
@@ -209,6 +210,8 @@ pub trait TaskStore: Send + Sync {
     /// Writes the end of up to `limit` tasks whose deadline is not after `now`, forgets up to `limit` records of each sort (tasks, credentials, fences, history
     /// entries) whose time is over. Changes no verdict: a task past its deadline is dead before it is written so, and what is written is what had ended it in
     /// effect ([`Status`]: a generation, a fence with its moment and actor, or the deadline). The version grows, the readable time stays, the history gets no entry.
+    ///
+    /// A writing step only where there is something to write: a lapse that finds nothing due writes nothing, and leaves its `now` at most in memory.
     async fn lapse(&self, partition: Partition, limit: usize, now: Timestamp) -> StepResult<Lapsed>;
 }
 
@@ -333,6 +336,8 @@ pub trait CredentialStore: Send + Sync {
 ///
 /// A place is taken before the task begins and given back when it ends; it goes by itself at the deadline. What a crash leaves behind is found when a workload is
 /// full: whoever asks then looks at the tasks that hold places, and gives back those of the dead.
+///
+/// Places belong to no partition: they are judged by the caller's `now` alone, and no step on them moves the time of any partition.
 #[async_trait]
 pub trait QuotaStore: Send + Sync {
     /// Takes a place until `deadline`, or moves the deadline of the one that `task` has. `Err(holders)`, at most `limit` of them, if all are taken. A place whose

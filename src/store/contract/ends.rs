@@ -156,6 +156,41 @@ pub(crate) async fn a_task_id_the_store_has_lost_can_be_buried(h: &mut dyn Harne
     assert_eq!(w.read(draft.id).await, None);
 }
 
+pub(crate) async fn what_was_recorded_under_a_buried_id_is_unknown(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let draft = BeginTask { retention: MINUTE, ..w.draft(AGENT) };
+    let task = w.begun_as(&draft).await;
+    let request = RecordCredential { expires_at: w.now.saturating_add(30 * MINUTE), ..w.request(&task) };
+    let recorded = w.store().record(request, w.now).await.unwrap();
+    let RecordOutcome::Recorded { id, .. } = recorded else { panic!("{recorded:?}") };
+    w.end(EndTask { retention: MINUTE, ..w.ending(task.id, EndReason::Completed) }).await;
+    w.pass(2 * MINUTE);
+    assert_eq!(w.check(id).await, CheckOutcome::Unknown, "the task is forgotten");
+    let bury = EndTask { bury_unknown: Some(HOUR), ..w.ending(task.id, EndReason::Revoked) };
+    assert!(matches!(w.end(bury).await, EndOutcome::Buried(_)));
+    for _ in 0..2 {
+        assert_eq!(w.check(id).await, CheckOutcome::Unknown);
+        assert_eq!(w.store().revoke(id, w.now).await.unwrap(), None);
+        assert_eq!(w.store().credentials(task.id, 0, 10, w.now).await.unwrap(), (vec![], None));
+        w.lapse_all(task.id.partition()).await;
+    }
+}
+
+pub(crate) async fn a_buried_task_frees_its_key(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    for request in [0, 1, 2] {
+        let first = BeginTask { retention: MINUTE, ..w.keyed(AGENT, request, 1) };
+        let task = w.begun_as(&first).await;
+        w.end(EndTask { retention: MINUTE, ..w.ending(task.id, EndReason::Completed) }).await;
+        w.pass(2 * MINUTE);
+        let bury = EndTask { bury_unknown: Some(HOUR), ..w.ending(task.id, EndReason::Revoked) };
+        assert!(matches!(w.end(bury).await, EndOutcome::Buried(_)));
+        let second = w.keyed(AGENT, request, request);
+        assert!(matches!(w.begin(&second).await, BeginOutcome::Begun(_)));
+        assert_eq!(w.list(Some(AGENT), false, 10).await.iter().filter(|view| view.id == task.id).count(), 0);
+    }
+}
+
 pub(crate) async fn a_known_task_is_not_buried(h: &mut dyn Harness) {
     let mut w = World::new(h);
     let [live, done] = [w.begun(AGENT).await, w.begun(AGENT).await];

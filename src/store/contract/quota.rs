@@ -22,6 +22,24 @@ impl World<'_> {
     }
 }
 
+pub(crate) async fn taking_a_place_moves_no_clock(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let deadline = w.now.saturating_add(10 * MINUTE);
+    let mut tasks = Vec::new();
+    for partition in Partition::all() {
+        let draft = BeginTask { deadline, ..w.draft_in(OTHER, partition) };
+        tasks.push(w.begun_as(&draft).await);
+    }
+    let ids = w.ids(2);
+    w.now = deadline;
+    assert_eq!(w.place(AGENT, ids[0], 1).await, Ok(()));
+    assert!(w.place(AGENT, ids[1], 1).await.is_err());
+    w.now = deadline.saturating_sub(Duration::from_millis(500));
+    for task in &tasks {
+        assert!(w.status(task).await.is_live());
+    }
+}
+
 pub(crate) async fn no_more_places_than_the_limit(h: &mut dyn Harness) {
     let mut w = World::new(h);
     let ids = w.ids(5);

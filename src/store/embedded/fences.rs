@@ -126,7 +126,7 @@ pub(super) fn reserve(
 ) -> Stepped<Result<(), Vec<TaskId>>> {
     let owner = owner_hash(owner);
     let home = home_of(&owner);
-    let now = txn.enter(home, now)?;
+    txn.judge_clock(home, now)?;
     let key = place_key(&owner, task);
     let has = view::get(txn.table(), &key, deadline_of)?;
     if has.is_none_or(|until| until <= now) {

@@ -6,7 +6,7 @@ use super::fences::lapse_place;
 use super::rows::*;
 use super::tasks::{decode_key, ended};
 use super::txn::{Txn, due_at};
-use super::view::{self, Stepped};
+use super::view::{self, Stepped, Table, View};
 use crate::task::store::{Lapsed, StoreError};
 use crate::time::Timestamp;
 
@@ -22,8 +22,8 @@ pub(super) fn lapse(
     let now = txn.enter(partition, now)?;
     let limit = limit.clamp(1, LIMIT);
     let until = now.as_millis().saturating_add(1);
-    let tasks = keys(txn, &due_before(partition, 0), &due_before(partition, until), limit)?;
-    let others = keys(txn, &expiry_before(partition, 0), &expiry_before(partition, until), limit)?;
+    let tasks = keys(txn.table(), &due_before(partition, 0), &due_before(partition, until), limit)?;
+    let others = keys(txn.table(), &expiry_before(partition, 0), &expiry_before(partition, until), limit)?;
     let mut lapsed = Lapsed {
         ended: Vec::new(),
         forgotten: 0,
@@ -36,20 +36,31 @@ pub(super) fn lapse(
     for key in &others {
         forget(txn, partition, key, now)?;
     }
-    lapsed.next_due = next_due(txn, partition)?;
+    lapsed.next_due = next_due(txn.table(), partition)?;
     lapsed.more |= lapsed.next_due.is_some_and(|due| due <= now);
     Ok(lapsed)
 }
 
-fn keys(txn: &Txn<'_>, from: &[u8], to: &[u8], limit: usize) -> Stepped<Vec<Key>> {
-    use redb::ReadableTable as _;
-    let rows = txn.table().range(from..to)?;
+/// The answer where nothing is due; `None` if something is.
+pub(super) fn nothing<T: Table>(view: &View<'_, T>) -> Stepped<Option<Lapsed>> {
+    let (partition, until) = (view.partition, view.now.as_millis().saturating_add(1));
+    let tasks = keys(view.table, &due_before(partition, 0), &due_before(partition, until), 1)?;
+    let others = keys(view.table, &expiry_before(partition, 0), &expiry_before(partition, until), 1)?;
+    if !tasks.is_empty() || !others.is_empty() {
+        return Ok(None);
+    }
+    let next_due = next_due(view.table, partition)?;
+    Ok(Some(Lapsed { ended: Vec::new(), forgotten: 0, more: false, next_due }))
+}
+
+fn keys(table: &impl Table, from: &[u8], to: &[u8], limit: usize) -> Stepped<Vec<Key>> {
+    let rows = table.range(from..to)?;
     rows.take(limit).map(|row| Ok(row?.0.value().to_vec())).collect()
 }
 
-fn next_due(txn: &Txn<'_>, partition: Partition) -> Stepped<Option<Timestamp>> {
+fn next_due(table: &impl Table, partition: Partition) -> Stepped<Option<Timestamp>> {
     let end = after_prefix(&[b'D', partition.number()]);
-    let first = keys(txn, &due_before(partition, 0), &end, 1)?;
+    let first = keys(table, &due_before(partition, 0), &end, 1)?;
     Ok(first.first().map(|key| moment(key)).transpose()?)
 }
 

@@ -104,7 +104,8 @@ impl EmbeddedStore {
         if options.durability == Durability::Replicas {
             return Err(StoreError::Unavailable("the embedded store has no replicas".to_owned()));
         }
-        let rules = Rules { durability: options.durability, max_skew: options.max_skew };
+        let rules =
+            Rules { durability: options.durability, max_skew: options.max_skew, clocks: Arc::default() };
         let snapshot = Arc::new(ArcSwapOption::empty());
         let mut writer = Writer {
             medium,
@@ -185,8 +186,9 @@ impl EmbeddedStore {
                     return Ok(None);
                 }
             }
-            check_skew(&row, now, self.rules.max_skew)?;
-            look(&View { table, partition, row, now: now.max(row.now) }).map(Some)
+            let seen = self.rules.clocks.latest(partition, row.now);
+            check_skew(seen, now, self.rules.max_skew)?;
+            look(&View { table, partition, row, now: now.max(seen) }).map(Some)
         };
         unharmed(read).map_err(told)
     }

@@ -56,7 +56,7 @@ fn replayed<T: Table>(view: &View<'_, T>, task: &BeginTask) -> Stepped<Option<Be
     let key = idempotency_key(view.partition, &asked.key);
     let Some((id, request)) = view::get(view.table, &key, decode_key)? else { return Ok(None) };
     let Some(record) = view.task(id)? else { return Ok(None) };
-    if record.head.generation != view.position().generation {
+    if record.head.tombstone || record.head.generation != view.position().generation {
         return Ok(None);
     }
     Ok(Some(if request == asked.request { BeginOutcome::Replayed(id) } else { BeginOutcome::KeyReused }))

@@ -1,5 +1,7 @@
 //! A writing transaction: many steps, one after the other, each on a partition whose history has been proved.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use redb::ReadableTable as _;
@@ -18,6 +20,37 @@ use crate::time::Timestamp;
 pub(super) struct Rules {
     pub(super) durability: Durability,
     pub(super) max_skew: Duration,
+    pub(super) clocks: Arc<Clocks>,
+}
+
+/// The greatest `now` that each partition was asked to lapse at, as far as this process has seen: time that passed while there was nothing to write.
+#[derive(Debug)]
+pub(super) struct Clocks(Vec<AtomicU64>);
+
+impl Default for Clocks {
+    fn default() -> Self {
+        Self((0..PARTITIONS).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Clocks {
+    pub(super) fn see(&self, partition: Partition, now: Timestamp) {
+        if let Some(clock) = self.0.get(usize::from(partition.number())) {
+            clock.fetch_max(now.as_millis(), Relaxed);
+        }
+    }
+
+    /// The later of what was seen and what is stored.
+    pub(super) fn latest(&self, partition: Partition, stored: Timestamp) -> Timestamp {
+        let clock = self.0.get(usize::from(partition.number())).map_or(0, |clock| clock.load(Relaxed));
+        stored.max(Timestamp::from_millis(clock))
+    }
+
+    fn correct(&self, partition: Partition, now: Timestamp) {
+        if let Some(clock) = self.0.get(usize::from(partition.number())) {
+            clock.store(now.as_millis(), Relaxed);
+        }
+    }
 }
 
 /// One transaction on the file. Dropped without [`Self::finish`], nothing has happened.
@@ -135,8 +168,11 @@ impl<'t> Txn<'t> {
         let seq = known_seq.max(before.map_or(0, |position| position.seq));
         let chain = before.map_or([0; 20], |position| position.chain);
         // Everything that the partition ever knew ends here; so a `now` that ran far ahead of all clocks may be corrected, too.
-        let earlier = present.map_or(now, |row| row.now);
+        let earlier = self.rules.clocks.latest(partition, present.map_or(now, |row| row.now));
         let ahead = earlier.since(now) > self.rules.max_skew;
+        if ahead {
+            self.rules.clocks.correct(partition, now);
+        }
         let row = PartitionRow {
             position: Position { generation, seq, chain },
             now: if ahead { now } else { earlier.max(now) },
@@ -150,11 +186,17 @@ impl<'t> Txn<'t> {
 
     /// The first thing that a writing step does: proves the partition, and moves its time. Returns the moment to work with.
     pub(super) fn enter(&mut self, partition: Partition, now: Timestamp) -> Stepped<Timestamp> {
-        let row = self.prove(partition, now)?;
-        check_skew(&row, now, self.rules.max_skew)?;
-        let now = now.max(row.now);
+        let now = self.judge_clock(partition, now)?;
         self.change(partition, |row| row.now = now)?;
         Ok(now)
+    }
+
+    /// Proves the partition and refuses a clock that is too far behind; leaves no time.
+    pub(super) fn judge_clock(&mut self, partition: Partition, now: Timestamp) -> Stepped<Timestamp> {
+        let row = self.prove(partition, now)?;
+        let seen = self.rules.clocks.latest(partition, row.now);
+        check_skew(seen, now, self.rules.max_skew)?;
+        Ok(now.max(seen))
     }
 
     /// What a step sees after [`Self::enter`].
@@ -232,7 +274,7 @@ pub(super) fn due_at(record: &TaskRecord) -> Timestamp {
 }
 
 /// A clock that is so far behind what the partition has seen must be wrong.
-pub(super) fn check_skew(row: &PartitionRow, now: Timestamp, max_skew: Duration) -> Result<(), StoreError> {
-    let behind = row.now.since(now);
+pub(super) fn check_skew(seen: Timestamp, now: Timestamp, max_skew: Duration) -> Result<(), StoreError> {
+    let behind = seen.since(now);
     if behind > max_skew { Err(StoreError::ClockSkew(behind)) } else { Ok(()) }
 }

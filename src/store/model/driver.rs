@@ -320,8 +320,15 @@ impl<'h> Driver<'h> {
             (Some(told), _) if !lapsed.more && told <= now => {
                 wrong(format!("nothing more, and {told} is due"))
             }
-            _ => Ok(()),
+            // Whether it left its time is its own affair as well: whoever writes next does.
+            _ => self.leave_time(partition).await,
         }
+    }
+
+    async fn leave_time(&mut self, partition: Partition) -> Told {
+        let ghost = new_task_id(self.now, partition).unwrap();
+        let told = answered("extend", self.h.store().extend(ghost, self.now, self.now).await)?;
+        same("extend", &told, &self.model.extend(ghost, self.now, self.now))
     }
 
     fn reserved(

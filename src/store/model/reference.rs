@@ -200,6 +200,7 @@ impl Model {
             && let Some((id, request)) = part.keys.get(&asked.key)
             && let Some(first) = part.task(*id, now)
             && first.record.head.generation == part.generation
+            && !first.record.head.tombstone
         {
             let same = *request == asked.request;
             return Ok(if same { BeginOutcome::Replayed(*id) } else { BeginOutcome::KeyReused });

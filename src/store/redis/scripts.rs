@@ -61,7 +61,7 @@ impl Step {
             Self::Views => join!(must "guard" "task" "views"),
             Self::Extend => join!(must "guard" "tick" "task" "extend"),
             Self::End => join!(must "guard" "tick" "task" "append" "end"),
-            Self::Lapse => join!(must "guard" "tick" "task" "lapse"),
+            Self::Lapse => join!(must "guard" "task" "lapse"),
             Self::Record => join!(may "guard" "tick" "task" "record"),
             Self::Check => join!(must "guard" "task" "cell" "check"),
             Self::Revoke => join!(must "guard" "tick" "task" "append" "cell" "revoke"),

@@ -67,6 +67,36 @@ async fn when_all_is_over_only_the_partitions_are_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_in_which_nothing_is_due_is_not_written_to() {
+    let bytes = SharedBytes::default();
+    let mut h = Embedded::on(bytes.clone());
+    let mut w = World::new(&mut h);
+    let task = w.begun(AGENT).await;
+    w.minted(&task).await;
+    let intent = w.workload(OTHER);
+    w.fence(&intent).await;
+    for partition in Partition::all() {
+        w.lapse_all(partition).await;
+    }
+    bytes.with(|disk| disk.done = Some(Vec::new()));
+    for _ in 0..100 {
+        w.now = w.now.saturating_add(std::time::Duration::from_millis(100));
+        assert_eq!(w.store().intents().await.unwrap(), []);
+        assert_eq!(w.store().load().await.unwrap(), None);
+        w.store().probe().await.unwrap();
+        for partition in Partition::all() {
+            let lapsed = w.store().lapse(partition, 64, w.now).await.unwrap();
+            assert_eq!((lapsed.ended, lapsed.more), (vec![], false));
+        }
+    }
+    assert_eq!(bytes.with(|disk| disk.done.take().unwrap().len()), 0, "commits");
+    // What nobody wrote down is known all the same: a clock cannot go back behind it.
+    let back = w.now.saturating_sub(std::time::Duration::from_secs(6));
+    let refused = w.store().read(task.id, back).await;
+    assert!(matches!(refused, Err(StoreError::ClockSkew(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_long_task_does_not_grow_without_limit() {
     let bytes = SharedBytes::default();
     let mut h = Embedded::on(bytes.clone());

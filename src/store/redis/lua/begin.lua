@@ -13,7 +13,7 @@ local key = sub(value, 1, 16)
 if key ~= NOBODY then
   local earlier = call('HGET', base .. 'i', key)
   local t = earlier and find(earlier)
-  if t and t.gen == gen then
+  if t and t.gen == gen and t.state ~= 2 then
     if sub(t.v, 17, 32) == sub(value, 17, 32) then return reply('p', earlier) end
     return reply('k', '')
   end

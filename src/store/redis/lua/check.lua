@@ -1,7 +1,7 @@
 -- ARGV: 2 task id, number.
 local id, number = unpack('>c16I4', ARGV[2])
 local t = find(id)
-local cell = t and cell_of(id, number)
+local cell = t and number < t.count and cell_of(id, number)
 if not cell then return reply('u', '') end
 local dead = ending(t)
 if dead then return reply('e', dead) end

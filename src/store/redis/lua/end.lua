@@ -4,6 +4,8 @@ local t = find(id, true)
 if not t then
   if bury == 0 then return reply('u', '') end
   local readable = now + bury
+  local leftover = call('GET', base .. 't:' .. id)
+  if leftover then unlink(id, leftover) end
   call('SET', base .. 't:' .. id, string.rep('\0', 32)
     .. pack('>BBBBI4I8I8I8I8I4I8', 1, 2, reason, 0, 1, now, 0, now, 0, 0, readable) .. gen .. pack('>I2I2I4', 0, 0, 0) .. ARGV[3])
   call('ZADD', base .. 'd', readable, id)

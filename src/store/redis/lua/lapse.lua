@@ -1,4 +1,4 @@
--- ARGV: 2 limit. Answers how many tasks were forgotten, whether there is more, when the next is due (0: never), and the tasks that ended here.
+-- ARGV: 2 limit. Writes nothing, not even the time, where nothing is due. Answers how many tasks were forgotten, whether there is more, when the next is due (0: never), and the tasks that ended here.
 local limit = tonumber(ARGV[2])
 local ended, moved, gone, forgotten = {}, {}, {}, 0
 
@@ -8,13 +8,7 @@ local function forget(id)
   if not v then return end
   forgotten = forgotten + 1
   call('DEL', base .. 't:' .. id)
-  local n, owner = string.byte(v, 36), unpack('>I2', v, 97)
-  if owner > 0 then
-    owner = sub(v, 105 + 16 * n, 104 + 16 * n + owner)
-    call('ZREM', base .. 'o:' .. sub(redis.sha1hex(owner), 1, 16), id)
-  end
-  local key = sub(v, 1, 16)
-  if key ~= NOBODY and call('HGET', base .. 'i', key) == id then call('HDEL', base .. 'i', key) end
+  unlink(id, v)
 end
 
 local function write_end(t, moment, reason, by)
@@ -24,7 +18,15 @@ local function write_end(t, moment, reason, by)
   ended[#ended + 1] = t.id .. pack('>I8I2', t.deadline, #owner) .. owner
 end
 
+local function tick()
+  if now > clock then
+    call('SETRANGE', KEYS[1], 41, pack('>I8', now))
+    clock = now
+  end
+end
+
 local due = call('ZRANGEBYSCORE', base .. 'd', '-inf', now, 'LIMIT', 0, limit)
+if #due > 0 then tick() end
 for _, id in ipairs(due) do
   local t = find(id)
   local score = t and t.readable
@@ -46,13 +48,15 @@ if #gone > 0 then call('ZREM', base .. 'd', spread(gone)) end
 if fences > 0 then
   local over = call('ZRANGEBYSCORE', base .. 'e', '-inf', now, 'LIMIT', 0, limit)
   if #over > 0 then
+    tick()
     call('HDEL', base .. 'f', spread(over))
     call('ZREM', base .. 'e', spread(over))
     call('SETRANGE', KEYS[1], 49, pack('>I2', math.min(call('HLEN', base .. 'f'), 65535)))
   end
 end
 
--- A walk over the history, some entries at a time, with a rest after each round: entries may outlive later ones.
+-- A walk over the history, some entries at a time, with a rest after each round: entries may outlive later ones. Where all of them are
+-- seen at one look, nothing needs to be written to look again.
 local cursor, rest = unpack('>I8I8', meta, 52)
 if now >= rest then
   local entries = call('XRANGE', base .. 'h', string.format('%.0f-0', cursor), '+', 'COUNT', 100)
@@ -64,8 +68,8 @@ if now >= rest then
   if #entries == 100 then
     cursor = tonumber(string.match(entries[100][1], '^%d+')) + 1
     call('SETRANGE', KEYS[1], 51, pack('>I8', cursor))
-  elseif #entries > 0 or cursor > 0 then
-    call('SETRANGE', KEYS[1], 51, pack('>I8I8', 0, now + 10000))
+  elseif cursor > 0 then
+    call('SETRANGE', KEYS[1], 51, pack('>I8I8', 0, now + 60000))
   end
 end
 

@@ -1,7 +1,8 @@
 -- ARGV: 2 task id, number.
 local id, number = unpack('>c16I4', ARGV[2])
 local cell, chunk, place
-if find(id) then cell, chunk, place = cell_of(id, number) end
+local t = find(id)
+if t and number < t.count then cell, chunk, place = cell_of(id, number) end
 if not cell then return reply('u', '') end
 if string.byte(cell) < 128 then
   cell = string.char(string.byte(cell) + 128) .. sub(cell, 2)

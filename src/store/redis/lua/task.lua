@@ -79,3 +79,14 @@ local function view(t)
   local record = sub(t.v, 33)
   return (ending(t) or '\0') .. pack('>I4', #record) .. record
 end
+
+-- Takes away what points to a task that is to be forgotten, given its value.
+local function unlink(id, v)
+  local n, owner = string.byte(v, 36), unpack('>I2', v, 97)
+  if owner > 0 then
+    owner = sub(v, 105 + 16 * n, 104 + 16 * n + owner)
+    call('ZREM', base .. 'o:' .. sub(redis.sha1hex(owner), 1, 16), id)
+  end
+  local key = sub(v, 1, 16)
+  if key ~= NOBODY and call('HGET', base .. 'i', key) == id then call('HDEL', base .. 'i', key) end
+end

@@ -63,6 +63,30 @@ async fn everything_is_forgotten_in_the_end() {
     assert!(ttls.len() == 20 && ttls.iter().all(|ttl| (100_000..=245_000).contains(ttl)), "{ttls:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_in_which_nothing_is_due_is_not_written_to() {
+    let server = RedisServer::plain();
+    let store = fresh(&virtual_time(&server)).await;
+    let task = store.begun(1).await;
+    store.minted(task).await;
+    let other = store.begun(2).await;
+    store.completed(other).await;
+    let changes = || server.info("rdb_changes_since_last_save").trim().parse::<u64>().unwrap();
+    let before = changes();
+    for second in 0..30 {
+        let at = now().saturating_add(Duration::from_secs(second));
+        for partition in Partition::all() {
+            let lapsed = store.lapse(partition, 64, at).await.unwrap();
+            assert_eq!((lapsed.ended, lapsed.more), (vec![], false));
+        }
+    }
+    assert_eq!(changes() - before, 0);
+    // Something is due: it is found, and written once.
+    let over = now().saturating_add(2 * DAY);
+    let lapsed = store.lapse(task.partition(), 64, over).await.unwrap();
+    assert!(lapsed.ended.len() + lapsed.forgotten == 1 && changes() > before, "{lapsed:?}");
+}
+
 fn server_ttls(server: &RedisServer, pattern: &str) -> Vec<i64> {
     let mut client = server.client();
     let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg(pattern).query(&mut client).unwrap();
