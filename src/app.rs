@@ -171,6 +171,7 @@ async fn serve(
     let close = CancellationToken::new();
     let limits = identity::Limits {
         connections: config.listen.max_connections,
+        connections_per_workload: config.listen.connections_per_workload,
         // Where a client does not heed the friendly end, which comes first.
         max_age: config.listen.max_connection_age + config.limits.call_timeout * 2,
         max_age_jitter: Duration::ZERO,

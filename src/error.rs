@@ -11,6 +11,8 @@ use std::fmt;
 pub enum Fault {
     /// The request is malformed or asks for what no one may have.
     Input,
+    /// The caller's certificate does not, or no longer, prove who it is.
+    Identity,
     /// The caller may not do this.
     Authority,
     /// Nothing there, or nothing there that the caller may see: the two look the same.
@@ -63,7 +65,7 @@ reasons! {
     /// Policy says no, or nothing in it says yes.
     PolicyDenied = "POLICY_DENIED", Authority;
     /// The peer's certificate no longer proves an identity.
-    PeerNotTrusted = "PEER_NOT_TRUSTED", Authority;
+    PeerNotTrusted = "PEER_NOT_TRUSTED", Identity;
     /// There is no such task, or it is not the caller's.
     TaskNotFound = "TASK_NOT_FOUND", Missing;
     /// There is no such credential, or it is not the caller's.
@@ -82,6 +84,8 @@ reasons! {
     TooManyTasks = "TOO_MANY_TASKS", Exhausted;
     /// Too many credentials of this task.
     TooManyCredentials = "TOO_MANY_CREDENTIALS", Exhausted;
+    /// Too many calls in flight, of this workload or of all.
+    TooManyCalls = "TOO_MANY_CALLS", Exhausted;
     /// The store does not answer, or not as it must.
     StoreUnavailable = "STORE_UNAVAILABLE", Dependency;
     /// The audit log cannot be written, and there is no effect without its record.
@@ -90,8 +94,6 @@ reasons! {
     ClockSkew = "CLOCK_SKEW", Dependency;
     /// Work goes on in the background; ask again.
     NotFinished = "NOT_FINISHED", Dependency;
-    /// The broker is shutting down.
-    Draining = "DRAINING", Dependency;
     /// Our own bug or damage; the request id leads to the log.
     Internal = "INTERNAL", Internal;
 }

@@ -62,6 +62,8 @@ pub struct Listen {
     pub ops: SocketAddr,
     /// Connections at once.
     pub max_connections: usize,
+    /// Connections of one workload at once.
+    pub connections_per_workload: usize,
     /// A connection is closed after this; the client opens a new one and proves itself again.
     pub max_connection_age: Duration,
 }
@@ -180,6 +182,8 @@ pub struct Limits {
     pub streams_per_connection: u32,
     /// Calls at once, over all connections.
     pub calls: usize,
+    /// Calls of one workload at once, over all its connections.
+    pub calls_per_workload: usize,
     /// The largest request message, in bytes.
     pub message_bytes: usize,
     /// A call that takes longer is given up.

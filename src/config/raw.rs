@@ -58,6 +58,8 @@ pub(super) struct RawListen {
     pub(super) ops: Option<String>,
     /// 10 000 if not set.
     pub(super) max_connections: Option<usize>,
+    /// A quarter of `max_connections` if not set.
+    pub(super) connections_per_workload: Option<usize>,
     /// `"1h"` if not set.
     pub(super) max_connection_age: Option<String>,
 }
@@ -185,6 +187,8 @@ pub(super) struct RawLimits {
     pub(super) streams_per_connection: Option<u32>,
     /// 4 096
     pub(super) calls: Option<usize>,
+    /// A quarter of `calls`
+    pub(super) calls_per_workload: Option<usize>,
     /// 65 536
     pub(super) message_bytes: Option<usize>,
     /// `"10s"`

@@ -201,9 +201,16 @@ fn listen(raw: &RawListen, p: &mut Problems) -> Option<Listen> {
         p.add("listen.ops", "must not be the address of listen.grpc");
     }
     let max_connections = within(p, "listen.max_connections", raw.max_connections, 10_000, 1..=1_000_000);
+    let connections_per_workload = within(
+        p,
+        "listen.connections_per_workload",
+        raw.connections_per_workload,
+        share_of(max_connections),
+        1..=1_000_000,
+    );
     let age = raw.max_connection_age.as_deref();
     let max_connection_age = duration(p, "listen.max_connection_age", age, 3600, HOUR * 24 * 30);
-    Some(Listen { grpc: grpc?, ops: ops?, max_connections, max_connection_age })
+    Some(Listen { grpc: grpc?, ops: ops?, max_connections, connections_per_workload, max_connection_age })
 }
 
 fn trust_domains(
@@ -309,7 +316,13 @@ fn lifetimes(raw: &RawLifetimes, p: &mut Problems) -> Lifetimes {
 }
 
 /// The upper ends are far beyond use; what they keep out are slips, and numbers that the machine cannot hold.
+/// What one workload may have of something if nothing is said: never all of it, as long as there is more than one.
+fn share_of(all: usize) -> usize {
+    (all / 4).max(1)
+}
+
 fn limits(raw: &RawLimits, p: &mut Problems) -> Limits {
+    let calls = within(p, "limits.calls", raw.calls, 4_096, 1..=1_000_000);
     let (live, credentials) = (raw.live_tasks_per_workload, raw.credentials_per_task);
     Limits {
         live_tasks_per_workload: within(p, "limits.live_tasks_per_workload", live, 1_000, 1..=10_000_000),
@@ -327,7 +340,14 @@ fn limits(raw: &RawLimits, p: &mut Problems) -> Limits {
             256,
             1..=65_536,
         ),
-        calls: within(p, "limits.calls", raw.calls, 4_096, 1..=1_000_000),
+        calls,
+        calls_per_workload: within(
+            p,
+            "limits.calls_per_workload",
+            raw.calls_per_workload,
+            share_of(calls),
+            1..=1_000_000,
+        ),
         message_bytes: within(p, "limits.message_bytes", raw.message_bytes, 65_536, 1..=16 * 1024 * 1024),
         call_timeout: duration(p, "limits.call_timeout", raw.call_timeout.as_deref(), 10, HOUR),
     }

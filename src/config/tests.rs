@@ -120,9 +120,9 @@ fn no_number_is_larger_than_anybody_needs() {
     for (section, keys) in [
         ("store", vec!["connections", "replicas", "timeout"]),
         ("policy", vec!["reload_interval"]),
-        ("listen", vec!["max_connections", "max_connection_age"]),
+        ("listen", vec!["max_connections", "connections_per_workload", "max_connection_age"]),
         ("limits", vec!["live_tasks_per_workload", "credentials_per_task", "streams_per_connection"]),
-        ("limits", vec!["calls", "message_bytes", "call_timeout"]),
+        ("limits", vec!["calls", "calls_per_workload", "message_bytes", "call_timeout"]),
         (
             "lifetimes",
             vec!["max_task", "max_token", "max_certificate", "default_token", "default_certificate"],

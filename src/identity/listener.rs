@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::identity::shares::Shares;
 use crate::identity::tls::{Handshake, ServerTls};
 
 pub use stream::{CloseReason, PeerConnection, PeerStream};
@@ -30,6 +31,8 @@ pub struct Limits {
     pub handshakes: usize,
     /// Connections at a time, those in handshake included; one more is closed at once.
     pub connections: usize,
+    /// Connections of one workload at a time; one more is closed after its handshake.
+    pub connections_per_workload: usize,
     /// A connection older than this is closed, so that every peer is judged anew now and then.
     pub max_age: Duration,
     /// Up to this much is taken from `max_age`, at random, so that connections do not all end at once.
@@ -42,6 +45,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(5),
             handshakes: 256,
             connections: 10_000,
+            connections_per_workload: 2_500,
             max_age: Duration::from_secs(3600),
             max_age_jitter: Duration::from_secs(360),
         }
@@ -59,6 +63,7 @@ struct Shared {
     limits: Limits,
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    shares: Arc<Shares>,
 }
 
 /// The connections of a [`Listener`], as `tonic`'s `serve_with_incoming_shutdown` takes them. Never yields an error.
@@ -69,7 +74,8 @@ impl Listener {
     pub fn new(tcp: TcpListener, tls: ServerTls, limits: Limits) -> Self {
         let handshakes = Arc::new(Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)));
         let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-        Self { tcp, shared: Arc::new(Shared { tls, limits, handshakes, connections }) }
+        let shares = Shares::new(limits.connections_per_workload);
+        Self { tcp, shared: Arc::new(Shared { tls, limits, handshakes, connections, shares }) }
     }
 
     /// Where it listens.
@@ -112,6 +118,7 @@ impl Shared {
         close: CancellationToken,
     ) {
         let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() else {
+            limit_reached("connections");
             return refused(remote, "too_many_connections", &"the limit of connections is reached");
         };
         let shaken = tokio::time::timeout(self.limits.handshake_timeout, self.shake_hands(tcp));
@@ -123,10 +130,15 @@ impl Shared {
             None => return,
         };
         drop(turn);
+        let Some(share) = self.shares.take(peer.spiffe_id()) else {
+            limit_reached("connections_per_workload");
+            let why = format_args!("{} has as many connections as it may", peer.spiffe_id());
+            return refused(remote, "too_many_connections_of_workload", &why);
+        };
         let connection =
             PeerConnection::new(peer, remote, Arc::clone(self.tls.judge()), Arc::clone(self.tls.clock()));
         tracing::debug!(%remote, peer = %connection.peer().spiffe_id(), "connected");
-        let stream = PeerStream::begin(tls, connection, self.max_age(), place, close);
+        let stream = PeerStream::begin(tls, connection, self.max_age(), (place, share), close);
         // Nobody there to take it: the server is going down.
         drop(ready.send(Ok(stream)).await);
     }
@@ -141,6 +153,10 @@ impl Shared {
         let share = f64::from(random) / f64::from(u32::MAX);
         self.limits.max_age.saturating_sub(self.limits.max_age_jitter.mul_f64(share))
     }
+}
+
+fn limit_reached(limit: &'static str) {
+    metrics::counter!("taskpass_limit_reached_total", "limit" => limit).increment(1);
 }
 
 /// A caller that gets no connection: counted by reason, and logged.

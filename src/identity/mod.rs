@@ -3,7 +3,8 @@
 //! - [`spiffe_id`]: SPIFFE IDs and trust domains, strict.
 //! - [`bundle`]: anchors by trust domain, and the set in force; [`sources`] follows them in files.
 //! - [`peer`]: the judgement, and the only maker of [`VerifiedPeer`].
-//! - [`own`]: our own SVID from files; [`tls`]: both sides of TLS; [`listener`]: connections of verified peers.
+//! - [`own`]: our own SVID from files; [`tls`]: both sides of TLS; [`listener`]: connections of verified peers, and
+//!   [`shares`]: how many each workload has.
 //!
 //! Absent here: what a peer may do (that is `policy`), CRLs, reads of the wall clock, gRPC.
 
@@ -14,6 +15,7 @@ pub mod listener;
 pub mod own;
 pub mod peer;
 pub mod refusal;
+pub mod shares;
 pub mod sources;
 pub mod spiffe_id;
 pub mod tls;

@@ -283,6 +283,43 @@ async fn a51_bytes_that_are_no_message_are_refused() {
 }
 
 #[tokio::test]
+async fn a_compressed_message_is_refused_for_what_it_is() {
+    let broker = Broker::start(Store::Embedded).await;
+    let agent = broker.agent();
+    for path in ["/taskpass.v1.TaskService/BeginTask", "/grpc.health.v1.Health/Check"] {
+        let mut grpc = tonic::client::Grpc::new(agent.channel.clone());
+        grpc.ready().await.unwrap();
+        let mut request = tonic::Request::new(tokio_stream::once(b"\x1f\x8b".to_vec()));
+        request.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+        let status = grpc.streaming(request, path.parse().unwrap(), raw::Bytes).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unimplemented, "UNSUPPORTED_ENCODING"));
+        assert_eq!(status.metadata().get("grpc-accept-encoding").unwrap(), "identity");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_somebody_made_up_is_never_put_before_policy() {
+    let broker = Broker::start(Store::Embedded).await;
+    for client in [broker.agent(), broker.operator()] {
+        for path in [
+            "/grpc.reflection.invented0/x",
+            "/grpc.health.v1.Healthy/Check",
+            "/grpc.health.v1.Health/Made",
+            "/x",
+        ] {
+            let answer = sent(&client, path, Vec::new()).await;
+            assert_eq!(answer, (Code::Unimplemented, "UNKNOWN_METHOD".to_owned()), "{path}");
+        }
+    }
+    broker.agent().docs_task().await;
+    crate::support::eventually("an audit line", async || !broker.audit().is_empty()).await;
+    let actions: Vec<_> = broker.audit().iter().map(|line| line["action"].to_string()).collect();
+    assert_eq!(actions, ["\"BeginTask\""]);
+    let (_, page) = broker.page("/metrics").await;
+    assert!(!page.contains("invented0") && !page.contains("Healthy"), "{page}");
+}
+
+#[tokio::test]
 async fn what_is_no_http2_is_hung_up_on() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let broker = Broker::start(Store::Embedded).await;

@@ -25,6 +25,7 @@ mod ends;
 mod hostile;
 mod identity;
 mod input;
+mod overload;
 mod policy;
 mod probes;
 mod races;

@@ -10,17 +10,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
+use http_body_util::BodyExt as _;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
+use tonic_health::pb::health_server;
+use tonic_reflection::pb::{v1, v1alpha};
 use tower::{Layer, Service};
 
-use crate::error::Error;
+use crate::config::Limits;
+use crate::error::{Error, Reason};
 use crate::identity::PeerConnection;
 use crate::ids::RequestId;
 use crate::ops::{Broker, Caller};
 use crate::time::{Clock, Timestamp};
 
-use super::meters::Meters;
+use super::meters::{Counting, Meters};
+use super::slots::{Slot, Slots};
 use super::status;
 
 /// Names the request in the answer's headers, for whoever reports it.
@@ -37,18 +42,28 @@ struct Shared {
     clock: Arc<dyn Clock>,
     operations: TaskTracker,
     meters: Meters,
+    slots: Slots,
     patience: Duration,
 }
 
+/// A call that may begin: whose it is, and its place among the calls in flight. Stands in the extensions of its request.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted {
+    pub(super) caller: Caller,
+    pub(super) slot: Arc<Slot>,
+}
+
 impl GateLayer {
-    /// For a broker. A call that takes longer than `patience` is given up; a decision of the gate itself is one of `operations`.
+    /// For a broker. A call that takes longer than its limit is given up; a decision of the gate itself is one of `operations`.
     pub(super) fn new(
         broker: Arc<Broker>,
         clock: Arc<dyn Clock>,
         operations: TaskTracker,
-        patience: Duration,
+        limits: &Limits,
     ) -> Self {
-        Self(Arc::new(Shared { broker, clock, operations, meters: Meters::new(), patience }))
+        let slots = Slots::new(limits.calls, limits.calls_per_workload);
+        let (meters, patience) = (Meters::new(), limits.call_timeout);
+        Self(Arc::new(Shared { broker, clock, operations, meters, slots, patience }))
     }
 }
 
@@ -91,14 +106,13 @@ where
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let id = RequestId::new();
-            let mut response =
-                match id.as_ref().map_err(status::to_status).and_then(|id| admit(&request, *id)) {
-                    Ok(caller) => shared.pass(inner, request, caller, counting.method()).await?,
-                    Err(refused) => refused.into_http(),
-                };
-            if let Some(mut value) = id.ok().and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
-                // No two are the same: HPACK (RFC 7541, section 7.1.3) then keeps it out of the connection's table.
-                value.set_sensitive(true);
+            let admitted =
+                id.as_ref().map_err(status::to_status).and_then(|id| shared.admit(&request, *id, &counting));
+            let mut response = match admitted {
+                Ok(admitted) => shared.pass(inner, request, admitted, counting.method()).await?,
+                Err(refused) => refused.into_http(),
+            };
+            if let Some(value) = id.ok().and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
                 response.headers_mut().insert(REQUEST_ID, value);
             }
             counting.answered(&response);
@@ -108,31 +122,52 @@ where
 }
 
 impl Shared {
-    /// From an admitted caller to an answer, within the time that a call may take.
+    /// All that is asked before a call begins. Nothing here waits.
+    fn admit(
+        &self,
+        request: &Request<Body>,
+        id: RequestId,
+        counting: &Counting,
+    ) -> Result<Admitted, tonic::Status> {
+        let caller = caller(request, id).map_err(|error| status::to_status(&error))?;
+        if !counting.is_method() {
+            return Err(status::unknown_method());
+        }
+        if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
+            return Err(status::unsupported_encoding());
+        }
+        let slot =
+            self.slots.take(caller.spiffe_id()).and_then(|slot| self.broker.check_audit().map(|()| slot));
+        match slot {
+            Ok(slot) => Ok(Admitted { caller, slot }),
+            Err(error) => Err(status::refuse(&caller, counting.method(), &error)),
+        }
+    }
+
+    /// From an admitted call to an answer, within the time that a call may take: waiting for its message is part of that.
     async fn pass<S>(
         &self,
         mut inner: S,
         mut request: Request<Body>,
-        caller: Caller,
+        admitted: Admitted,
         method: &Arc<str>,
     ) -> Result<Response<Body>, S::Error>
     where
         S: Service<Request<Body>, Response = Response<Body>>,
     {
-        if let Err(error) = self.broker.check_audit() {
-            return Ok(status::refuse(&caller, method, &error).into_http());
-        }
+        let standard = Standard::of(method);
+        let slot = standard.map(|_| Arc::clone(&admitted.slot));
         let answer = async {
-            if let Some(standard) = Standard::of(request.uri().path())
-                && let Err(refused) = self.permit(standard, caller.clone(), method).await
+            if let Some(standard) = standard
+                && let Err(refused) = self.permit(standard, admitted.clone(), method).await
             {
                 return Ok(refused.into_http());
             }
-            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(admitted);
             inner.call(request).await
         };
         match tokio::time::timeout(self.patience, answer).await {
-            Ok(answered) => answered.map(status::explained),
+            Ok(answered) => answered.map(|response| held(status::explained(response), slot)),
             Err(_) => Ok(status::timed_out().into_http()),
         }
     }
@@ -142,27 +177,39 @@ impl Shared {
     async fn permit(
         &self,
         standard: Standard,
-        caller: Caller,
+        Admitted { caller, slot }: Admitted,
         method: &Arc<str>,
     ) -> Result<(), tonic::Status> {
         let (broker, now, method) = (Arc::clone(&self.broker), self.clock.now(), Arc::clone(method));
         let permitted = self.operations.spawn(async move {
             let permitted = standard.permit(&broker, &caller, now).await;
+            drop(slot);
             permitted.map_err(|error| status::refuse(&caller, &method, &error))
         });
         permitted.await.unwrap_or_else(|panicked| Err(status::to_status(&Error::internal(panicked))))
     }
 }
 
+/// An answer that may be a stream without end: it has its place as long as it goes on.
+fn held(response: Response<Body>, slot: Option<Arc<Slot>>) -> Response<Body> {
+    let Some(slot) = slot else { return response };
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _in_its_place = &slot;
+            frame
+        }))
+    })
+}
+
 /// The peer as it stands now; a refusal counts and says nothing of why beyond what the peer's own certificate says.
-fn admit(request: &Request<Body>, id: RequestId) -> Result<Caller, tonic::Status> {
+fn caller(request: &Request<Body>, id: RequestId) -> Result<Caller, Error> {
+    let untrusted = |sentence: &str| Error::new(Reason::PeerNotTrusted, sentence);
     let connection = request.extensions().get::<Arc<PeerConnection>>();
-    let connection =
-        connection.ok_or_else(|| status::unauthenticated("Connect with mTLS and an X.509-SVID."))?;
+    let connection = connection.ok_or_else(|| untrusted("Connect with mTLS and an X.509-SVID."))?;
     connection.check().map_err(|refusal| {
         metrics::counter!("taskpass_peer_refused_total", "reason" => refusal.as_str()).increment(1);
-        tracing::info!(peer = %connection.peer().spiffe_id(), reason = refusal.as_str(), "a connected peer is trusted no longer");
-        status::unauthenticated("Your certificate has expired or its trust bundle has changed. Reconnect with a current one.")
+        tracing::info!(request = %id, peer = %connection.peer().spiffe_id(), reason = refusal.as_str(), "a connected peer is trusted no longer");
+        untrusted("Your certificate has expired or its trust bundle has changed. Reconnect with a current one.")
     })?;
     Ok(Caller { peer: connection.peer().clone(), request: id })
 }
@@ -175,10 +222,14 @@ enum Standard {
 }
 
 impl Standard {
-    fn of(path: &str) -> Option<Self> {
-        match path {
-            p if p.starts_with("/grpc.health.") => Some(Self::Health),
-            p if p.starts_with("/grpc.reflection.") => Some(Self::Reflection),
+    /// By the name of a method that there is.
+    fn of(method: &str) -> Option<Self> {
+        let (service, _) = method.split_once('/')?;
+        match service {
+            health_server::SERVICE_NAME => Some(Self::Health),
+            v1::server_reflection_server::SERVICE_NAME | v1alpha::server_reflection_server::SERVICE_NAME => {
+                Some(Self::Reflection)
+            }
             _ => None,
         }
     }

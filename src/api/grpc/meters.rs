@@ -106,6 +106,11 @@ impl Counting {
         &self.meter.method
     }
 
+    /// Whether the path is that of a method.
+    pub(super) fn is_method(&self) -> bool {
+        &*self.meter.method != UNKNOWN
+    }
+
     /// Counts the call by its answer.
     pub(super) fn answered(mut self, response: &Response<Body>) {
         self.answered = true;

@@ -7,6 +7,7 @@ mod meters;
 mod parse;
 mod render;
 mod services;
+mod slots;
 pub mod status;
 
 use std::sync::Arc;
@@ -53,9 +54,8 @@ pub async fn serve(
         .max_concurrent_streams(limits.streams_per_connection)
         .http2_max_header_list_size(MAX_HEADERS)
         .max_connection_age(config.listen.max_connection_age)
-        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(limits.calls))
         .layer(tower::util::option_layer(empty))
-        .layer(GateLayer::new(broker, clock, operations, limits.call_timeout))
+        .layer(GateLayer::new(broker, clock, operations, limits))
         .add_service(
             proto::task_service_server::TaskServiceServer::new(face.clone()).max_decoding_message_size(most),
         )

@@ -11,6 +11,7 @@ use crate::ops::{Broker, Caller};
 use crate::proto;
 use crate::time::{Clock, Timestamp};
 
+use super::gate::Admitted;
 use super::{parse, render, status};
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
@@ -49,12 +50,15 @@ impl Face {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| status::to_status(&Error::internal("a call passed no gate")))?;
+        let admitted = request.extensions().get::<Admitted>().cloned();
+        let Admitted { caller, slot } =
+            admitted.ok_or_else(|| status::to_status(&Error::internal("a call passed no gate")))?;
         let (broker, now, message) = (Arc::clone(&self.broker), self.clock.now(), request.into_inner());
         let operation = operation(Call { broker, caller: caller.clone(), now, message });
         let to_its_end = async move {
-            operation.await.map(Response::new).map_err(|error| status::refuse(&caller, method, &error))
+            let answer = operation.await;
+            drop(slot);
+            answer.map(Response::new).map_err(|error| status::refuse(&caller, method, &error))
         };
         let answer = self.operations.spawn(to_its_end).await;
         answer.unwrap_or_else(|panicked| Err(status::to_status(&Error::internal(panicked))))

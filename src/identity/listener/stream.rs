@@ -18,10 +18,14 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use crate::coalesce::Coalesced;
 use crate::identity::peer::{PeerJudge, VerifiedPeer};
 use crate::identity::refusal::PeerRefusal;
+use crate::identity::shares::Share;
 use crate::time::Clock;
 
 /// The longest sleep between two looks at the wall clock, which may be set while the sleep's own clock goes on.
 const MAX_SLEEP: Duration = Duration::from_secs(30);
+
+/// A connection's place among all, and among those of its workload.
+pub(super) type Place = (OwnedSemaphorePermit, Share);
 
 pub(super) type Accepted = (TlsStream<TcpStream>, VerifiedPeer);
 
@@ -137,7 +141,7 @@ pub struct PeerStream {
     connection: Arc<PeerConnection>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _ends_the_watch: DropGuard,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl PeerStream {
@@ -145,7 +149,7 @@ impl PeerStream {
         tls: TlsStream<TcpStream>,
         connection: Arc<PeerConnection>,
         max_age: Duration,
-        place: OwnedSemaphorePermit,
+        place: Place,
         drain: CancellationToken,
     ) -> Self {
         tokio::spawn(Arc::clone(&connection).watch(max_age, drain));

@@ -140,6 +140,26 @@ async fn one_connection_too_many_is_closed_and_a_place_that_is_free_again_is_tak
     assert_eq!(third.connection().peer().spiffe_id().path(), "/third");
 }
 
+#[test]
+fn no_workload_takes_the_connections_of_others() {
+    let counts = counted(async {
+        let limits = Limits { connections_per_workload: 1, ..Limits::default() };
+        let mut world = World::with(limits, NOW).await;
+        let (_client, first) = world.connect(&world.a.svid("greedy")).await;
+        for _ in 0..3 {
+            ends(&mut world.raw_client(&world.a.svid("greedy")).await).await;
+        }
+        let (_client, other) = world.connect(&world.a.svid("other")).await;
+        assert_eq!(other.connection().peer().spiffe_id().path(), "/other");
+        drop(first);
+        let (_client, again) = world.connect(&world.a.svid("greedy")).await;
+        assert_eq!(again.connection().peer().spiffe_id().path(), "/greedy");
+    });
+    let refused = "taskpass_peer_refused_total{reason=\"too_many_connections_of_workload\"} 3";
+    let limit = "taskpass_limit_reached_total{limit=\"connections_per_workload\"} 3";
+    assert!(counts.contains(refused) && counts.contains(limit), "{counts}");
+}
+
 /// Runs `test` with a recorder of its own and returns what was counted.
 fn counted(test: impl Future<Output = ()>) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();

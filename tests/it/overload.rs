@@ -1,0 +1,104 @@
+//! More than a broker takes: refused at once, and at nobody else's cost.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+
+use crate::support::broker::{Broker, Setup};
+use crate::support::client::Client;
+use crate::support::story::{begin, docs, refused};
+use crate::support::{Store, eventually, raw};
+
+/// A call whose message never comes; it begins as soon as there is a place for it.
+fn silent(client: &Client) -> JoinHandle<Result<(), Status>> {
+    let mut grpc = tonic::client::Grpc::new(client.channel.clone());
+    tokio::spawn(async move {
+        loop {
+            grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
+            let path = "/taskpass.v1.TaskService/BeginTask".parse().unwrap();
+            let silence = Request::new(tokio_stream::pending::<Vec<u8>>());
+            match grpc.streaming(silence, path, raw::Bytes).await {
+                Err(status) if status.code() == Code::ResourceExhausted => {}
+                answer => return answer.map(drop),
+            }
+        }
+    })
+}
+
+async fn is_full(client: &Client) -> bool {
+    client.list(Default::default()).await.is_err_and(|status| status.code() == Code::ResourceExhausted)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_workload_does_not_take_the_calls_of_others() {
+    let setup = Setup::on(Store::Embedded).with("limits", "calls_per_workload = 4");
+    let broker = Broker::process(setup).await;
+    // One workload with two connections: they share.
+    let (agent, again, other) = (broker.agent(), broker.agent(), broker.second_agent());
+    let silences: Vec<_> = (0..4).map(|n| silent(if n % 2 == 0 { &agent } else { &again })).collect();
+    eventually("a full share", async || is_full(&agent).await && is_full(&again).await).await;
+    refused(agent.begin(begin(&[docs()])).await, Code::ResourceExhausted, "TOO_MANY_CALLS");
+    other.docs_task().await;
+    let (_, page) = broker.page("/metrics").await;
+    assert!(page.contains("taskpass_limit_reached_total{limit=\"calls_per_workload\"}"), "{page}");
+    silences.iter().for_each(JoinHandle::abort);
+    eventually("places again", async || agent.begin(begin(&[docs()])).await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_beyond_all_others_is_refused_and_does_not_wait() {
+    let setup = Setup::on(Store::Embedded)
+        .with("limits", "calls = 2")
+        .with("limits", "calls_per_workload = 1")
+        .with("limits", "call_timeout = \"60s\"");
+    let broker = Broker::process(setup).await;
+    let _silences = (silent(&broker.agent()), silent(&broker.second_agent()));
+    let third = broker.operator();
+    eventually("no place left", async || is_full(&third).await).await;
+    let began = Instant::now();
+    refused(third.list(Default::default()).await, Code::ResourceExhausted, "TOO_MANY_CALLS");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let (_, page) = broker.page("/metrics").await;
+    assert!(page.contains("taskpass_limit_reached_total{limit=\"calls\"}"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_message_never_comes_has_its_place_for_the_time_of_a_call_only() {
+    let setup = Setup::on(Store::Embedded)
+        .with("limits", "calls_per_workload = 1")
+        .with("limits", "call_timeout = \"1s\"");
+    let broker = Broker::process(setup).await;
+    let agent = broker.agent();
+    let silence = silent(&agent);
+    eventually("a full share", async || is_full(&agent).await).await;
+    refused(silence.await.unwrap(), Code::DeadlineExceeded, "CALL_TIMED_OUT");
+    agent.docs_task().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_has_its_place_until_it_ends() {
+    let setup = Setup::on(Store::Embedded).with("limits", "calls_per_workload = 1");
+    let broker = Broker::of(setup).await;
+    let agent = broker.agent();
+    let watching = agent.health().watch(HealthCheckRequest::default()).await.unwrap();
+    refused(agent.list(Default::default()).await, Code::ResourceExhausted, "TOO_MANY_CALLS");
+    drop(watching);
+    eventually("a place again", async || !is_full(&agent).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_workload_does_not_take_the_connections_of_others() {
+    let setup = Setup::on(Store::Embedded).with("listen", "connections_per_workload = 2");
+    let broker = Broker::process(setup).await;
+    let (first, second, third) = (broker.agent(), broker.agent(), broker.agent());
+    first.docs_task().await;
+    second.docs_task().await;
+    third.begin(begin(&[docs()])).await.unwrap_err();
+    broker.second_agent().docs_task().await;
+    let (_, page) = broker.page("/metrics").await;
+    assert!(page.contains("taskpass_limit_reached_total{limit=\"connections_per_workload\"}"), "{page}");
+    drop(second);
+    eventually("a place again", async || third.begin(begin(&[docs()])).await.is_ok()).await;
+}
