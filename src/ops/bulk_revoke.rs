@@ -106,6 +106,8 @@ impl Broker {
                 "The end is recorded but not yet in force everywhere. Try again until this succeeds.";
             return Err(Error::new(Reason::NotFinished, sentence).with_detail(error));
         }
+        // Places of what has just died can be taken at once.
+        self.full.clear();
         reach(Place::FenceRaised);
         self.store.finish(intent.id).await.map_err(store_error)?;
         reach(Place::FenceFinished);
