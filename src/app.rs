@@ -1,6 +1,6 @@
 //! The composition root: a [`Config`] becomes a running broker, and a running broker becomes a drained one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -19,13 +19,13 @@ use crate::config::{AuditTarget, Config, JwtAlgorithm, KeySource, RedisConfig, S
 use crate::identity::{
     self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustDomain,
 };
-use crate::keys::{KeyEncryptionKey, KeyPlan, KeySets, Keyring};
+use crate::keys::{KeyEncryptionKey, KeyPlan, KeySets, Keyring, KeyringError};
 use crate::ops::{Broker, Settings, Sweep};
 use crate::policy::PolicyEngine;
 use crate::revoke::history::{Durability, History};
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
-use crate::store::redis::{RedisDurability, RedisOptions, RedisStore, RedisTls};
+use crate::store::redis::{RedisDurability, RedisOptions, RedisStore, RedisTls, Refusal};
 use crate::time::Clock;
 
 /// Upper ends of the buckets for durations, in seconds.
@@ -37,20 +37,44 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// How long work under way may take when the last call is answered or given up.
 const LAST_WORK: Duration = Duration::from_secs(3);
 
+/// What has to change before a broker starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartFault {
+    /// The configuration, or a file that it names.
+    Configuration,
+    /// Nothing: the store does not answer, and may the next time.
+    Unreachable,
+    /// Something else; the words say what.
+    Other,
+}
+
 /// Why a broker did not start, in words for its operator.
 #[derive(Debug)]
-pub struct StartError(String);
+pub struct StartError {
+    fault: StartFault,
+    words: String,
+}
 
 impl StartError {
     /// `what` failed with `why`.
     fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
-        Self(format!("{what}: {why}"))
+        Self { fault: StartFault::Other, words: format!("{what}: {why}") }
+    }
+
+    /// The same, of something that the configuration says or names.
+    fn configured(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self { fault: StartFault::Configuration, ..Self::new(what, why) }
+    }
+
+    /// What has to change.
+    pub const fn fault(&self) -> StartFault {
+        self.fault
     }
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.words)
     }
 }
 
@@ -126,9 +150,10 @@ impl Parts {
     async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, StartError> {
         let svid = open_svid(config, Arc::clone(clock))?;
         let bundles = open_bundles(config)?;
-        let policy = PolicyEngine::open(&config.policy_dir).map_err(|e| StartError::new("policy", e))?;
-        let audiences =
-            AudienceRegister::open(&config.audience_dir).map_err(|e| StartError::new("audiences", e))?;
+        let policy =
+            PolicyEngine::open(&config.policy_dir).map_err(|e| StartError::configured("policy", e))?;
+        let audiences = AudienceRegister::open(&config.audience_dir)
+            .map_err(|e| StartError::configured("audiences", e))?;
         let audit: Arc<dyn Sink> = Arc::new(open_audit(config)?);
         let settings = settings(config)?;
         let store = open_store(config, Arc::clone(clock)).await?;
@@ -252,7 +277,7 @@ fn open_svid(config: &Config, clock: Arc<dyn Clock>) -> Result<SvidSource, Start
     let files =
         SvidFiles { certificate: config.identity.certificate.clone(), key: config.identity.key.clone() };
     SvidSource::open(files, identity::Use::Server(parsed(&config.trust_domain)?), clock)
-        .map_err(|e| StartError::new("the broker's certificate", e))
+        .map_err(|e| StartError::configured("the broker's certificate", e))
 }
 
 fn open_bundles(config: &Config) -> Result<BundleFiles, StartError> {
@@ -262,7 +287,7 @@ fn open_bundles(config: &Config) -> Result<BundleFiles, StartError> {
     }
     BundleFiles::open(files).map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        StartError::new("trust bundles", lines.join("; "))
+        StartError::configured("trust bundles", lines.join("; "))
     })
 }
 
@@ -275,18 +300,20 @@ fn open_audit(config: &Config) -> Result<LineSink, StartError> {
 }
 
 fn settings(config: &Config) -> Result<Settings, StartError> {
-    let mut issuers = BTreeMap::new();
+    let (mut trust_domains, mut issuers) = (BTreeSet::new(), BTreeMap::new());
     for trust_domain in &config.trust_domains {
+        let name = parsed(&trust_domain.name)?;
         if let Some(issuer) = &trust_domain.issuer {
-            issuers.insert(parsed(&trust_domain.name)?, issuer.clone());
+            issuers.insert(name.clone(), issuer.clone());
         }
+        trust_domains.insert(name);
     }
     let trust_domain = parsed(&config.trust_domain)?;
-    Ok(Settings { trust_domain, issuers, lifetimes: config.lifetimes, limits: config.limits })
+    Ok(Settings { trust_domain, trust_domains, issuers, lifetimes: config.lifetimes, limits: config.limits })
 }
 
 fn parsed(name: &str) -> Result<TrustDomain, StartError> {
-    name.parse().map_err(|e| StartError::new(name, e))
+    name.parse().map_err(|e| StartError::configured(name, e))
 }
 
 /// The configured store, ready for steps.
@@ -302,7 +329,13 @@ pub(crate) async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result
         }
         StoreConfig::Redis(redis) => {
             let store = RedisStore::connect(redis_options(redis), history, clock).await;
-            Ok(Arc::new(store.map_err(|e| StartError::new(&redis.url, e))?))
+            Ok(Arc::new(store.map_err(|refusal| {
+                let fault = match &refusal {
+                    Refusal::Setting(_) => StartFault::Configuration,
+                    Refusal::NotNow(_) => StartFault::Unreachable,
+                };
+                StartError { fault, ..StartError::new(&redis.url, refusal) }
+            })?))
         }
     }
 }
@@ -336,12 +369,19 @@ async fn open_keys(
         KeySource::File(path) => KeyEncryptionKey::from_file(path),
         KeySource::Environment(name) => KeyEncryptionKey::from_env(name),
     };
-    let key = key.map_err(|e| StartError::new("the key-encryption key", e))?;
+    let key = key.map_err(|e| StartError::configured("the key-encryption key", e))?;
     let algorithm = match config.keys.algorithm {
         JwtAlgorithm::ES256 => taskpass_verifier::keyset::Algorithm::Es256,
         JwtAlgorithm::EdDSA => taskpass_verifier::keyset::Algorithm::EdDsa,
     };
     let issuers = settings.issuers.keys().map(|name| (name.clone(), algorithm)).collect();
     let plan = KeyPlan::new(settings.trust_domain.clone(), issuers);
-    Keyring::open(store, &key, &plan, clock.now()).await.map_err(|e| StartError::new("the keyring", e))
+    Keyring::open(store, &key, &plan, clock.now()).await.map_err(|error| {
+        let fault = match &error {
+            KeyringError::WrongKeyEncryptionKey { .. } => StartFault::Configuration,
+            passing if passing.may_pass() => StartFault::Unreachable,
+            _ => StartFault::Other,
+        };
+        StartError { fault, ..StartError::new("the keyring", error) }
+    })
 }

@@ -70,6 +70,8 @@ reasons! {
     TaskNotFound = "TASK_NOT_FOUND", Missing;
     /// There is no such credential, or it is not the caller's.
     CredentialNotFound = "CREDENTIAL_NOT_FOUND", Missing;
+    /// The broker does not know the trust domain, or issues no tokens for it.
+    TrustDomainNotFound = "TRUST_DOMAIN_NOT_FOUND", Missing;
     /// The task has ended.
     TaskEnded = "TASK_ENDED", State;
     /// New tasks of this workload or trust domain are refused for now, by an operator.

@@ -106,7 +106,7 @@ impl Connection {
             broker: self.broker.clone().unwrap_or(profile.broker),
             broker_id: spiffe_id(&broker_id)?,
             bundle: self.bundle.clone().unwrap_or_else(|| dir.join(profile.bundle)),
-            svid: super::sandbox::identity_files(&dir, name)?,
+            svid: super::sandbox::known_identity(&dir, name)?,
             timeout: self.timeout,
         })
     }
@@ -346,6 +346,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = "broker = \"https://127.0.0.1:5\"\nbroker_id = \"spiffe://b.test/b\"\nbundle = \"bundles/b.pem\"\n";
         std::fs::write(dir.path().join("profile.toml"), text).unwrap();
+        std::fs::create_dir(dir.path().join("identities")).unwrap();
+        std::fs::write(dir.path().join("identities/agent.pem"), "").unwrap();
         let found = target(&["--as", "agent", "--dir", dir.path().to_str().unwrap()], &ENV).unwrap();
         assert_eq!(found.broker, "https://127.0.0.1:5");
         assert_eq!(found.bundle, dir.path().join("bundles/b.pem"));
@@ -357,6 +359,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = "broker = \"https://h:5\"\nbroker_id = \"spiffe://b.test/b\"\nbundle = \"b\"\n";
         std::fs::write(dir.path().join("profile.toml"), text).unwrap();
+        std::fs::write(dir.path().join("agent.pem"), "").unwrap();
+        std::fs::create_dir(dir.path().join("identities")).unwrap();
         let failure = target(&["--as", "../agent", "--dir", dir.path().to_str().unwrap()], &[]).unwrap_err();
         assert_eq!(failure.exit(), crate::cli::failure::Exit::Usage);
     }

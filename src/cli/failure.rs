@@ -8,6 +8,8 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::output::plain;
+use crate::app::{StartError, StartFault};
+use crate::task::store::StoreError;
 
 /// What scripts may rely on. Also in `taskpass --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +163,29 @@ impl From<Status> for Failure {
             status: Some(refusal),
             hint: None,
             turned_away: false,
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    /// Why a broker, or its store, did not start.
+    fn from(why: StartError) -> Self {
+        match why.fault() {
+            StartFault::Configuration => Self::usage(&why).hint(
+                "`taskpass config check` names everything that is wrong, here and in the files, at once.",
+            ),
+            StartFault::Unreachable => Self::unavailable(&why),
+            StartFault::Other => Self::failed(&why),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    /// What the store said instead of taking a step.
+    fn from(why: StoreError) -> Self {
+        match why {
+            StoreError::Unavailable(_) => Self::unavailable(format_args!("the store: {why}")),
+            _ => Self::at("the store", why),
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn run(
     let (waiting_for, patience) = (store_of(&config), config.drain);
     let running = tokio::select! {
         started = out.patiently(&waiting_for, app::start(config, Arc::new(SystemClock), stop.clone())) => {
-            started.map_err(Failure::failed)?
+            started?
         }
         () = signals.next() => return Ok(Exit::Done),
     };
@@ -54,7 +54,7 @@ pub(super) async fn run(
     tokio::pin!(ended);
     tokio::select! {
         ended = &mut ended => {
-            ended.map_err(Failure::failed)?;
+            ended?;
             return Err(Failure::failed("the broker has ended by itself"));
         }
         () = signals.next() => {}
@@ -65,7 +65,7 @@ pub(super) async fn run(
         humantime::format_duration(patience)
     );
     tokio::select! {
-        ended = out.patiently(&draining, ended) => ended.map(|()| Exit::Done).map_err(Failure::failed),
+        ended = out.patiently(&draining, ended) => ended.map(|()| Exit::Done).map_err(Failure::from),
         () = signals.next() => Err(Failure::failed("ended at once, by a second signal")),
     }
 }

@@ -31,6 +31,7 @@ mod workload;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
@@ -81,7 +82,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
-        Err(said) => return not_a_command(&said),
+        Err(said) => return not_a_command(only_shown(said)),
     };
     let out = Output::new(line.json);
     let outcome = run(line.command, out).unwrap_or_else(|failure| {
@@ -94,14 +95,31 @@ pub fn main() -> ExitCode {
 }
 
 /// Help and versions are answers; everything else is wrong usage, told to programs in the form that they asked for.
-fn not_a_command(said: &clap::Error) -> ExitCode {
+fn not_a_command(said: clap::Error) -> ExitCode {
     if said.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
-        Output::new(true).failure(&Failure::usage(said.to_string().trim_end()));
+        let said = said.to_string();
+        let (message, more) = said.split_once("\n\n").unwrap_or((&said, ""));
+        let failure = Failure::usage(message.trim_end().trim_start_matches("error: "));
+        let failure = if more.is_empty() { failure } else { failure.hint(more.trim_end()) };
+        Output::new(true).failure(&failure);
         return Exit::Usage.into();
     }
     // Nobody reads it: there is nothing else to do.
     drop(said.print());
     if said.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+}
+
+/// Takes the commands that are hidden out of the list of those that there are.
+fn only_shown(mut said: clap::Error) -> clap::Error {
+    use clap::CommandFactory as _;
+    let line = CommandLine::command();
+    let hidden: Vec<_> =
+        line.get_subcommands().filter(|it| it.is_hide_set()).map(clap::Command::get_name).collect();
+    if let Some(ContextValue::Strings(names)) = said.remove(ContextKind::ValidSubcommand) {
+        let shown = names.into_iter().filter(|name| !hidden.contains(&name.as_str())).collect();
+        said.insert(ContextKind::ValidSubcommand, ContextValue::Strings(shown));
+    }
+    said
 }
 
 fn run(command: Command, out: Output) -> Outcome {

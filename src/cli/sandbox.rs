@@ -179,17 +179,19 @@ impl Sandbox {
     }
 }
 
-/// The certificate and key of `--as name`.
-pub(super) fn identity_files(dir: &Path, name: &str) -> Result<SvidFiles, Failure> {
+/// The certificate and key of `--as name`: whoever has a certificate there, be it made by us or put there by hand.
+pub(super) fn known_identity(dir: &Path, name: &str) -> Result<SvidFiles, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if name.is_empty() || !name.chars().all(plain) {
+    let files = files_of(dir, name);
+    if name.is_empty() || !name.chars().all(plain) || !files.certificate.exists() {
         let names: Vec<_> = IDENTITIES.iter().map(|(name, _)| *name).collect();
         return Err(Failure::usage(format_args!("--as {name:?}: one of {}", names.join(", "))));
     }
-    Ok(files_of(dir, name))
+    Ok(files)
 }
 
-fn files_of(dir: &Path, name: &str) -> SvidFiles {
+/// Where the certificate and the key of somebody are.
+pub(super) fn files_of(dir: &Path, name: &str) -> SvidFiles {
     let file = |extension: &str| dir.join("identities").join(format!("{name}.{extension}"));
     SvidFiles { certificate: file("pem"), key: file("key") }
 }

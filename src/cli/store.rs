@@ -10,7 +10,7 @@ use super::failure::{Exit, Failure, Outcome};
 use super::host::bad_config;
 use super::output::Output;
 use crate::app;
-use crate::config;
+use crate::config::{self, StoreConfig};
 use crate::time::{Clock as _, SystemClock};
 
 /// Tell the store what it cannot know
@@ -48,11 +48,13 @@ impl Store {
         }
         let clock = Arc::new(SystemClock);
         let open = out.patiently("the store", app::open_store(&config, clock.clone())).await;
-        let store = open.map_err(|why| {
-            Failure::failed(why).hint("The embedded store belongs to one process: stop the broker first.")
+        let store = open.map_err(|why| match config.store {
+            StoreConfig::Embedded { .. } => {
+                Failure::from(why).hint("The embedded store belongs to one process: stop the broker first.")
+            }
+            StoreConfig::Redis(_) => Failure::from(why),
         })?;
-        let declared = out.patiently("the store", store.declare_restored(clock.now())).await;
-        declared.map_err(|why| Failure::at("the store", why))?;
+        out.patiently("the store", store.declare_restored(clock.now())).await?;
         let text = || "Every task in the store has ended.".to_owned();
         out.answer(|| json!({ "declared": "restored" }), text).map(|()| Exit::Done)
     }

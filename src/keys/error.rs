@@ -82,6 +82,11 @@ impl KeyringError {
         Self::Damaged(printable(&what.to_string(), 300))
     }
 
+    /// Whether the same call may go well later, with nothing changed.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Contended | Self::Store(StoreError::Unavailable(_)))
+    }
+
     pub(super) fn not_made(what: impl Display) -> Self {
         Self::NotMade(what.to_string())
     }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
+use crate::identity::TrustDomain;
 use crate::ids::{self, PARTITIONS, Partition};
 use crate::policy::action::{self, BlockFor};
 use crate::revoke::fence::{FenceIntent, FenceTarget};
@@ -45,6 +46,7 @@ impl Broker {
             RevokeTarget::Workload(id) => {
                 let _permit =
                     self.permit::<action::RevokeWorkload>(caller, id, BlockFor(command.block_for), trail)?;
+                self.known_trust_domain(id.trust_domain())?;
                 FenceTarget::Workload(id.to_string())
             }
             RevokeTarget::TrustDomain(name) => {
@@ -54,6 +56,7 @@ impl Broker {
                     BlockFor(command.block_for),
                     trail,
                 )?;
+                self.known_trust_domain(name)?;
                 FenceTarget::TrustDomain(name.to_string())
             }
         };
@@ -84,6 +87,20 @@ impl Broker {
         })
     }
 
+    /// A fence around nothing would be a success that ends nothing: a slip of the pen must not pass for one.
+    fn known_trust_domain(&self, name: &TrustDomain) -> Result<()> {
+        let known = &self.settings.trust_domains;
+        if known.contains(name) {
+            return Ok(());
+        }
+        let known: Vec<_> = known.iter().map(TrustDomain::as_str).collect();
+        let sentence = format!(
+            "Nothing was revoked: the broker serves no trust domain {name}, but {}.",
+            known.join(", ")
+        );
+        Err(Error::new(Reason::TrustDomainNotFound, sentence))
+    }
+
     /// Finishes every intent that is still there: our own that met a silent store, and those of brokers that died.
     pub(super) async fn finish_intents(&self, now: Timestamp) -> Result<()> {
         for intent in self.store.intents().await.map_err(store_error)? {
@@ -106,8 +123,6 @@ impl Broker {
                 "The end is recorded but not yet in force everywhere. Try again until this succeeds.";
             return Err(Error::new(Reason::NotFinished, sentence).with_detail(error));
         }
-        // Places of what has just died can be taken at once.
-        self.full.clear();
         reach(Place::FenceRaised);
         self.store.finish(intent.id).await.map_err(store_error)?;
         reach(Place::FenceFinished);

@@ -36,7 +36,8 @@ impl Broker {
         now: Timestamp,
         trail: &mut Trail,
     ) -> Result<(Vec<answer::Credential>, Option<u32>)> {
-        let known = self.known_task(task, now).await?.ok_or_else(|| not_found(task))?;
+        // What the broker remembers does not count: the store may have forgotten the task, and its credentials with it.
+        let (known, _) = self.read_task(task, now).await?.ok_or_else(|| not_found(task))?;
         let _permit = self.permit_on_task::<action::ListCredentials>(caller, &known.facts, (), trail)?;
         let (records, next) = self.store.credentials(task, from, limit, now).await.map_err(store_error)?;
         Ok((records.into_iter().map(|record| answered(&known.facts, record)).collect(), next))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::audience::Audience;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::identity::TrustDomain;
 use crate::policy::action::{self, Listed};
 use crate::time::Timestamp;
@@ -64,8 +64,12 @@ impl Broker {
         trail: &mut Trail,
     ) -> Result<(String, String)> {
         let _permit = self.permit::<action::GetKeySet>(caller, trust_domain, (), trail)?;
-        let unserved =
-            || Error::invalid("trust_domain", format!("the broker issues no tokens for {trust_domain}"));
+        let unserved = || {
+            let served: Vec<_> = self.settings.issuers.keys().map(TrustDomain::as_str).collect();
+            let sentence =
+                format!("The broker issues no tokens for {trust_domain}; it does for {}.", served.join(", "));
+            Error::new(Reason::TrustDomainNotFound, sentence)
+        };
         let issuer = self.settings.issuers.get(trust_domain).ok_or_else(unserved)?;
         let jwks = self.public.jwks(trust_domain).ok_or_else(unserved)?;
         Ok((issuer.clone(), jwks.to_owned()))

@@ -24,7 +24,7 @@ mod tasks;
 mod trail;
 mod validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -56,7 +56,6 @@ pub struct Broker {
     settings: Settings,
     known: memory::KnownTasks,
     seen: memory::SeenTokens,
-    full: memory::FullWorkloads,
     /// When the store was last found to hold our keyring, in milliseconds.
     keyring_seen: AtomicU64,
 }
@@ -66,6 +65,8 @@ pub struct Broker {
 pub struct Settings {
     /// The broker's own.
     pub trust_domain: TrustDomain,
+    /// Those whose workloads may connect.
+    pub trust_domains: BTreeSet<TrustDomain>,
     /// `iss` by trust domain served.
     pub issuers: BTreeMap<TrustDomain, String>,
     /// Ceilings and defaults.
@@ -107,7 +108,6 @@ impl Broker {
             settings,
             known,
             seen,
-            full: memory::full_workloads(),
             keyring_seen: AtomicU64::new(0),
         })
     }

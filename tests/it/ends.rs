@@ -5,7 +5,7 @@ use std::time::Duration;
 use taskpass::proto::{self, EndReason};
 use tonic::Code;
 
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
 use crate::support::story::{begin, docs, end, is_live, millis, mint, mint_for, other_docs, refused};
 use crate::support::world::{DOCS, OTHER_DOCS};
@@ -209,6 +209,39 @@ async fn an_operator_ends_everything_of_a_trust_domain(store: Store) {
     foreign.begin(begin(&[other_docs()])).await.unwrap();
 }
 
+async fn a_trust_domain_that_the_broker_does_not_serve_cannot_be_revoked(store: Store) {
+    let broker = Broker::start(store).await;
+    let (operator, task) = (broker.operator(), broker.agent().docs_task().await);
+    for answer in [
+        operator.revoke_trust_domain("nowhere.test", 60).await,
+        operator.revoke_trust_domain("broker.example.org", 60).await,
+        operator.revoke_workload("spiffe://nowhere.test/agent/a1", 60).await,
+    ] {
+        let status = refused(answer, Code::NotFound, "TRUST_DOMAIN_NOT_FOUND");
+        assert!(status.message().contains("but example.org, other.example"), "{status:?}");
+    }
+    assert!(is_live(&broker.agent().get(&task.id).await.unwrap()));
+    // Whoever may not revoke does not learn whom the broker serves.
+    let denied = broker.agent().revoke_trust_domain("nowhere.test", 0).await;
+    let status = refused(denied, Code::PermissionDenied, "POLICY_DENIED");
+    assert!(!status.message().contains("other.example"), "{status:?}");
+    let request = proto::GetKeySetRequest { trust_domain: "nowhere.test".into() };
+    let answer = broker.agent().directory().get_key_set(request).await;
+    refused(answer, Code::NotFound, "TRUST_DOMAIN_NOT_FOUND");
+}
+
+async fn a_task_that_the_store_has_forgotten_has_no_credentials_to_list(store: Store) {
+    let broker = Broker::of(Setup::on(store).with("lifetimes", "retention = \"1s\"")).await;
+    let agent = broker.agent();
+    let task = agent.docs_task().await;
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+    agent.complete(&task.id).await.unwrap();
+    eventually("it to be forgotten", async || agent.get(&task.id).await.is_err()).await;
+    refused(agent.list_credentials(&task.id).await, Code::NotFound, "TASK_NOT_FOUND");
+    let never = "01890a5d-ac96-774b-bcce-b302099a8057";
+    refused(agent.list_credentials(never).await, Code::NotFound, "TASK_NOT_FOUND");
+}
+
 async fn what_begins_after_a_bulk_end_without_a_block_lives(store: Store) {
     let broker = Broker::start(store).await;
     let (agent, verifier) = (broker.agent(), broker.verifier());
@@ -245,6 +278,8 @@ on_both_stores!(
     a_task_ends_at_its_deadline_without_a_call,
     an_operator_ends_all_tasks_of_a_workload_and_blocks_new_ones,
     an_operator_ends_everything_of_a_trust_domain,
+    a_trust_domain_that_the_broker_does_not_serve_cannot_be_revoked,
+    a_task_that_the_store_has_forgotten_has_no_credentials_to_list,
     what_begins_after_a_bulk_end_without_a_block_lives,
     a_key_of_a_task_that_a_bulk_end_took_finds_that_end,
 );

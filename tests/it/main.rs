@@ -31,6 +31,7 @@ mod probes;
 mod races;
 mod redis_faults;
 mod secrecy;
+mod startup;
 mod tasks;
 mod tokens;
 mod validation;

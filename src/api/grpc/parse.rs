@@ -1,5 +1,7 @@
 //! From messages to commands: parsed once, every field judged for form, with a sentence that says what to do.
 
+mod serial;
+
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
@@ -45,7 +47,7 @@ pub(super) fn list_tasks(m: &proto::ListTasksRequest) -> Result<command::ListTas
         all_owners: m.all_owners,
         owner: optional("owner", &m.owner)?,
         live_only: m.live_only,
-        after: optional("page_token", &m.page_token)?,
+        after: page_token(&m.page_token)?,
         limit: page_size(m.page_size)?,
     })
 }
@@ -85,7 +87,9 @@ pub(super) fn validate(m: proto::ValidateRequest) -> Result<command::Validate> {
     let shown = match m.credential {
         Some(Credential::Token(token)) => command::Shown::Token(Secret::new(token)),
         Some(Credential::CertificateSerial(serial)) => {
-            CredentialId::from_str(&serial).map_or(command::Shown::Nothing, command::Shown::Serial)
+            let octets = serial::octets("certificate_serial", &serial)?;
+            // A number that we never give is that of somebody else's certificate.
+            CredentialId::from_bytes(octets).map_or(command::Shown::Nothing, command::Shown::Serial)
         }
         None => return Err(Error::invalid("credential", "send token or certificate_serial")),
     };
@@ -118,6 +122,28 @@ pub(super) fn id<T: FromStr<Err: std::fmt::Display>>(field: &str, value: &str) -
         return Err(Error::invalid(field, "is missing"));
     }
     value.parse().map_err(|e| Error::invalid(field, e))
+}
+
+/// The id of a token, or a serial number as programs print it.
+pub(super) fn credential_id(value: &str) -> Result<CredentialId> {
+    const FIELD: &str = "credential_id";
+    if value.is_empty() {
+        return Err(Error::invalid(FIELD, "is missing"));
+    }
+    let octets = serial::octets(FIELD, value)
+        .and_then(|octets| CredentialId::from_bytes(octets).map_err(|why| Error::invalid(FIELD, why)));
+    octets.map_err(|_| {
+        let what = "is no id of a credential of this broker: 40 hexadecimal digits, as it gave it (`jti` of a token, \
+                    serial number of a certificate)";
+        Error::invalid(FIELD, what)
+    })
+}
+
+/// Where to go on. What it is made of is our own affair.
+pub(super) fn page_token<T: FromStr>(value: &str) -> Result<Option<T>> {
+    let what = "is none that the broker gave; leave it out to begin with the first page";
+    let parsed = |value: &str| value.parse().map_err(|_| Error::invalid("page_token", what));
+    (!value.is_empty()).then(|| parsed(value)).transpose()
 }
 
 pub(super) fn task_id(value: &str) -> Result<TaskId> {

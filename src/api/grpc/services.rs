@@ -158,10 +158,7 @@ impl proto::credential_service_server::CredentialService for Face {
         request: Request<proto::ListCredentialsRequest>,
     ) -> Answer<proto::ListCredentialsResponse> {
         self.answered("ListCredentials", request, |Call { broker, caller, now, message }| async move {
-            let from = match message.page_token.as_str() {
-                "" => 0,
-                token => parse::id("page_token", token)?,
-            };
+            let from = parse::page_token(&message.page_token)?.unwrap_or(0);
             let (task, limit) = (parse::task_id(&message.task_id)?, parse::page_size(message.page_size)?);
             let (credentials, next) = broker.list_credentials(&caller, task, from, limit, now).await?;
             Ok(proto::ListCredentialsResponse {
@@ -177,7 +174,7 @@ impl proto::credential_service_server::CredentialService for Face {
         request: Request<proto::RevokeCredentialRequest>,
     ) -> Answer<proto::RevokeCredentialResponse> {
         self.answered("RevokeCredential", request, |Call { broker, caller, now, message }| async move {
-            let id = parse::id("credential_id", &message.credential_id)?;
+            let id = parse::credential_id(&message.credential_id)?;
             let credential = broker.revoke_credential(&caller, id, now).await?;
             Ok(proto::RevokeCredentialResponse { credential: Some(render::credential(&credential)) })
         })

@@ -16,7 +16,7 @@ use crate::cli::failure::Failure;
 use crate::cli::input;
 use crate::cli::output::Output;
 use crate::cli::pki::{DevCa, Workload};
-use crate::cli::sandbox::{BROKER, BROKER_ID, Sandbox, WORKLOADS, identity_files};
+use crate::cli::sandbox::{BROKER, BROKER_ID, Sandbox, WORKLOADS, files_of};
 use crate::config;
 use crate::identity::{SpiffeId, SvidFiles, TrustDomain};
 use crate::ids::random;
@@ -128,7 +128,7 @@ fn target(sandbox: &Sandbox, dir: &Path, address: SocketAddr, name: &str) -> Res
         broker: format!("https://{address}"),
         broker_id: BROKER_ID.parse().map_err(Failure::failed)?,
         bundle: sandbox.broker_bundle(),
-        svid: identity_files(dir, name)?,
+        svid: files_of(dir, name),
         timeout: PATIENCE,
     })
 }

@@ -17,9 +17,7 @@ pub(super) fn begin(txn: &mut Txn<'_>, task: &BeginTask, now: Timestamp) -> Step
     if let Some(there) = view.task(task.id)? {
         return Ok(BeginOutcome::Begun(Box::new(same(task, there)?)));
     }
-    if let Some(asked) = &task.idempotency
-        && let Some(outcome) = replayed(&view, asked)?
-    {
+    if let Some(outcome) = replayed(&view, task)? {
         return Ok(outcome);
     }
     if let Some(until) = blocked(&view, &task.owner)? {
@@ -53,8 +51,8 @@ fn same(task: &BeginTask, there: TaskRecord) -> Result<TaskRecord, StoreError> {
     }
 }
 
-/// What the idempotency key stands for.
-pub(super) fn replayed<T: Table>(view: &View<'_, T>, asked: &Idempotency) -> Stepped<Option<BeginOutcome>> {
+fn replayed<T: Table>(view: &View<'_, T>, task: &BeginTask) -> Stepped<Option<BeginOutcome>> {
+    let Some(asked) = &task.idempotency else { return Ok(None) };
     let key = idempotency_key(view.partition, &asked.key);
     let Some((id, request)) = view::get(view.table, &key, decode_key)? else { return Ok(None) };
     let Some(record) = view.task(id)? else { return Ok(None) };

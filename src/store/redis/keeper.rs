@@ -57,17 +57,16 @@ pub(super) enum State {
 }
 
 /// Connects and proves for the first time; waits for a server that is not there yet, but not for one whose settings are wrong.
-pub(super) async fn first(context: &Arc<Context>) -> Result<Arc<Live>, String> {
+pub(super) async fn first(context: &Arc<Context>) -> Result<Arc<Live>, Refusal> {
     let give_up = Instant::now() + context.options.connect_timeout;
     let mut back_off = BACK_OFF.0;
     loop {
-        let (why, stop) = match attempt(context).await {
+        let refusal = match attempt(context).await {
             Ok(live) => return Ok(live),
-            Err(Refusal::Setting(why)) => (why, true),
-            Err(Refusal::NotNow(why)) => (why, Instant::now() + back_off > give_up),
+            Err(refusal) => refusal,
         };
-        if stop {
-            return Err(why);
+        if matches!(refusal, Refusal::Setting(_)) || Instant::now() + back_off > give_up {
+            return Err(refusal);
         }
         tokio::time::sleep(back_off).await;
         back_off = (back_off * 2).min(BACK_OFF.1);

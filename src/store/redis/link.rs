@@ -37,8 +37,8 @@ impl Drop for Link {
 
 impl Link {
     /// Connects and proves; see [`keeper::first`].
-    pub(super) async fn open(context: Arc<Context>) -> StepResult<Self> {
-        let first = keeper::first(&context).await.map_err(StoreError::Unavailable)?;
+    pub(super) async fn open(context: Arc<Context>) -> Result<Self, Refusal> {
+        let first = keeper::first(&context).await?;
         let state = Arc::new(watch::Sender::new(State::Up(first)));
         let keeper = tokio::spawn(keeper::keep(Arc::clone(&context), Arc::clone(&state))).abort_handle();
         Ok(Self { context, state, keeper })

@@ -49,6 +49,8 @@ use taskpass_verifier::ids::Partition;
 
 pub use options::{BadSetting, RedisDurability, RedisOptions, RedisTls};
 
+pub use proof::Refusal;
+
 use crate::revoke::history::{Durability, History};
 use crate::store::Maintenance;
 use crate::task::store::{StepResult, StoreError};
@@ -79,7 +81,7 @@ impl RedisStore {
         options: RedisOptions,
         history: Arc<History>,
         clock: Arc<dyn Clock>,
-    ) -> StepResult<Self> {
+    ) -> Result<Self, Refusal> {
         let names = Names::new(&options.prefix);
         let context = Arc::new(Context { options, names, history, clock });
         let link = Link::open(Arc::clone(&context)).await?;

@@ -14,11 +14,13 @@ use crate::revoke::history::{Observed, Proof, judge};
 use crate::task::store::{Position, StoreError};
 
 /// Why a server is not used.
-#[derive(Debug)]
-pub(super) enum Refusal {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
     /// A setting is wrong, here or there; waiting does not help.
+    #[error("{0}")]
     Setting(String),
-    /// It may be better later.
+    /// It does not answer, or not as it must; it may be better later.
+    #[error("the store is unavailable: {0}")]
     NotNow(String),
 }
 

@@ -6,7 +6,6 @@ use std::sync::LazyLock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Begin,
-    Replay,
     Read,
     Views,
     Extend,
@@ -34,9 +33,8 @@ macro_rules! join {
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Begin,
-        Self::Replay,
         Self::Read,
         Self::Views,
         Self::Extend,
@@ -59,7 +57,6 @@ impl Step {
     pub(super) const fn code(self) -> &'static str {
         match self {
             Self::Begin => join!(may "guard" "tick" "task" "begin"),
-            Self::Replay => join!(must "guard" "task" "replay"),
             Self::Read => join!(must "guard" "task" "read"),
             Self::Views => join!(must "guard" "task" "views"),
             Self::Extend => join!(must "guard" "tick" "task" "extend"),

@@ -28,7 +28,7 @@ fn now() -> Timestamp {
     SystemClock.now()
 }
 
-async fn connect(options: &RedisOptions, history: &Arc<History>) -> StepResult<RedisStore> {
+async fn connect(options: &RedisOptions, history: &Arc<History>) -> Result<RedisStore, Refusal> {
     RedisStore::connect(options.clone(), Arc::clone(history), Arc::new(SystemClock)).await
 }
 

@@ -106,6 +106,18 @@ fn a_restored_store_ends_every_task_that_is_in_it() {
 }
 
 #[test]
+fn a_redis_that_does_not_answer_has_the_exit_code_for_it() {
+    let mut setup = Setup::on(Store::Redis);
+    setup.redis.as_mut().unwrap().kill();
+    let file = setup.write_config();
+    let file = file.to_str().unwrap();
+    let args = ["store", "restored", "--config", file, "--yes", "--json"];
+    let said = run(setup.world.dir(), &args).expect(3).error();
+    assert_eq!((&said["exit_code"], &said["hint"]), (&3.into(), &serde_json::Value::Null), "{said}");
+    run(setup.world.dir(), &["serve", "--config", file]).expect(3);
+}
+
+#[test]
 fn the_version_is_that_of_the_package() {
     let dir = tempfile::tempdir().unwrap();
     let version = env!("CARGO_PKG_VERSION");

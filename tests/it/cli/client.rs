@@ -100,10 +100,17 @@ fn refusals_unreachable_brokers_and_wrong_command_lines_have_exit_codes_of_their
     assert!(text.contains("NOT_FOUND, reason: TASK_NOT_FOUND, request: "), "{text}");
     dev.run(&["task", "begin", "--as", "agent", "--goal", "g"]).expect(2);
     dev.run(&["task", "beginn"]).expect(2);
-    assert_eq!(dev.run(&["task", "beginn", "--json"]).expect(2).error()["exit_code"], 2);
+    let wrong = dev.run(&["task", "beginn", "--json"]).expect(2).error();
+    assert_eq!(
+        (&wrong["exit_code"], &wrong["message"]),
+        (&2.into(), &"unrecognized subcommand 'beginn'".into())
+    );
+    assert!(wrong["hint"].as_str().unwrap().contains("Usage: taskpass task"), "{wrong}");
+    let none = dev.run(&["--json"]).expect(2).error().to_string() + &dev.run(&[]).expect(2).stderr;
+    assert!(none.contains("serve") && !none.contains("bench-broker"), "{none}");
     assert!(dev.run(&["--help"]).expect(0).stdout.contains("Exit codes:"));
     dev.run(&["task", "list"]).expect(2);
-    dev.run(&["task", "list", "--as", "nobody"]).expect(1);
+    assert!(dev.run(&["task", "list", "--as", "nobody"]).expect(2).stderr.contains("one of agent, "));
     let home = dev.stop();
     let gone = run(home.path(), &["task", "list", "--as", "agent", "--json"]).expect(3).error();
     assert_eq!(gone["exit_code"], 3);

@@ -137,14 +137,85 @@ fn page_sizes_and_thumbprints_are_exact() {
     assert!(thumbprint("x", &[0; 32]).expect("good").is_some());
 }
 
+fn by_serial(serial: &str) -> Result<command::Shown> {
+    let credential = Some(proto::validate_request::Credential::CertificateSerial(serial.to_owned()));
+    let audience = "https://mcp.example.org/mail".to_owned();
+    validate(proto::ValidateRequest { audience, credential, ..Default::default() }).map(|it| it.shown)
+}
+
+const SERIAL: &str = "01890a5dac96774bbcceb302099a805700000003";
+
 #[test]
-fn what_cannot_be_a_serial_of_ours_is_inactive_and_no_error() {
-    let message = proto::ValidateRequest {
-        audience: "https://mcp.example.org/mail".to_owned(),
-        credential: Some(proto::validate_request::Credential::CertificateSerial("01:02".to_owned())),
-        ..Default::default()
-    };
-    assert!(matches!(validate(message).expect("well-formed").shown, command::Shown::Nothing));
+fn a_serial_number_is_read_as_every_program_prints_it() {
+    let id: CredentialId = SERIAL.parse().expect("an id");
+    for printed in [
+        SERIAL,
+        // Go's Text(16), Java's toString(16).
+        "1890a5dac96774bbcceb302099a805700000003",
+        "1890A5DAC96774BBCCEB302099A805700000003",
+        // Python's hex().
+        "0x1890a5dac96774bbcceb302099a805700000003",
+        "0X01890A5DAC96774BBCCEB302099A805700000003",
+        // OpenSSL.
+        "01:89:0a:5d:ac:96:77:4b:bc:ce:b3:02:09:9a:80:57:00:00:00:03",
+        "01890A5DAC96774BBCCEB302099A805700000003\n",
+        // Python's int, Go's String().
+        "8765095861550455555440948922763895557282856963",
+    ] {
+        assert!(matches!(by_serial(printed), Ok(command::Shown::Serial(read)) if read == id), "{printed}");
+        assert_eq!(credential_id(printed).expect(printed), id, "{printed}");
+    }
+}
+
+#[test]
+fn a_serial_number_that_is_not_ours_is_inactive_and_no_error() {
+    for other in
+        ["0", "01:02", "f", "7f", &"f".repeat(40), "1461501637330902918203684832716283019655932542975"]
+    {
+        assert!(matches!(by_serial(other), Ok(command::Shown::Nothing)), "{other}");
+        assert!(credential_id(other).is_err(), "{other}");
+    }
+}
+
+#[test]
+fn what_is_no_serial_number_is_refused_with_the_forms_that_are() {
+    let (long, huge) = (format!("1{SERIAL}"), "9".repeat(49));
+    for bad in [
+        "",
+        " ",
+        "0x",
+        "zz",
+        "-5",
+        "1:2:3",
+        "01:2",
+        ":01",
+        "01::02",
+        "0x01:02",
+        "+1",
+        "1 2",
+        "٣",
+        "eyJhbGciOiJFUzI1NiJ9.e30.c2ln",
+        "1461501637330902918203684832716283019655932542976",
+        &long,
+        &huge,
+        &"1".repeat(10_000),
+    ] {
+        let error = by_serial(bad).expect_err(bad);
+        assert_eq!(error.reason(), Reason::InvalidArgument, "{bad}");
+        assert!(
+            error.public().contains("certificate_serial: is no serial number")
+                && !error.public().contains("eyJ")
+        );
+    }
+}
+
+#[test]
+fn a_page_token_that_is_none_of_ours_is_refused_without_saying_what_it_is_made_of() {
+    assert_eq!(page_token::<u32>("").expect("none"), None);
+    assert_eq!(page_token::<u32>("7").expect("good"), Some(7));
+    for sentence in [page_token::<u32>("-1").unwrap_err(), page_token::<TaskId>("x").unwrap_err()] {
+        assert!(sentence.public().contains("leave it out") && !sentence.public().contains("task id"));
+    }
 }
 
 #[test]

@@ -15,8 +15,7 @@ fn repository(path: &str) -> PathBuf {
 async fn refusal(options: RedisOptions) -> String {
     let options = RedisOptions { connect_timeout: Duration::from_millis(300), ..options };
     match connect(&options, &Arc::default()).await {
-        Err(StoreError::Unavailable(why)) => why,
-        Err(other) => panic!("{other}"),
+        Err(Refusal::Setting(why) | Refusal::NotNow(why)) => why,
         Ok(_) => panic!("the server is accepted"),
     }
 }

@@ -18,7 +18,7 @@ fn options(url: &str) -> RedisOptions {
     RedisOptions { clock_skew: Duration::from_secs(100 * 365 * 86_400), ..RedisOptions::new(url) }
 }
 
-async fn connect(options: RedisOptions, history: &Arc<History>) -> StepResult<Arc<RedisStore>> {
+async fn connect(options: RedisOptions, history: &Arc<History>) -> Result<Arc<RedisStore>, Refusal> {
     RedisStore::connect(options, Arc::clone(history), Arc::new(SystemClock)).await.map(Arc::new)
 }
 
