@@ -3,33 +3,13 @@
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
-use tonic::{Code, Request, Status};
+use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 
 use crate::support::broker::{Broker, Setup};
-use crate::support::client::Client;
+use crate::support::raw::{is_full, silent};
 use crate::support::story::{begin, docs, refused};
-use crate::support::{Store, eventually, raw};
-
-/// A call whose message never comes; it begins as soon as there is a place for it.
-fn silent(client: &Client) -> JoinHandle<Result<(), Status>> {
-    let mut grpc = tonic::client::Grpc::new(client.channel.clone());
-    tokio::spawn(async move {
-        loop {
-            grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
-            let path = "/taskpass.v1.TaskService/BeginTask".parse().unwrap();
-            let silence = Request::new(tokio_stream::pending::<Vec<u8>>());
-            match grpc.streaming(silence, path, raw::Bytes).await {
-                Err(status) if status.code() == Code::ResourceExhausted => {}
-                answer => return answer.map(drop),
-            }
-        }
-    })
-}
-
-async fn is_full(client: &Client) -> bool {
-    client.list(Default::default()).await.is_err_and(|status| status.code() == Code::ResourceExhausted)
-}
+use crate::support::{Store, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_workload_does_not_take_the_calls_of_others() {

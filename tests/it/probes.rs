@@ -16,6 +16,7 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
+use crate::support::raw::{is_full, silent};
 use crate::support::story::{begin, docs, is_live, mint, reason, refused, shown};
 use crate::support::world::{DOCS, MAIL};
 use crate::support::{PATIENCE, Store, eventually};
@@ -67,8 +68,14 @@ async fn health_is_told_to_all_who_have_an_identity() {
         let answer = client.health().check(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving);
     }
+    for name in ["Task", "Credential", "Validation", "Operator", "Directory"] {
+        let known = HealthCheckRequest { service: format!("taskpass.v1.{name}Service") };
+        let answer = broker.agent().health().check(known).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{name}");
+    }
     let unknown = HealthCheckRequest { service: "taskpass.v1.CoffeeService".into() };
-    assert_eq!(broker.agent().health().check(unknown).await.unwrap_err().code(), Code::NotFound);
+    let answer = broker.agent().health().check(unknown).await;
+    refused(answer, Code::NotFound, "UNKNOWN_SERVICE");
 }
 
 async fn reflected(client: &Client, ask: MessageRequest) -> Result<ServerReflectionResponse, Status> {
@@ -253,28 +260,63 @@ async fn sigterm_lets_calls_in_flight_finish_and_takes_no_more() {
     assert!(broker.as_process().lines().iter().any(|line| line["message"] == "drained"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_waits_no_longer_than_it_was_told() {
-    let setup = Setup::on(Store::Embedded).with("", "drain = \"1s\"");
+    let setup =
+        Setup::on(Store::Embedded).with("", "drain = \"1s\"").with("limits", "calls_per_workload = 1");
     let mut broker = Broker::process(setup).await;
     let agent = broker.agent();
-    agent.docs_task().await;
-    // A stream that never ends by itself.
-    let mut watching = agent.health().watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    watching.message().await.unwrap().unwrap();
+    let _silence = silent(&agent);
+    eventually("a call in flight", async || is_full(&agent).await).await;
     let began = Instant::now();
     broker.as_process().signal("-TERM");
-    let told = async {
-        while let Ok(Some(news)) = watching.message().await {
-            if news.status() == ServingStatus::NotServing {
-                return true;
-            }
-        }
-        false
-    };
-    let _ = tokio::time::timeout(PATIENCE, told).await.expect("the stream goes on");
     assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
-    assert!(began.elapsed() < Duration::from_secs(3), "took {:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(3), "took {took:?}");
+}
+
+#[tokio::test]
+async fn who_watches_health_is_told_of_a_drain_and_holds_up_none() {
+    let setup = Setup::on(Store::Embedded).with("", "drain = \"60s\"");
+    let mut broker = Broker::process(setup).await;
+    let agent = broker.agent();
+    let mut watching = Vec::new();
+    for service in ["", "taskpass.v1.TaskService", "taskpass.v1.CoffeeService"] {
+        let request = HealthCheckRequest { service: service.into() };
+        let mut news = agent.health().watch(request).await.unwrap().into_inner();
+        let first = news.message().await.unwrap().unwrap().status();
+        watching.push((news, first));
+    }
+    let firsts: Vec<_> = watching.iter().map(|(_, first)| *first).collect();
+    assert_eq!(firsts, [ServingStatus::Serving, ServingStatus::Serving, ServingStatus::ServiceUnknown]);
+    let began = Instant::now();
+    broker.as_process().signal("-TERM");
+    for (mut news, first) in watching {
+        if first == ServingStatus::Serving {
+            assert_eq!(news.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+        }
+        assert_eq!(news.message().await.unwrap(), None, "the stream goes on");
+    }
+    assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
+    assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_follows_what_the_broker_depends_on() {
+    let mut broker = Broker::start(Store::Redis).await;
+    let agent = broker.agent();
+    let mut news = agent.health().watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(news.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    broker.redis.as_mut().unwrap().kill();
+    let told = tokio::time::timeout(PATIENCE, news.message()).await.expect("news").unwrap().unwrap();
+    assert_eq!(told.status(), ServingStatus::NotServing);
+    for service in ["", "taskpass.v1.ValidationService", "grpc.health.v1.Health"] {
+        let answer = agent.health().check(HealthCheckRequest { service: service.into() }).await.unwrap();
+        assert_eq!(answer.into_inner().status(), ServingStatus::NotServing, "{service}");
+    }
+    broker.redis.as_mut().unwrap().restart();
+    let told = tokio::time::timeout(PATIENCE, news.message()).await.expect("news").unwrap().unwrap();
+    assert_eq!(told.status(), ServingStatus::Serving);
 }
 
 #[tokio::test]
@@ -321,11 +363,14 @@ async fn answers(ops: SocketAddr) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_ends_a_broker_at_once() {
-    let setup = Setup::on(Store::Embedded).with("", "drain = \"60s\"");
+    let setup = Setup::on(Store::Embedded)
+        .with("", "drain = \"60s\"")
+        .with("limits", "calls_per_workload = 1")
+        .with("limits", "call_timeout = \"60s\"");
     let mut broker = Broker::process(setup).await;
     let agent = broker.agent();
-    let mut watching = agent.health().watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    watching.message().await.unwrap().unwrap();
+    let _silence = silent(&agent);
+    eventually("a call in flight", async || is_full(&agent).await).await;
     broker.as_process().signal("-TERM");
     eventually("draining", async || broker.as_process().log().contains("draining")).await;
     broker.as_process().signal("-TERM");

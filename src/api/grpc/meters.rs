@@ -1,7 +1,7 @@
 //! How many calls of each method there were, and how long they took. What a call counts on is looked up when the broker starts, not at each
 //! call, and a path that is no method of ours makes no label.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +13,13 @@ use tonic::body::Body;
 
 use crate::proto;
 
+/// What describes the services that are served.
+const SERVED: [&[u8]; 4] = [
+    proto::DESCRIPTORS,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+];
 /// The label of paths that are no methods.
 const UNKNOWN: &str = "unknown";
 /// The code of calls that their callers gave up.
@@ -35,13 +42,7 @@ pub(super) struct Meter {
 impl Meters {
     /// For the methods of our services and of the standard ones.
     pub(super) fn new() -> Self {
-        let sets = [
-            proto::DESCRIPTORS,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        ];
-        let methods = sets.into_iter().flat_map(methods);
+        let methods = SERVED.into_iter().flat_map(methods);
         let by_method = methods.map(|name| (name.clone(), Arc::new(Meter::new(name)))).collect();
         Self { by_method, unknown: Arc::new(Meter::new(UNKNOWN.to_owned())) }
     }
@@ -51,6 +52,12 @@ impl Meters {
         let method = path.strip_prefix('/').unwrap_or(path);
         Arc::clone(self.by_method.get(method).unwrap_or(&self.unknown))
     }
+}
+
+/// The names of all services that are served.
+pub(super) fn services() -> BTreeSet<String> {
+    let methods = SERVED.into_iter().flat_map(methods);
+    methods.filter_map(|method| method.split_once('/').map(|(service, _)| service.to_owned())).collect()
 }
 
 fn methods(descriptors: &[u8]) -> Vec<String> {

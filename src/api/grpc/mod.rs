@@ -3,6 +3,7 @@
 mod connection;
 mod empty;
 mod gate;
+mod health;
 mod meters;
 mod parse;
 mod render;
@@ -11,11 +12,17 @@ mod slots;
 pub mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::try_join_all;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic_health::pb::health_server::HealthServer;
 
 use crate::config::Config;
 use crate::identity::PeerStream;
@@ -28,14 +35,21 @@ pub use empty::EMPTY_RPC;
 use connection::Connection;
 use empty::EmptyLayer;
 use gate::GateLayer;
+use health::{Health, Serving};
 use services::Face;
 
 /// The largest list of headers, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
+/// How long a connection may be silent before it is asked whether its peer is there still,
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// and how long the answer may take.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many ages there are at which connections are asked to go.
+const AGES: u32 = 8;
 
 /// Serves every service of ours, health and reflection on connections of verified peers, each call behind the gate, until `stop` and then
-/// until the calls in flight are answered. Connections are asked to go away (GOAWAY) at the greatest age; what is in flight on them is answered.
-/// What calls have begun and may outlive them is in `operations`.
+/// until the calls in flight are answered. Connections are asked to go away (GOAWAY) at about the greatest age; what is in flight on them is
+/// answered. What calls have begun and may outlive them is in `operations`.
 pub async fn serve(
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
@@ -44,18 +58,56 @@ pub async fn serve(
     incoming: impl tokio_stream::Stream<Item = std::io::Result<PeerStream>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let (serving, health) = watch::channel(Serving::Yes);
     let face = Face::new(Arc::clone(&broker), Arc::clone(&clock), operations.clone());
-    let (limits, empty) = (&config.limits, config.empty_rpc.then_some(EmptyLayer));
-    let most = limits.message_bytes;
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    let router = Server::builder()
-        .accept_http1(false)
-        .max_concurrent_streams(limits.streams_per_connection)
-        .http2_max_header_list_size(MAX_HEADERS)
-        .max_connection_age(config.listen.max_connection_age)
-        .layer(tower::util::option_layer(empty))
-        .layer(GateLayer::new(broker, clock, operations, limits))
+    let routes = routes(face, Health::new(meters::services(), health), config.limits.message_bytes);
+    let gate = GateLayer::new(Arc::clone(&broker), clock, operations, &config.limits);
+    let empty = config.empty_rpc.then_some(EmptyLayer);
+    let (mut doors, mut servers) = (Vec::new(), Vec::new());
+    for age in ages(config.listen.max_connection_age) {
+        let (door, connections) = mpsc::channel(1);
+        let server = Server::builder()
+            .accept_http1(false)
+            .max_concurrent_streams(config.limits.streams_per_connection)
+            .http2_max_header_list_size(MAX_HEADERS)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_connection_age(age)
+            .layer(tower::util::option_layer(empty))
+            .layer(gate.clone())
+            .add_routes(routes.clone());
+        let until = stop.clone().cancelled_owned();
+        doors.push(door);
+        servers.push(server.serve_with_incoming_shutdown(ReceiverStream::new(connections), until));
+    }
+    let watch = async {
+        stop.run_until_cancelled(health::keep(&broker, &serving)).await;
+        serving.send_replace(Serving::NoMore);
+    };
+    let (served, (), ()) = tokio::join!(try_join_all(servers), distribute(incoming, doors), watch);
+    served.map(drop)
+}
+
+/// Ages up to the greatest: connections that began together, after an upgrade say, do not all come back together.
+fn ages(greatest: Duration) -> impl Iterator<Item = Duration> {
+    (0..AGES).map(move |n| greatest - greatest / (10 * AGES) * n)
+}
+
+/// Hands each connection to the next door. A server that has been stopped takes none: then the connection is closed.
+async fn distribute(
+    incoming: impl tokio_stream::Stream<Item = std::io::Result<PeerStream>>,
+    doors: Vec<mpsc::Sender<std::io::Result<Connection>>>,
+) {
+    tokio::pin!(incoming);
+    for door in doors.iter().cycle() {
+        let Some(connection) = incoming.next().await else { return };
+        drop(door.send(connection.map(Connection)).await);
+    }
+}
+
+fn routes(face: Face, health: Health, most: usize) -> Routes {
+    let mut routes = Routes::builder();
+    routes
         .add_service(
             proto::task_service_server::TaskServiceServer::new(face.clone()).max_decoding_message_size(most),
         )
@@ -75,19 +127,31 @@ pub async fn serve(
             proto::directory_service_server::DirectoryServiceServer::new(face)
                 .max_decoding_message_size(most),
         )
-        .add_service(health)
-        .add_optional_service(reflection().build_v1().ok())
-        .add_optional_service(reflection().build_v1alpha().ok());
-    let reporting = stop.clone();
-    let shutdown = async move {
-        reporting.cancelled().await;
-        reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-    };
-    router.serve_with_incoming_shutdown(incoming.map(|stream| stream.map(Connection)), shutdown).await
+        .add_service(HealthServer::new(health).max_decoding_message_size(most));
+    if let Ok(v1) = reflection().build_v1() {
+        routes.add_service(v1);
+    }
+    if let Ok(v1alpha) = reflection().build_v1alpha() {
+        routes.add_service(v1alpha);
+    }
+    routes.routes()
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_began_together_go_one_after_the_other_and_none_too_late() {
+        let greatest = Duration::from_secs(3600);
+        let ages: std::collections::BTreeSet<_> = ages(greatest).collect();
+        assert_eq!(ages.len(), AGES as usize);
+        assert!(ages.iter().all(|age| *age <= greatest && *age >= greatest / 10 * 9), "{ages:?}");
+    }
 }

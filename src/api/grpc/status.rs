@@ -49,6 +49,12 @@ pub(super) fn unknown_method() -> Status {
     below(Code::Unimplemented, "UNKNOWN_METHOD", sentence)
 }
 
+/// A health check of a service that there is not.
+pub(super) fn unknown_service() -> Status {
+    let sentence = "There is no such service. The reflection service names those that there are.";
+    below(Code::NotFound, "UNKNOWN_SERVICE", sentence)
+}
+
 /// A compressed message. Names the encodings that are taken, as gRPC wants it.
 pub(super) fn unsupported_encoding() -> Status {
     let sentence = "The broker takes no compressed messages. Send this one as it is.";

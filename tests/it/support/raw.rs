@@ -8,9 +8,10 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::client::Client;
 
@@ -63,6 +64,27 @@ pub async fn call(client: &Client, path: &str, message: Vec<u8>) -> Result<Vec<u
     let messages = tokio_stream::once(message);
     let mut answer = grpc.streaming(Request::new(messages), path, Bytes).await?.into_inner();
     answer.message().await?.ok_or_else(|| Status::internal("no message in the answer"))
+}
+
+/// A call whose message never comes; it begins as soon as there is a place for it.
+pub fn silent(client: &Client) -> JoinHandle<Result<(), Status>> {
+    let mut grpc = tonic::client::Grpc::new(client.channel.clone());
+    tokio::spawn(async move {
+        loop {
+            grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
+            let path = "/taskpass.v1.TaskService/BeginTask".parse().unwrap();
+            let silence = Request::new(tokio_stream::pending::<Vec<u8>>());
+            match grpc.streaming(silence, path, Bytes).await {
+                Err(status) if status.code() == Code::ResourceExhausted => {}
+                answer => return answer.map(drop),
+            }
+        }
+    })
+}
+
+/// Whether all places for calls are taken, this caller's or all.
+pub async fn is_full(client: &Client) -> bool {
+    client.list(Default::default()).await.is_err_and(|status| status.code() == Code::ResourceExhausted)
 }
 
 /// Shakes hands and reads: the error that the broker refused us with, or nothing if it sent something, as a broker that took us does.
