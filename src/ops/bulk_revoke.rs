@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use crate::audit::Outcome;
 use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
 use crate::identity::TrustDomain;
@@ -76,6 +77,7 @@ impl Broker {
         self.store.intend(&intent).await.map_err(store_error)?;
         reach(Place::FenceIntended);
         self.raise_everywhere(&intent, now).await?;
+        self.finish_intent(&intent).await?;
         let lifetimes = &self.settings.lifetimes;
         Ok(answer::FenceReceipt {
             id: intent.id,
@@ -101,13 +103,20 @@ impl Broker {
         Err(Error::new(Reason::TrustDomainNotFound, sentence))
     }
 
-    /// Finishes every intent that is still there: our own that met a silent store, and those of brokers that died.
+    /// Finishes every intent that is still there: our own that met a silent store, and those of brokers that died. One that cannot be finished now does not
+    /// hold up the others; the first error is the answer.
     pub(super) async fn finish_intents(&self, now: Timestamp) -> Result<()> {
+        let mut result = Ok(());
         for intent in self.store.intents().await.map_err(store_error)? {
             tracing::info!(fence = %intent.id, target = intent.target.key(), "finishing a bulk end");
-            self.raise_everywhere(&intent, now).await?;
+            let finished = async {
+                self.raise_everywhere(&intent, now).await?;
+                self.write_audit(None, finishing(&intent), Outcome::Done, now).await?;
+                self.finish_intent(&intent).await
+            };
+            result = result.and(finished.await);
         }
-        Ok(())
+        result
     }
 
     /// Idempotent: a partition that has the fence is left as it is.
@@ -123,11 +132,28 @@ impl Broker {
                 "The end is recorded but not yet in force everywhere. Try again until this succeeds.";
             return Err(Error::new(Reason::NotFinished, sentence).with_detail(error));
         }
+        // Places of what has just died can be taken at once.
+        self.full.clear();
         reach(Place::FenceRaised);
+        Ok(())
+    }
+
+    async fn finish_intent(&self, intent: &FenceIntent) -> Result<()> {
         self.store.finish(intent.id).await.map_err(store_error)?;
         reach(Place::FenceFinished);
         Ok(())
     }
+}
+
+/// The line for an end that this broker finishes and somebody asked another for, or asked for before.
+fn finishing(intent: &FenceIntent) -> Trail {
+    let (FenceTarget::Workload(target) | FenceTarget::TrustDomain(target)) = &intent.target;
+    let mut trail = Trail::new("FinishRevocation", target);
+    trail.fact("fence", intent.id);
+    trail.fact("by", &intent.by.spiffe_id);
+    trail.fact("asked_at", intent.at);
+    trail.fact("block_until", intent.block_until);
+    trail
 }
 
 fn new_intent_id(now: Timestamp) -> Result<Uuid> {

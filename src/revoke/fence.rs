@@ -63,7 +63,7 @@ pub trait FenceStore: Send + Sync {
     /// Stores the intent in the one fixed place. Idempotent by id.
     async fn intend(&self, intent: &FenceIntent) -> StepResult<()>;
 
-    /// All intents that are not finished, oldest first.
+    /// All intents that are not finished, oldest first. One that cannot be read is left out, with an error in the log: it must not hold up the others.
     async fn intents(&self) -> StepResult<Vec<FenceIntent>>;
 
     /// Raises the fence in one partition: one entry in its history, whose sequence is the cut. If the fence that stands on the target is of this very intent, nothing

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use taskpass::app;
 use taskpass::proto::{self, EndReason};
-use taskpass::time::SystemClock;
+use taskpass::time::{Clock as _, SystemClock};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -16,6 +16,51 @@ use crate::support::load::{Load, insist};
 use crate::support::story::{begin, docs, end, is_live, mint, refused, shown};
 use crate::support::world::{DOCS, TENANT};
 use crate::support::{Store, eventually};
+
+/// A bulk end as a broker leaves it that dies right after it has stored the intent.
+fn leave_intent(broker: &Broker, id: &[u8; 16], target: &str) {
+    let at = SystemClock.now().as_millis();
+    let mut value = vec![1];
+    value.extend([at, at, at + 3_600_000].iter().flat_map(|time| time.to_be_bytes()));
+    value.extend(u16::try_from(target.len()).unwrap().to_be_bytes());
+    value.extend(target.as_bytes());
+    value.extend(b"spiffe://example.org/operator/alice\nleft behind");
+    let mut hset = redis::cmd("HSET");
+    hset.arg("taskpass:{fences}").arg(id).arg(value);
+    hset.exec(&mut broker.redis.as_ref().unwrap().client()).unwrap();
+}
+
+#[tokio::test]
+async fn what_another_broker_left_is_finished_and_written_down_whatever_lies_beside_it() {
+    let broker = Broker::start(Store::Redis).await;
+    let (first, second) = (broker.agent(), broker.second_agent());
+    let (broken, other) = (first.docs_task().await, second.docs_task().await);
+    let redis = broker.redis.as_ref().unwrap();
+    // Of a later version, it says; and a fence in one partition that nobody can raise.
+    redis.command(&["HSET", "taskpass:{fences}", "garbage", "\u{2}garbage"]);
+    let fence = format!("w:{A1}");
+    redis.command(&["HSET", "taskpass:{p00}f", &fence, "garbage"]);
+    leave_intent(&broker, &[1; 16], &fence);
+    leave_intent(&broker, &[2; 16], "w:spiffe://example.org/agent/a2");
+    eventually("the second end", async || !is_live(&second.get(&other.id).await.unwrap())).await;
+    let finished = |line: &serde_json::Value| line["action"] == "FinishRevocation";
+    eventually("its line", async || broker.audit().iter().any(finished)).await;
+    let line = broker.audit().into_iter().find(finished).unwrap();
+    assert_eq!(
+        (&line["object"], &line["outcome"]),
+        (&"spiffe://example.org/agent/a2".into(), &"done".into()),
+        "{line}"
+    );
+    assert_eq!(line["facts"]["by"], "spiffe://example.org/operator/alice", "{line}");
+    // The first is in force wherever it can be, and finished as soon as it can be.
+    assert!(!broker.audit().iter().any(|line| finished(line) && line["object"] == A1));
+    redis.command(&["HDEL", "taskpass:{p00}f", &fence]);
+    eventually("the first end", async || {
+        broker.audit().iter().any(|line| finished(line) && line["object"] == A1)
+    })
+    .await;
+    assert!(!is_live(&first.get(&broken.id).await.unwrap()));
+}
 
 /// Calls fail within this time when the store is gone, and work again within it once it is back.
 const SOON: Duration = Duration::from_secs(2);

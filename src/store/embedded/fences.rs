@@ -23,11 +23,12 @@ pub(super) fn intend(txn: &mut Txn<'_>, intent: &FenceIntent) -> Stepped<()> {
 pub(super) fn all_intents(table: &impl Table) -> Stepped<Vec<FenceIntent>> {
     let (from, to) = (intents(), after_prefix(&intents()));
     let rows = table.range(from.as_slice()..to.as_slice())?;
-    rows.map(|row| {
+    let intents = rows.map(|row| {
         let (key, value) = row?;
-        Ok(decode_intent(key.value(), value.value())?)
-    })
-    .collect()
+        let intent = decode_intent(key.value(), value.value());
+        Ok(intent.inspect_err(|error| tracing::error!(%error, "a stored bulk end cannot be read")).ok())
+    });
+    intents.filter_map(Result::transpose).collect()
 }
 
 pub(super) fn finish(txn: &mut Txn<'_>, id: Uuid) -> Stepped<()> {

@@ -38,6 +38,15 @@ fn unpacked(id: &[u8], value: &[u8]) -> StepResult<FenceIntent> {
     Ok(FenceIntent { id, target, at, block_until, forget_at, by: actor(spiffe_id, note) })
 }
 
+/// One that is damaged, or of a later version, must not hold up the others.
+fn readable(intent: StepResult<FenceIntent>) -> Option<FenceIntent> {
+    intent
+        .inspect_err(|error| {
+            tracing::error!(%error, "a stored bulk end cannot be read, and is not finished by this broker");
+        })
+        .ok()
+}
+
 #[async_trait]
 impl FenceStore for RedisStore {
     async fn intend(&self, intent: &FenceIntent) -> StepResult<()> {
@@ -62,7 +71,7 @@ impl FenceStore for RedisStore {
             (Value::BulkString(id), Value::BulkString(value)) => unpacked(&id, &value),
             _ => Err(odd()),
         };
-        let mut intents = pairs.into_iter().map(one).collect::<StepResult<Vec<_>>>()?;
+        let mut intents: Vec<_> = pairs.into_iter().filter_map(|pair| readable(one(pair))).collect();
         intents.sort_by_key(|intent| intent.id);
         Ok(intents)
     }
