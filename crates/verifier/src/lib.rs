@@ -4,6 +4,8 @@
 //! text --UnverifiedToken::parse--> UnverifiedToken --verify(keys, expectations, now)--> VerifiedToken --permits_tool--> verdict
 //! ```
 //!
+//! [`Verifier`] does all of it at once, remembers what it has verified, and asks a [`RevocationView`] what has ended.
+//!
 //! Every refusal has its cause ([`refusal::Refusal`]). The broker makes its tokens from the same [`claims`] and judges them by the
 //! same rules before they leave.
 
@@ -15,14 +17,20 @@ pub mod expectations;
 pub mod header;
 pub mod ids;
 pub mod keyset;
+mod moment;
 pub mod refusal;
 mod time;
 pub mod token;
+pub mod verifier;
+pub mod view;
 mod wire;
 
 pub use claims::Claims;
 pub use expectations::{EnforcementProfile, Expectations, Presented};
 pub use keyset::{KeySet, VerificationKey};
+pub use moment::Moment;
 pub use refusal::Refusal;
-pub use time::UnixSeconds;
+pub use time::{Between, UnixSeconds};
 pub use token::{UnverifiedToken, VerifiedToken};
+pub use verifier::{At, Grant, Verifier};
+pub use view::RevocationView;

@@ -87,9 +87,9 @@ refusals! {
     /// `iat` lies in the future.
     IssuedInFuture = "issued_in_future", "The token's iat lies in the future.";
     /// `nbf` lies in the future.
-    NotYetValid = "not_yet_valid", "The token is not valid yet.";
+    NotYetValid = "not_yet_valid", "The credential is not valid yet.";
     /// `exp` has come.
-    Expired = "expired", "The token has expired.";
+    Expired = "expired", "The credential has expired.";
 
     /// `iss` is not the expected issuer.
     WrongIssuer = "wrong_issuer", "The token was issued by another issuer.";
@@ -104,6 +104,37 @@ refusals! {
         "The token is bound to a key, and no such key was presented with it.";
     /// The token is bound to another key than the one presented.
     ConfirmationMismatch = "confirmation_mismatch", "The token is bound to another key than the one presented.";
+
+    /// No snapshot, no heartbeat or no bound has come yet for the task's partition, or no time (G5).
+    NeverSynchronised = "never_synchronised", "This verifier has not heard of ends yet.";
+    /// The task's partition was last heard of longer ago than the bound (G5).
+    Stale = "stale", "This verifier has not heard of ends for longer than its bound.";
+    /// Something is missing in what was heard of the task's partition (G5).
+    FeedGap = "feed_gap", "This verifier missed a part of the feed.";
+    /// What was heard last lies before what was known, or tells another history (G5).
+    FeedRolledBack = "feed_rolled_back", "The feed ran back, or told another history.";
+    /// The feed was not signed as it must be (G5).
+    FeedBadSignature = "feed_bad_signature", "A message of the feed was not signed by the broker.";
+    /// More ends than the view has room for.
+    FeedOverflow = "feed_overflow", "This verifier has no room to remember all ends.";
+    /// The key set at hand is older than the one that the feed names.
+    KeysBehind = "keys_behind", "This verifier's key set is older than the issuer's.";
+    /// The verdict was asked for without the time of the clock that this verifier judges by.
+    NoClock = "no_clock", "The verdict was asked for without a time to judge by.";
+    /// The history of the task's partition began anew after the task.
+    GenerationSuperseded = "generation_superseded",
+        "The task belongs to a history of the broker that is no longer trusted.";
+    /// The task's generation is newer than the one that was heard of.
+    GenerationUnknown = "generation_unknown", "The task belongs to a history that this verifier has not heard of.";
+    /// The task or one of its ancestors has ended.
+    TaskEnded = "task_ended", "The task has ended.";
+    /// The credential was revoked, its task not.
+    CredentialRevoked = "credential_revoked", "The credential was revoked.";
+    /// All tasks of the agent or of its trust domain that began before a moment have ended.
+    Fenced = "fenced", "All tasks of the agent, or of its trust domain, were ended.";
+
+    /// The serial number or the name is not that of a task certificate, or they name different tasks.
+    NotATaskCertificate = "not_a_task_certificate", "The certificate is not a task certificate.";
 
     /// `scope` does not name the tool.
     ToolNotGranted = "tool_not_granted", "The token does not grant this tool.";
@@ -121,6 +152,23 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Refusal {
+    /// Whether the cause lies with the verifier and not with the credential: the same credential may be good in a moment, or elsewhere. To be answered
+    /// with "try again" rather than with "get another".
+    pub const fn is_of_the_verifier(self) -> bool {
+        matches!(
+            self,
+            Self::NeverSynchronised
+                | Self::Stale
+                | Self::FeedGap
+                | Self::FeedRolledBack
+                | Self::FeedBadSignature
+                | Self::FeedOverflow
+                | Self::KeysBehind
+                | Self::NoClock
+                | Self::GenerationUnknown
+        )
+    }
+
     /// Names the cause of a failed reading of claims. Deserialisers of this crate put their cause's name in front of the
     /// message, serde names the rest; a message that this does not know is [`Refusal::MalformedClaim`], so that acceptance
     /// never rests on a text.

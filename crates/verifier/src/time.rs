@@ -19,3 +19,25 @@ impl UnixSeconds {
         self.0.checked_sub(earlier.0)
     }
 }
+
+/// What is known of the present: it is not before one second and not after another. What begins is judged by the first, what ends by the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Between {
+    /// It is not before this.
+    pub earliest: UnixSeconds,
+    /// It is not after this.
+    pub latest: UnixSeconds,
+}
+
+impl Between {
+    /// The present is known exactly.
+    pub const fn exactly(now: UnixSeconds) -> Self {
+        Self { earliest: now, latest: now }
+    }
+}
+
+impl From<UnixSeconds> for Between {
+    fn from(now: UnixSeconds) -> Self {
+        Self::exactly(now)
+    }
+}

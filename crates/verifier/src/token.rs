@@ -13,11 +13,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use crate::claims::{Claims, UnixSeconds, judge};
+use crate::claims::{Claims, judge};
 use crate::expectations::Expectations;
 use crate::header::{Header, MAX_HEADER_BYTES};
 use crate::keyset::{KeyId, KeySet, VerificationKey};
 use crate::refusal::Refusal;
+use crate::time::Between;
 use crate::wire;
 
 /// Longest token that is looked at, in bytes.
@@ -62,18 +63,19 @@ impl<'a> UnverifiedToken<'a> {
     }
 
     /// Verifies the signature with the key that `kid` names, then judges the claims: the form of each, what they must be to each
-    /// other, issuer, audience, times and binding. `keys` must be the key set of `expectations.issuer`.
+    /// other, issuer, audience, times and binding. `keys` must be the key set of `expectations.issuer`; `now` may be a second or what
+    /// is known of it ([`Between`]).
     pub fn verify(
         self,
         keys: &KeySet,
         expectations: &Expectations<'_>,
-        now: UnixSeconds,
+        now: impl Into<Between>,
     ) -> Result<VerifiedToken, Refusal> {
         let key = self.key(keys)?;
         if !key.has_signed(self.signing_input.as_bytes(), &self.signature) {
             return Err(Refusal::BadSignature);
         }
-        let claims = self.judged_claims(expectations, now)?;
+        let claims = self.judged_claims(expectations, now.into())?;
         Ok(VerifiedToken { claims, key_id: self.header.key_id })
     }
 
@@ -83,7 +85,7 @@ impl<'a> UnverifiedToken<'a> {
         if key.algorithm() == self.header.algorithm { Ok(key) } else { Err(Refusal::AlgorithmMismatch) }
     }
 
-    fn judged_claims(&self, expectations: &Expectations<'_>, now: UnixSeconds) -> Result<Claims, Refusal> {
+    fn judged_claims(&self, expectations: &Expectations<'_>, now: Between) -> Result<Claims, Refusal> {
         let json = URL_SAFE_NO_PAD.decode(self.payload).map_err(|_| Refusal::NotBase64Url)?;
         let claims = Claims::parse(&json)?;
         judge::form(&claims)?;
@@ -144,10 +146,10 @@ impl VerifiedToken {
         &self,
         keys: &KeySet,
         expectations: &Expectations<'_>,
-        now: UnixSeconds,
+        now: impl Into<Between>,
     ) -> Result<(), Refusal> {
         keys.get(&self.key_id).ok_or(Refusal::UnknownKey)?;
-        judge::at(&self.claims, expectations, now)
+        judge::at(&self.claims, expectations, now.into())
     }
 
     /// Whether `scope` names the tool and the arguments of the call satisfy `authorization_details`: each constrained argument must
@@ -203,9 +205,9 @@ pub fn judge_own_output_without_signature(
     token: &str,
     keys: &KeySet,
     expectations: &Expectations<'_>,
-    now: UnixSeconds,
+    now: impl Into<Between>,
 ) -> Result<(), Refusal> {
     let token = UnverifiedToken::parse(token)?;
     token.key(keys)?;
-    token.judged_claims(expectations, now).map(drop)
+    token.judged_claims(expectations, now.into()).map(drop)
 }

@@ -4,7 +4,7 @@ use super::{Claims, Confirmation, MAX_ACTORS, MAX_LIFETIME_SECONDS, NOT_BEFORE_L
 use crate::digest::Thumbprint;
 use crate::expectations::{EnforcementProfile, Expectations};
 use crate::refusal::Refusal;
-use crate::time::UnixSeconds;
+use crate::time::Between;
 
 fn demand(holds: bool, refusal: Refusal) -> Result<(), Refusal> {
     if holds { Ok(()) } else { Err(refusal) }
@@ -37,13 +37,13 @@ fn actors_fit(claims: &Claims) -> bool {
 }
 
 /// What depends on the verifier and the moment: judged at each sight of a token.
-pub(crate) fn at(claims: &Claims, expectations: &Expectations<'_>, now: UnixSeconds) -> Result<(), Refusal> {
+pub(crate) fn at(claims: &Claims, expectations: &Expectations<'_>, now: Between) -> Result<(), Refusal> {
     demand(claims.iss == expectations.issuer, Refusal::WrongIssuer)?;
     demand(claims.aud == expectations.audience, Refusal::WrongAudience)?;
-    let latest_begin = now.saturating_add(NOT_BEFORE_LEEWAY_SECONDS);
+    let latest_begin = now.earliest.saturating_add(NOT_BEFORE_LEEWAY_SECONDS);
     demand(claims.iat <= latest_begin, Refusal::IssuedInFuture)?;
     demand(claims.nbf <= latest_begin, Refusal::NotYetValid)?;
-    demand(claims.exp > now, Refusal::Expired)?;
+    demand(claims.exp > now.latest, Refusal::Expired)?;
     binding(claims.cnf, expectations)
 }
 

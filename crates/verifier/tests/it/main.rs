@@ -16,3 +16,5 @@ mod moments;
 mod profile;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod verdicts;
