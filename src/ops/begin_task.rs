@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use ring::digest::{Context, SHA256};
 use taskpass_verifier::claims::ToolName;
 
@@ -23,6 +24,10 @@ use super::{Broker, Caller, answer};
 
 /// A task that took its place this long ago and is not stored will not be: both steps are bounded by less.
 const BEGINNING: Duration = Duration::from_secs(12);
+/// Holders of places that one call looks at, at most.
+const LOOK_AT: usize = 32;
+/// A workload whose places were looked at is not looked at again for so long.
+const SEARCH_AGAIN: Duration = Duration::from_secs(1);
 
 impl Broker {
     /// Declares a task; true if the idempotency key led to one that an earlier call began.
@@ -65,8 +70,11 @@ impl Broker {
         };
         trail.object(facts.id);
         trail.fact("deadline", deadline);
-        self.reserve_place(&facts, deadline, permit, now).await?;
-        self.store_task(facts, deadline, idempotency, now, trail).await
+        let outcome = match self.reserve_place(&facts, deadline, idempotency, permit, now).await? {
+            Some(known) => known,
+            None => self.store_task(&facts, deadline, idempotency, now).await?,
+        };
+        self.begun(facts, outcome, now, trail).await
     }
 
     /// Every audience is judged by itself; the least of their caps counts.
@@ -100,41 +108,29 @@ impl Broker {
         Ok(permit)
     }
 
-    /// Takes a place among the workload's live tasks. When all are taken, those of dead tasks are given back first.
+    /// Takes a place among the workload's live tasks. When all are taken, those of dead tasks are given back first. An outcome where no place is needed: the
+    /// idempotency key has led to a task before.
     async fn reserve_place(
         &self,
         facts: &TaskFacts,
         deadline: Timestamp,
+        idempotency: Option<Idempotency>,
         permit: Permit<action::BeginTask>,
         now: Timestamp,
-    ) -> Result<()> {
+    ) -> Result<Option<BeginOutcome>> {
         let limit = permit.live_tasks(self.settings.limits.live_tasks_per_workload);
         let owner = facts.owner.as_str();
-        let Err(holders) =
-            self.store.reserve(owner, facts.id, deadline, limit, now).await.map_err(store_error)?
-        else {
-            return Ok(());
-        };
-        let mut dead = Vec::new();
-        for holder in holders {
-            match self.read_task(holder, now).await? {
-                // The same key again: the store will find the task that it began, which has its place.
-                Some((known, view)) if view.status.is_live() => {
-                    if facts.idempotency_key.is_some() && known.facts.idempotency_key == facts.idempotency_key
-                    {
-                        return Ok(());
-                    }
-                }
-                // Its place is taken before it is stored: what is not there may be about to be.
-                None if now.since(Timestamp::from_millis(holder.unix_millis())) < BEGINNING => {}
-                _ => dead.push(holder),
+        let reserve =
+            || async { self.store.reserve(owner, facts.id, deadline, limit, now).await.map_err(store_error) };
+        let Err(holders) = reserve().await? else { return Ok(None) };
+        if let Some(key) = idempotency {
+            let replayed = self.store.replay(facts.id.partition(), key, now).await.map_err(store_error)?;
+            if replayed.is_some() {
+                return Ok(replayed);
             }
         }
-        if !dead.is_empty() {
-            self.store.release(owner, &dead).await.map_err(store_error)?;
-            if self.store.reserve(owner, facts.id, deadline, limit, now).await.map_err(store_error)?.is_ok() {
-                return Ok(());
-            }
+        if self.give_back_dead(facts, holders, now).await? && reserve().await?.is_ok() {
+            return Ok(None);
         }
         metrics::counter!("taskpass_limit_reached_total", "limit" => "live_tasks_per_workload").increment(1);
         let sentence =
@@ -142,14 +138,46 @@ impl Broker {
         Err(Error::new(Reason::TooManyTasks, sentence))
     }
 
+    /// Gives back the places of tasks that are dead: true if there were any. Looks at some of the holders, others each time, and for one workload no more than
+    /// once in a while: whoever calls again and again at its limit makes no more work than others do.
+    async fn give_back_dead(
+        &self,
+        facts: &TaskFacts,
+        mut holders: Vec<TaskId>,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let searched = self.full.get(&facts.owner);
+        if searched.is_some_and(|at| now >= at && now.since(at) < SEARCH_AGAIN) {
+            return Ok(false);
+        }
+        self.full.insert(facts.owner.clone(), now);
+        let [first, second, ..] = *facts.id.as_bytes().last_chunk::<8>().unwrap_or(&[0; 8]);
+        let turn = usize::from(u16::from_be_bytes([first, second]));
+        let turn = turn.checked_rem(holders.len()).unwrap_or_default();
+        holders.rotate_left(turn);
+        holders.truncate(LOOK_AT);
+        let looked = holders.iter().map(async |holder| {
+            let dead = match self.read_task(*holder, now).await? {
+                Some((_, view)) => !view.status.is_live(),
+                // Its place is taken before it is stored: what is not there may be about to be.
+                None => now.since(Timestamp::from_millis(holder.unix_millis())) >= BEGINNING,
+            };
+            Ok::<_, Error>(dead.then_some(*holder))
+        });
+        let dead: Vec<TaskId> = try_join_all(looked).await?.into_iter().flatten().collect();
+        if !dead.is_empty() {
+            self.store.release(facts.owner.as_str(), &dead).await.map_err(store_error)?;
+        }
+        Ok(!dead.is_empty())
+    }
+
     async fn store_task(
         &self,
-        facts: TaskFacts,
+        facts: &TaskFacts,
         deadline: Timestamp,
         idempotency: Option<Idempotency>,
         now: Timestamp,
-        trail: &mut Trail,
-    ) -> Result<(answer::Task, bool)> {
+    ) -> Result<BeginOutcome> {
         let id = facts.id;
         let task = store::BeginTask {
             id,
@@ -164,8 +192,20 @@ impl Broker {
         let outcome = self.store.begin(task, now).await.map_err(store_error)?;
         reach(Place::BeginStored);
         if !matches!(outcome, BeginOutcome::Begun(_)) {
-            self.give_back(&facts, id).await;
+            self.give_back(facts, id).await;
         }
+        Ok(outcome)
+    }
+
+    /// The answer to a begin, whatever came of it.
+    async fn begun(
+        &self,
+        facts: TaskFacts,
+        outcome: BeginOutcome,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<(answer::Task, bool)> {
+        let id = facts.id;
         match outcome {
             BeginOutcome::Begun(record) => {
                 let known = Known {

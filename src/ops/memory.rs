@@ -5,7 +5,9 @@ use std::sync::Arc;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::identity::SpiffeId;
 use crate::ids::TaskId;
+use crate::time::Timestamp;
 
 use super::tasks::Known;
 use super::validate::Seen;
@@ -14,6 +16,8 @@ use super::validate::Seen;
 const KNOWN_BYTES: u64 = 32 << 20;
 /// Of tokens whose signature was verified, in bytes.
 const SEEN_BYTES: u64 = 64 << 20;
+/// Workloads at their limit, in number.
+const FULL: usize = 1 << 12;
 /// About what one entry takes beside its text.
 const ENTRY: u64 = 512;
 
@@ -36,6 +40,13 @@ impl Weighter<[u8; 32], Arc<Seen>> for Size {
     fn weight(&self, _: &[u8; 32], seen: &Arc<Seen>) -> u64 {
         ENTRY + 3 * seen.claims_json.len() as u64
     }
+}
+
+/// Workloads whose places were all taken, and when they were looked at.
+pub(super) type FullWorkloads = Cache<SpiffeId, Timestamp>;
+
+pub(super) fn full_workloads() -> FullWorkloads {
+    Cache::new(FULL)
 }
 
 pub(super) fn known_tasks() -> KnownTasks {

@@ -56,6 +56,7 @@ pub struct Broker {
     settings: Settings,
     known: memory::KnownTasks,
     seen: memory::SeenTokens,
+    full: memory::FullWorkloads,
     /// When the store was last found to hold our keyring, in milliseconds.
     keyring_seen: AtomicU64,
 }
@@ -108,6 +109,7 @@ impl Broker {
             settings,
             known,
             seen,
+            full: memory::full_workloads(),
             keyring_seen: AtomicU64::new(0),
         })
     }

@@ -190,6 +190,15 @@ pub trait TaskStore: Send + Sync {
     /// Does not ask whether the deadline is sound: that is the caller's.
     async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome>;
 
+    /// What [`Self::begin`] would say because of an idempotency key alone, [`BeginOutcome::Replayed`] or [`BeginOutcome::KeyReused`]; `None` if the key is free in
+    /// this partition. Reads only.
+    async fn replay(
+        &self,
+        partition: Partition,
+        idempotency: Idempotency,
+        now: Timestamp,
+    ) -> StepResult<Option<BeginOutcome>>;
+
     /// The task as it stands. `None` if there is no record or it is past its readable time.
     async fn read(&self, id: TaskId, now: Timestamp) -> StepResult<Option<TaskView>>;
 

@@ -250,6 +250,39 @@ async fn a_workload_has_so_many_live_tasks_and_no_more(store: Store) {
     refused(agent.begin(begin(&[docs()])).await, Code::ResourceExhausted, "TOO_MANY_TASKS");
 }
 
+async fn a_retry_at_the_limit_finds_its_task_also_when_that_has_ended(store: Store) {
+    let broker = Broker::of(Setup::on(store).with("limits", "live_tasks_per_workload = 2")).await;
+    let agent = broker.agent();
+    let first = agent.begin(keyed("k1")).await.unwrap();
+    agent.complete(&first.id).await.unwrap();
+    agent.docs_task().await;
+    agent.docs_task().await;
+    let retry = agent.tasks().begin_task(keyed("k1")).await.unwrap().into_inner();
+    assert!(retry.replayed && retry.task.is_some_and(|task| task.id == first.id && !is_live(&task)));
+    let other = proto::BeginTaskRequest { goal: "Delete the handbook".into(), ..keyed("k1") };
+    refused(agent.begin(other).await, Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED");
+    refused(agent.begin(keyed("k2")).await, Code::ResourceExhausted, "TOO_MANY_TASKS");
+}
+
+#[tokio::test]
+async fn calls_at_the_limit_make_little_work() {
+    let broker = Broker::start(Store::Redis).await;
+    let agent = broker.agent();
+    futures_util::future::try_join_all((0..50).map(|_| agent.begin(begin(&[docs()])))).await.unwrap();
+    let steps = || {
+        let stats = broker.redis.as_ref().unwrap().info("cmdstat_evalsha");
+        let calls = stats.trim().strip_prefix("calls=").unwrap().split(',').next().unwrap();
+        calls.parse::<u64>().unwrap()
+    };
+    let (before, begun) = (steps(), std::time::Instant::now());
+    for _ in 0..50 {
+        refused(agent.begin(begin(&[docs()])).await, Code::ResourceExhausted, "TOO_MANY_TASKS");
+    }
+    // One step for each call, 32 for each second, and the sweep.
+    let most = 50 + (32 + 64) * (begun.elapsed().as_secs() + 2);
+    assert!(steps() - before <= most, "{} steps, at most {most}", steps() - before);
+}
+
 async fn tasks_that_lapse_or_are_revoked_give_their_places_back(store: Store) {
     let broker = Broker::of(Setup::on(store).with("limits", "live_tasks_per_workload = 2")).await;
     let agent = broker.agent();
@@ -331,6 +364,7 @@ on_both_stores!(
     a12_an_operator_of_another_tenant_cannot_tell_which_tasks_there_are,
     each_workload_lists_its_own_tasks_in_pages,
     a_workload_has_so_many_live_tasks_and_no_more,
+    a_retry_at_the_limit_finds_its_task_also_when_that_has_ended,
     tasks_that_lapse_or_are_revoked_give_their_places_back,
     a_task_is_issued_so_many_credentials_and_no_more,
     only_a_workload_that_policy_names_acts_for_a_human,

@@ -40,6 +40,9 @@ pub(crate) async fn a_replay_finds_its_task(h: &mut dyn Harness) {
     };
     let again = w.keyed(AGENT, 1, 1);
     assert_ne!(again.id, task.id);
+    let key = again.idempotency.unwrap();
+    let asked = w.store().replay(again.id.partition(), key, w.now).await.unwrap();
+    assert_eq!(asked, Some(BeginOutcome::Replayed(task.id)), "it can be asked for");
     assert_eq!(w.begin(&again).await, BeginOutcome::Replayed(task.id));
     assert_eq!(w.read(again.id).await, None, "a replay stores nothing");
     // Live or not, and even while new tasks are refused.
@@ -57,7 +60,13 @@ pub(crate) async fn another_body_under_the_same_key_is_told(h: &mut dyn Harness)
     let other = w.keyed(AGENT, 1, 2);
     assert_eq!(w.begin(&other).await, BeginOutcome::KeyReused);
     assert_eq!(w.read(other.id).await, None);
+    let asked = async |draft: &BeginTask| {
+        w.h.store().replay(draft.id.partition(), draft.idempotency.unwrap(), w.now).await.unwrap()
+    };
+    assert_eq!(asked(&other).await, Some(BeginOutcome::KeyReused));
     // Another key is another matter.
+    let third = BeginTask { idempotency: Some(Idempotency { key: [2; 32], request: [2; 32] }), ..first };
+    assert_eq!(asked(&third).await, None);
     let third = w.keyed(AGENT, 2, 2);
     assert_ne!(w.begun_as(&third).await.id, task.id);
 }

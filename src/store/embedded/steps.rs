@@ -18,6 +18,15 @@ impl TaskStore for EmbeddedStore {
         self.writing(move |txn| tasks::begin(txn, &task, now)).await
     }
 
+    async fn replay(
+        &self,
+        partition: Partition,
+        idempotency: Idempotency,
+        now: Timestamp,
+    ) -> StepResult<Option<BeginOutcome>> {
+        self.reading(partition, now, |view| tasks::replayed(view, &idempotency)).await
+    }
+
     async fn read(&self, id: TaskId, now: Timestamp) -> StepResult<Option<TaskView>> {
         self.reading(id.partition(), now, |view| tasks::read(view, id)).await
     }

@@ -17,7 +17,9 @@ pub(super) fn begin(txn: &mut Txn<'_>, task: &BeginTask, now: Timestamp) -> Step
     if let Some(there) = view.task(task.id)? {
         return Ok(BeginOutcome::Begun(Box::new(same(task, there)?)));
     }
-    if let Some(outcome) = replayed(&view, task)? {
+    if let Some(asked) = &task.idempotency
+        && let Some(outcome) = replayed(&view, asked)?
+    {
         return Ok(outcome);
     }
     if let Some(until) = blocked(&view, &task.owner)? {
@@ -51,8 +53,8 @@ fn same(task: &BeginTask, there: TaskRecord) -> Result<TaskRecord, StoreError> {
     }
 }
 
-fn replayed<T: Table>(view: &View<'_, T>, task: &BeginTask) -> Stepped<Option<BeginOutcome>> {
-    let Some(asked) = &task.idempotency else { return Ok(None) };
+/// What the idempotency key stands for.
+pub(super) fn replayed<T: Table>(view: &View<'_, T>, asked: &Idempotency) -> Stepped<Option<BeginOutcome>> {
     let key = idempotency_key(view.partition, &asked.key);
     let Some((id, request)) = view::get(view.table, &key, decode_key)? else { return Ok(None) };
     let Some(record) = view.task(id)? else { return Ok(None) };

@@ -190,6 +190,12 @@ impl<'h> Driver<'h> {
         let (store, now) = (self.h.store(), self.now);
         match step.clone() {
             Step::Begin(draft) => {
+                if let Some(asked) = draft.idempotency {
+                    let partition = draft.id.partition();
+                    let (part, at) = self.model.look(partition, now);
+                    let actual = answered("replay", store.replay(partition, asked, now).await)?;
+                    same("replay", &actual, &part.replay(&asked, at))?;
+                }
                 let expected = self.model.begin(&draft, now);
                 same("begin", &wordless(store.begin(draft, now).await), &expected)
             }

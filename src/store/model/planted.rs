@@ -154,6 +154,15 @@ impl TaskStore for PlantedStore {
         self.sound.begin(BeginTask { idempotency, ..task }, now).await
     }
 
+    async fn replay(
+        &self,
+        partition: Partition,
+        idempotency: Idempotency,
+        now: Timestamp,
+    ) -> StepResult<Option<BeginOutcome>> {
+        self.sound.replay(partition, idempotency, now).await
+    }
+
     async fn read(&self, id: TaskId, now: Timestamp) -> StepResult<Option<TaskView>> {
         self.sound.read(id, now).await
     }

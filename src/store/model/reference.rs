@@ -129,6 +129,16 @@ impl Part {
         Some(TaskView { id, record, status })
     }
 
+    pub(super) fn replay(&self, asked: &Idempotency, now: Timestamp) -> Option<BeginOutcome> {
+        let (id, request) = self.keys.get(&asked.key)?;
+        let head = &self.task(*id, now)?.record.head;
+        if head.generation != self.generation || head.tombstone {
+            return None;
+        }
+        let same = *request == asked.request;
+        Some(if same { BeginOutcome::Replayed(*id) } else { BeginOutcome::KeyReused })
+    }
+
     /// Changes a task that is there.
     fn change(&mut self, id: TaskId, how: impl FnOnce(&mut TaskRecord)) {
         let task = self.tasks.get_mut(&id).unwrap();
@@ -196,14 +206,8 @@ impl Model {
                 false => Err(StoreError::Damaged(String::new())),
             };
         }
-        if let Some(asked) = task.idempotency
-            && let Some((id, request)) = part.keys.get(&asked.key)
-            && let Some(first) = part.task(*id, now)
-            && first.record.head.generation == part.generation
-            && !first.record.head.tombstone
-        {
-            let same = *request == asked.request;
-            return Ok(if same { BeginOutcome::Replayed(*id) } else { BeginOutcome::KeyReused });
+        if let Some(outcome) = task.idempotency.and_then(|asked| part.replay(&asked, now)) {
+            return Ok(outcome);
         }
         let targets = [format!("w:{}", task.owner), format!("t:{}", trust_domain_of(&task.owner))];
         let blocks = targets.iter().filter_map(|key| part.fence(key, now)).map(|fence| fence.block_until);

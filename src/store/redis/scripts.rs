@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Begin,
+    Replay,
     Read,
     Views,
     Extend,
@@ -33,8 +34,9 @@ macro_rules! join {
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Begin,
+        Self::Replay,
         Self::Read,
         Self::Views,
         Self::Extend,
@@ -57,6 +59,7 @@ impl Step {
     pub(super) const fn code(self) -> &'static str {
         match self {
             Self::Begin => join!(may "guard" "tick" "task" "begin"),
+            Self::Replay => join!(must "guard" "task" "replay"),
             Self::Read => join!(must "guard" "task" "read"),
             Self::Views => join!(must "guard" "task" "views"),
             Self::Extend => join!(must "guard" "tick" "task" "extend"),

@@ -33,6 +33,22 @@ impl TaskStore for RedisStore {
         })
     }
 
+    async fn replay(
+        &self,
+        partition: Partition,
+        asked: Idempotency,
+        now: Timestamp,
+    ) -> StepResult<Option<BeginOutcome>> {
+        let asked = idempotency(Some(asked));
+        let answer = self.step(Step::Replay, partition, &[asked.as_ref()], false, now).await?;
+        match answer.code {
+            b'p' => answer.reader().task_id().map(|id| Some(BeginOutcome::Replayed(id))),
+            b'k' => Ok(Some(BeginOutcome::KeyReused)),
+            b'u' => Ok(None),
+            _ => Err(odd()),
+        }
+    }
+
     async fn read(&self, id: TaskId, now: Timestamp) -> StepResult<Option<TaskView>> {
         let answer = self.step(Step::Read, id.partition(), &[id.as_bytes()], false, now).await?;
         match answer.code {

@@ -11,12 +11,8 @@ if there then
 end
 local key = sub(value, 1, 16)
 if key ~= NOBODY then
-  local earlier = call('HGET', base .. 'i', key)
-  local t = earlier and find(earlier)
-  if t and t.gen == gen and t.state ~= 2 then
-    if sub(t.v, 17, 32) == sub(value, 17, 32) then return reply('p', earlier) end
-    return reply('k', '')
-  end
+  local code, earlier = replayed(key, sub(value, 17, 32))
+  if code then return reply(code, earlier) end
 end
 local owner = sub(value, 105 + 16 * n, 104 + 16 * n + owner_length)
 if fences > 0 then

@@ -90,3 +90,13 @@ local function unlink(id, v)
   local key = sub(v, 1, 16)
   if key ~= NOBODY and call('HGET', base .. 'i', key) == id then call('HDEL', base .. 'i', key) end
 end
+
+-- What an idempotency key and the digest of a request stand for: 'p' and the task that they began, 'k' if it was another request; nil if
+-- the key is free.
+local function replayed(key, request)
+  local earlier = call('HGET', base .. 'i', key)
+  local t = earlier and find(earlier)
+  if not t or t.gen ~= gen or t.state == 2 then return nil end
+  if sub(t.v, 17, 32) == request then return 'p', earlier end
+  return 'k', ''
+end
