@@ -1,5 +1,6 @@
 //! The accept loop: TCP in, connections of verified peers out, each closed when its peer is no longer to be trusted.
 
+mod refusals;
 mod stream;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::identity::shares::Shares;
 use crate::identity::tls::{Handshake, ServerTls};
 
+use refusals::Refusals;
 pub use stream::{CloseReason, PeerConnection, PeerStream};
 
 /// How long to wait before accepting again when the system has no descriptor or memory for one more connection.
@@ -64,6 +66,7 @@ struct Shared {
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     shares: Arc<Shares>,
+    refusals: Refusals,
 }
 
 /// The connections of a [`Listener`], as `tonic`'s `serve_with_incoming_shutdown` takes them. Never yields an error.
@@ -75,7 +78,17 @@ impl Listener {
         let handshakes = Arc::new(Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)));
         let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
         let shares = Shares::new(limits.connections_per_workload);
-        Self { tcp, shared: Arc::new(Shared { tls, limits, handshakes, connections, shares }) }
+        Self {
+            tcp,
+            shared: Arc::new(Shared {
+                tls,
+                limits,
+                handshakes,
+                connections,
+                shares,
+                refusals: Refusals::default(),
+            }),
+        }
     }
 
     /// Where it listens.
@@ -119,21 +132,23 @@ impl Shared {
     ) {
         let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() else {
             limit_reached("connections");
-            return refused(remote, "too_many_connections", &"the limit of connections is reached");
+            return self.refusals.add(remote, "too_many_connections", &"the limit of connections is reached");
         };
         let shaken = tokio::time::timeout(self.limits.handshake_timeout, self.shake_hands(tcp));
         let (tls, peer) = match close.run_until_cancelled(shaken).await {
             Some(Ok(Ok(done))) => done,
-            Some(Ok(Err(Handshake::Refused(why)))) => return refused(remote, why.as_str(), &why),
-            Some(Ok(Err(Handshake::Failed(why)))) => return refused(remote, "tls", &why),
-            Some(Err(_)) => return refused(remote, "handshake_timeout", &"the handshake took too long"),
+            Some(Ok(Err(Handshake::Refused(why)))) => return self.refusals.add(remote, why.as_str(), &why),
+            Some(Ok(Err(Handshake::Failed(why)))) => return self.refusals.add(remote, "tls", &why),
+            Some(Err(_)) => {
+                return self.refusals.add(remote, "handshake_timeout", &"the handshake took too long");
+            }
             None => return,
         };
         drop(turn);
         let Some(share) = self.shares.take(peer.spiffe_id()) else {
             limit_reached("connections_per_workload");
             let why = format_args!("{} has as many connections as it may", peer.spiffe_id());
-            return refused(remote, "too_many_connections_of_workload", &why);
+            return self.refusals.add(remote, "too_many_connections_of_workload", &why);
         };
         let connection =
             PeerConnection::new(peer, remote, Arc::clone(self.tls.judge()), Arc::clone(self.tls.clock()));
@@ -157,12 +172,6 @@ impl Shared {
 
 fn limit_reached(limit: &'static str) {
     metrics::counter!("taskpass_limit_reached_total", "limit" => limit).increment(1);
-}
-
-/// A caller that gets no connection: counted by reason, and logged.
-fn refused(remote: SocketAddr, reason: &'static str, why: &dyn std::fmt::Display) {
-    metrics::counter!("taskpass_peer_refused_total", "reason" => reason).increment(1);
-    tracing::info!(%remote, reason, "peer refused: {why}");
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The end of one task: by its owner, or by an operator. One write; every credential of it and of all below it is dead when this returns.
 
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::failpoint::{Place, reach};
 use crate::ids::TaskId;
 use crate::policy::action::{self, TaskFacts as PolicyTask};
@@ -51,7 +51,7 @@ impl Broker {
         }
     }
 
-    /// Ends anybody's task, for an operator; also one that the store has lost.
+    /// Ends anybody's task, for an operator; also one that the store has lost, or whose record was tampered with.
     pub async fn revoke_task(
         &self,
         caller: &Caller,
@@ -72,35 +72,51 @@ impl Broker {
         now: Timestamp,
         trail: &mut Trail,
     ) -> Result<(Option<answer::Task>, answer::Receipt)> {
-        let known = self.known_task(id, now).await?;
+        // A record that nobody can read must not keep its task alive: it is ended as one that is lost.
+        let known = match self.known_task(id, now).await {
+            Err(error) if error.reason() == Reason::Internal => {
+                trail.fact("unreadable", error.log_line());
+                None
+            }
+            known => known?,
+        };
         let task = known.as_ref().map_or(PolicyTask::unknown(id), |known| for_policy(&known.facts));
         let _permit = self.permit::<action::RevokeTask>(caller, task, (), trail)?;
         let bury = Some(self.settings.lifetimes.max_task);
         let end = self.end_of(caller, id, EndReason::Revoked, note, bury);
-        match self.end_in_store(end, now).await? {
-            EndOutcome::Ended(view, position) | EndOutcome::AlreadyEnded(view, position)
-                if !view.record.head.tombstone =>
-            {
-                let known = self.unseal(id, &view.record)?;
-                let (task, receipt) = self.ended(id, &known.facts, &view, position, now, trail).await?;
-                Ok((Some(task), receipt))
+        let (view, position) = match self.end_in_store(end, now).await? {
+            EndOutcome::Ended(view, position) | EndOutcome::AlreadyEnded(view, position) => {
+                (Some(view), position)
             }
-            EndOutcome::Ended(_, position)
-            | EndOutcome::AlreadyEnded(_, position)
-            | EndOutcome::Buried(position) => {
-                trail.fact("unknown_to_the_store", true);
-                self.known.remove(&id);
-                // What an unknown task may have minted dies by the ceilings at the latest.
-                let longest = self.settings.lifetimes.max_certificate.max(self.settings.lifetimes.max_token);
-                let receipt = answer::Receipt {
-                    ended_at: now,
-                    expires_by: Some(now.saturating_add(longest)),
-                    durability: self.store.durability(),
-                    sequence: position.seq,
-                };
-                Ok((None, receipt))
-            }
-            EndOutcome::Unknown => Err(not_found(id)),
+            EndOutcome::Buried(position) => (None, position),
+            EndOutcome::Unknown => return Err(not_found(id)),
+        };
+        let readable = view
+            .filter(|view| !view.record.head.tombstone)
+            .and_then(|view| Some((self.unseal(id, &view.record).ok()?, view)));
+        let Some((known, view)) = readable else {
+            return Ok((None, self.ended_unread(id, position, now, trail)));
+        };
+        let (task, receipt) = self.ended(id, &known.facts, &view, position, now, trail).await?;
+        Ok((Some(task), receipt))
+    }
+
+    /// The receipt for a task of which nothing is known any more. What it may have minted dies by the ceilings at the latest.
+    fn ended_unread(
+        &self,
+        id: TaskId,
+        position: Position,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> answer::Receipt {
+        trail.fact("unknown_to_the_store", true);
+        self.known.remove(&id);
+        let longest = self.settings.lifetimes.max_certificate.max(self.settings.lifetimes.max_token);
+        answer::Receipt {
+            ended_at: now,
+            expires_by: Some(now.saturating_add(longest)),
+            durability: self.store.durability(),
+            sequence: position.seq,
         }
     }
 

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use taskpass::proto;
+use taskpass::time::{Clock, SystemClock, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::{Code, Request, Status};
@@ -158,6 +161,34 @@ async fn every_answer_names_its_request_and_so_does_its_audit_line() {
         (&refusal["outcome"], &refusal["why"]),
         (&"POLICY_DENIED".into(), &serde_json::json!(["not_permitted"]))
     );
+}
+
+/// A clock that can be set forward.
+#[derive(Default)]
+struct Ahead(AtomicU64);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        let ahead = Duration::from_secs(self.0.load(Ordering::SeqCst));
+        SystemClock.now().saturating_add(ahead)
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_the_gate_refuses_is_counted_too() {
+    let clock = Arc::new(Ahead::default());
+    let broker = Broker::by_clock(Setup::on(Store::Embedded), clock.clone()).await;
+    let agent = broker.agent();
+    agent.directory().list_audiences(proto::ListAudiencesRequest {}).await.unwrap();
+    let refused = async || {
+        let name = "taskpass_calls_total{method=\"taskpass.v1.DirectoryService/ListAudiences\",code=\"16\"} ";
+        let (_, page) = broker.page("/metrics").await;
+        page.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0)
+    };
+    let before: u64 = refused().await;
+    clock.0.store(100 * 365 * 24 * 3600, Ordering::SeqCst);
+    agent.directory().list_audiences(proto::ListAudiencesRequest {}).await.unwrap_err();
+    eventually("the call in the count", async || refused().await > before).await;
 }
 
 #[tokio::test]

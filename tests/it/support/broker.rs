@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use taskpass::app;
 use taskpass::config;
-use taskpass::time::SystemClock;
+use taskpass::time::{Clock, SystemClock};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -111,13 +111,18 @@ impl Broker {
 
     /// Starts one inside the test; panics if it does not start.
     pub async fn of(setup: Setup) -> Self {
-        setup.write_config();
-        Self::run(setup.world, setup.redis).await
+        Self::by_clock(setup, Arc::new(SystemClock)).await
     }
 
-    async fn run(world: World, redis: Option<RedisServer>) -> Self {
+    /// The same, and it goes by a clock of the test's.
+    pub async fn by_clock(setup: Setup, clock: Arc<dyn Clock>) -> Self {
+        setup.write_config();
+        Self::run(setup.world, setup.redis, clock).await
+    }
+
+    async fn run(world: World, redis: Option<RedisServer>, clock: Arc<dyn Clock>) -> Self {
         let config = config::load(&world.path("taskpass.toml")).unwrap();
-        let running = app::start(config, Arc::new(SystemClock), CancellationToken::new()).await.unwrap();
+        let running = app::start(config, clock, CancellationToken::new()).await.unwrap();
         let app::Bound { grpc, ops } = running.bound();
         Self { world, redis, grpc, ops, engine: Engine::Inside(running) }
     }
@@ -139,7 +144,7 @@ impl Broker {
         match self.engine {
             Engine::Inside(running) => {
                 running.drain().await.unwrap();
-                Self::run(self.world, self.redis).await
+                Self::run(self.world, self.redis, Arc::new(SystemClock)).await
             }
             Engine::Process(mut process) => {
                 process.signal("-TERM");
