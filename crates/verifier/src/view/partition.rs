@@ -96,13 +96,10 @@ impl Known {
                 generation = *new;
             }
         }
-        if delta.to.is_before(&known) || delta.to.forks_from(&known) {
-            Err(Closed::Rollback)
-        } else if delta.to.generation != generation || delta.to.seq < known.seq {
-            Err(Closed::Gap)
-        } else {
-            Ok(())
+        if delta.to.forks_from(&known) {
+            return Err(Closed::Rollback);
         }
+        if delta.to.generation == generation && delta.to.seq >= seq { Ok(()) } else { Err(Closed::Gap) }
     }
 
     fn take<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>, room: usize) -> Result<(), Closed> {

@@ -275,6 +275,29 @@ fn a_generation_comes_by_its_entry_or_by_a_snapshot_and_not_otherwise() {
 }
 
 #[test]
+fn a_delta_that_leads_nowhere_or_back_is_not_taken() {
+    let forked = Position { chain: [0xee; 20], ..at(1, 10) };
+    for (to, why) in [(at(1, 9), Closed::Gap), (at(0, 11), Closed::Gap), (forked, Closed::Rollback)] {
+        assert_eq!(view().apply(&delta(at(1, 10), to, &[])), Err(why), "{to:?}");
+    }
+    assert_eq!(view().apply(&delta(at(1, 10), at(1, 10), &[])), Ok(()), "nothing new");
+}
+
+#[test]
+fn a_fence_is_remembered_as_long_as_the_longest_that_was_said() {
+    let view = view();
+    let until = |seconds| Entry::Fence {
+        target: FenceTarget::trust_domain("acme.test"),
+        cut: 11,
+        forget_at: UnixSeconds(seconds),
+    };
+    view.apply(&delta(at(1, 10), at(1, 12), &[(11, until(3_000)), (12, until(2_000))])).unwrap();
+    view.set_time(2_500_000, second(100), second(100));
+    view.forget(second(100));
+    assert_eq!(view.len(), 1);
+}
+
+#[test]
 fn a_certificate_is_as_old_as_its_task() {
     let view = view();
     let certificate = Facts { generation: None, began_seq: None, ..facts(1) };

@@ -5,6 +5,8 @@ mod binding;
 #[cfg(test)]
 mod constraints;
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod hostile_claims;
 #[cfg(test)]
 mod hostile_envelope;
