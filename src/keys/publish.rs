@@ -1,8 +1,9 @@
 //! The public half, as verifiers read it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -16,6 +17,11 @@ use crate::identity::TrustDomain;
 
 /// How often followers of the SPIFFE bundle should look again, in seconds (SPIFFE Trust Domain and Bundle, section 4.1.2).
 pub const REFRESH_HINT_SECONDS: u64 = 300;
+
+/// Of the files: everybody reads what is public.
+const FILE_MODE: u32 = 0o644;
+/// Of their directory.
+const DIR_MODE: u32 = 0o755;
 
 /// Key sets and CA bundle of one view of the keyring: texts without any private part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +60,14 @@ impl KeySets {
     }
 
     /// Writes `<trust domain>.jwks.json`, `task-ca.pem` and `task-ca.spiffe.json` into `dir`, which it makes if it is missing. Each file is replaced in one
-    /// step, so that a reader sees the old or the new one; one that would not change is left as it is. Files of trust domains that
-    /// are no longer served stay: remove them. Blocks on the disk.
+    /// step, so that a reader sees the old or the new one; one that would not change is left as it is. Everybody may read them, whatever the
+    /// process' umask: the files have mode 0644, and the directory 0755 if it is made here. Files of trust domains that are no longer served
+    /// stay: remove them. Blocks on the disk.
     pub fn export_to(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)?;
+        if !dir.is_dir() {
+            fs::create_dir_all(dir)?;
+            fs::set_permissions(dir, Permissions::from_mode(DIR_MODE))?;
+        }
         for (trust_domain, jwks) in &self.jwks {
             replace(dir, &format!("{trust_domain}.jwks.json"), jwks)?;
         }
@@ -70,13 +80,19 @@ impl KeySets {
 fn replace(dir: &Path, name: &str, content: &str) -> io::Result<()> {
     let path = dir.join(name);
     if fs::read(&path).is_ok_and(|present| present == content.as_bytes()) {
-        return Ok(());
+        let mode = fs::metadata(&path)?.permissions().mode();
+        return if mode & FILE_MODE == FILE_MODE { Ok(()) } else { open_to_all(&path) };
     }
     // A name of this process, so that brokers that share the directory do not write into each other's file.
     let fresh = dir.join(format!(".{name}.{}.new", std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&fresh)?;
+    open_to_all(&fresh)?;
     file.write_all(content.as_bytes()).and_then(|()| file.sync_all())?;
     fs::rename(&fresh, &path)
+}
+
+fn open_to_all(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(FILE_MODE))
 }
 
 /// `der` in PEM (RFC 7468).

@@ -312,6 +312,8 @@ async fn exported_files_are_replaced_whole_and_left_alone_when_nothing_changed()
     one.export_to(&target).unwrap();
     let read = |name: &str| std::fs::read_to_string(target.join(name)).unwrap();
     assert_eq!(read("acme.test.jwks.json"), one.jwks(&domain("acme.test")).unwrap());
+    let mode = |name: &str| std::fs::metadata(target.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("."), mode("task-ca.pem"), mode("acme.test.jwks.json")), (0o755, 0o644, 0o644));
     let touched = || std::fs::metadata(target.join("task-ca.pem")).unwrap().modified().unwrap();
     let before = touched();
     one.export_to(&target).unwrap();

@@ -1,6 +1,9 @@
 //! Looking at tasks.
 
+use std::collections::HashMap;
+
 use crate::error::Result;
+use crate::identity::SpiffeId;
 use crate::ids::TaskId;
 use crate::policy::action::{self, Owners};
 use crate::task::store;
@@ -31,7 +34,8 @@ impl Broker {
         Ok(Self::answer_task(&known, &view))
     }
 
-    /// The caller's own tasks; for operators anybody's. A record that was tampered with is left out, with an alarm. The second value is where to go on.
+    /// The caller's own tasks; for operators those of a workload, or of all workloads that policy lets them see. A record that was tampered with is
+    /// left out, with an alarm. The second value is where to go on; there may be more after a page that is not full.
     pub async fn list_tasks(
         &self,
         caller: &Caller,
@@ -66,6 +70,7 @@ impl Broker {
             }
             None => self.permit::<action::ListAllTasks>(caller, Owners::All, (), trail).map(drop)?,
         }
+        let of_all = owner.is_none();
         let query = store::ListTasks {
             owner: owner.map(|o| o.to_string()),
             live_only: command.live_only,
@@ -73,14 +78,28 @@ impl Broker {
             limit: command.limit,
         };
         let page = self.store.list(query, now).await.map_err(store_error)?;
-        let mut tasks = Vec::with_capacity(page.tasks.len());
+        let (mut tasks, mut asked) = (Vec::with_capacity(page.tasks.len()), HashMap::new());
         for view in page.tasks.iter().filter(|view| !view.record.head.tombstone) {
-            match self.unseal(view.id, &view.record) {
-                Ok(known) => tasks.push(Self::answer_task(&known, view)),
+            let Ok(known) = self.unseal(view.id, &view.record) else {
                 // It is counted and logged as an error where it is found, and hides none of the others.
-                Err(_) => trail.fact("unreadable", view.id),
+                trail.fact("unreadable", view.id);
+                continue;
+            };
+            let owner = &known.facts.owner;
+            let seen = !of_all
+                || owner == own
+                || *asked.entry(owner.clone()).or_insert_with(|| self.may_see(caller, owner));
+            if seen {
+                tasks.push(Self::answer_task(&known, view));
             }
         }
         Ok((tasks, page.next))
+    }
+
+    /// Whether the answer to a call for everybody's tasks may name those of `owner`.
+    fn may_see(&self, caller: &Caller, owner: &SpiffeId) -> bool {
+        // A refusal of one is no refusal of the call, and has no place in its line.
+        let mut aside = Trail::new("ListTasks", "");
+        self.permit::<action::ListAllTasks>(caller, Owners::Of(owner), (), &mut aside).is_ok()
     }
 }

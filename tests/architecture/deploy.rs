@@ -45,6 +45,10 @@ fn the_unit_starts_what_is_there_without_privileges() {
         ("MemoryDenyWriteExecute", "yes"),
         ("LimitCORE", "0"),
         ("UMask", "0077"),
+        // What `export.dir` of the sample says: everybody may read it, and the store beside it nobody.
+        ("CacheDirectory", "taskpass"),
+        ("CacheDirectoryMode", "0755"),
+        ("StateDirectoryMode", "0700"),
     ] {
         assert!(has(key, value), "{UNIT}: {key}={value} is missing");
     }
@@ -180,7 +184,7 @@ fn installed(configuration: &str) -> tempfile::TempDir {
     }
     let here = dir.path().display().to_string();
     let mut text = configuration.replace("/etc/taskpass", &here);
-    for elsewhere in ["/var/lib/taskpass", "/var/log/taskpass"] {
+    for elsewhere in ["/var/lib/taskpass", "/var/log/taskpass", "/var/cache/taskpass"] {
         text = text.replace(elsewhere, &here);
     }
     std::fs::write(at("taskpass.toml"), text).expect("written");

@@ -210,8 +210,12 @@ async fn an_operator_ends_everything_of_a_trust_domain(store: Store) {
 }
 
 async fn a_trust_domain_that_the_broker_does_not_serve_cannot_be_revoked(store: Store) {
-    let broker = Broker::start(store).await;
-    let (operator, task) = (broker.operator(), broker.agent().docs_task().await);
+    let setup = Setup::on(store);
+    let platform = r#"permit (principal, action in [Taskpass::Action::"RevokeWorkload", Taskpass::Action::"RevokeTrustDomain"], resource)
+        when { principal.path like "/platform/*" };"#;
+    setup.world.write("policy/platform.cedar", platform);
+    let broker = Broker::of(setup).await;
+    let (operator, task) = (broker.workload("platform/root"), broker.agent().docs_task().await);
     for answer in [
         operator.revoke_trust_domain("nowhere.test", 60).await,
         operator.revoke_trust_domain("broker.example.org", 60).await,

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::ca::{dns, valid};
@@ -115,6 +117,27 @@ async fn a47_the_key_encryption_key_may_come_from_the_environment_and_must_be_th
     process.ready().await;
     process.signal("-TERM");
     assert_eq!(process.exit().await, Some(0));
+}
+
+/// As the systemd unit starts it.
+#[tokio::test]
+async fn the_public_keys_are_for_everybody_whatever_the_umask_and_nothing_else_is() {
+    let setup = embedded().with("export", "dir = \"public\"");
+    let file = setup.write_config();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 077; exec \"$0\" serve --config \"$1\"", env!("CARGO_BIN_EXE_taskpass")]);
+    let mut child = shell.arg(file).stderr(Stdio::null()).spawn().unwrap();
+    let world = &setup.world;
+    eventually("it to write them", async || world.path("public/task-ca.spiffe.json").exists()).await;
+    eventually("it to make its files", async || world.path("audit.jsonl").exists()).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mode = |name: &str| fs::metadata(world.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("public"), 0o755);
+    for name in ["task-ca.pem", "task-ca.spiffe.json", "example.org.jwks.json", "other.example.jwks.json"] {
+        assert_eq!(mode(&format!("public/{name}")), 0o644, "{name}");
+    }
+    assert_eq!((mode("data/taskpass.redb"), mode("audit.jsonl")), (0o600, 0o600));
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use tonic::Code;
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
 use crate::support::story::{
-    begin, docs, grant, is_live, mail, millis, mint, mint_for, payments, read_token, refused, seconds,
-    seen_from_outside,
+    begin, docs, grant, is_live, mail, millis, mint, mint_for, other_docs, payments, read_token, refused,
+    seconds, seen_from_outside,
 };
 use crate::support::world::{DOCS, OTHER_DOCS, PAYMENTS, STRANGER};
 use crate::support::{Store, eventually};
@@ -196,6 +196,23 @@ async fn a12_an_operator_of_another_tenant_cannot_tell_which_tasks_there_are(sto
     assert!(is_live(&broker.agent().get(&task.id).await.unwrap()));
 }
 
+async fn an_operator_sees_and_stops_the_tasks_of_its_own_tenant_alone(store: Store) {
+    let broker = Broker::start(store).await;
+    let (operator, foreign) = (broker.operator(), broker.other_workload("agent/a1"));
+    let (ours, theirs) =
+        (broker.agent().docs_task().await, foreign.begin(begin(&[other_docs()])).await.unwrap());
+    let all = proto::ListTasksRequest { all_owners: true, ..Default::default() };
+    assert_eq!(operator.list(all).await.unwrap().tasks, [ours]);
+    let of_them = proto::ListTasksRequest { owner: theirs.owner.clone(), ..Default::default() };
+    refused(operator.list(of_them).await, Code::PermissionDenied, "POLICY_DENIED");
+    refused(operator.get(&theirs.id).await, Code::NotFound, "TASK_NOT_FOUND");
+    refused(operator.list_credentials(&theirs.id).await, Code::NotFound, "TASK_NOT_FOUND");
+    refused(operator.revoke(&theirs.id).await, Code::PermissionDenied, "POLICY_DENIED");
+    refused(operator.revoke_workload(&theirs.owner, 0).await, Code::PermissionDenied, "POLICY_DENIED");
+    refused(operator.revoke_trust_domain("other.example", 0).await, Code::PermissionDenied, "POLICY_DENIED");
+    assert!(is_live(&foreign.get(&theirs.id).await.unwrap()));
+}
+
 async fn each_workload_lists_its_own_tasks_in_pages(store: Store) {
     let broker = Broker::start(store).await;
     let (agent, second) = (broker.agent(), broker.second_agent());
@@ -362,6 +379,7 @@ on_both_stores!(
     a_deadline_moves_later_up_to_the_cap_and_never_earlier,
     a12_tasks_of_others_look_like_no_tasks_at_all,
     a12_an_operator_of_another_tenant_cannot_tell_which_tasks_there_are,
+    an_operator_sees_and_stops_the_tasks_of_its_own_tenant_alone,
     each_workload_lists_its_own_tasks_in_pages,
     a_workload_has_so_many_live_tasks_and_no_more,
     a_retry_at_the_limit_finds_its_task_also_when_that_has_ended,

@@ -114,6 +114,19 @@ fn operators_stop_workloads_and_trust_domains() {
 }
 
 #[test]
+fn operators_neither_see_nor_stop_what_is_anothers() {
+    let (engine, foreign) = (samples(), id(STRANGER));
+    let (operator, task, block) = (caller(OPERATOR), task_of(&foreign), BlockFor(minutes(60)));
+    assert!(engine.decide::<GetTask>(&operator, task, ()).is_err());
+    assert!(engine.decide::<ListCredentials>(&operator, task, ()).is_err());
+    assert!(engine.decide::<ListAllTasks>(&operator, Owners::Of(&foreign), ()).is_err());
+    assert!(engine.decide::<RevokeCredential>(&operator, task, ()).is_err());
+    assert!(engine.decide::<RevokeTask>(&operator, task, ()).is_err());
+    assert!(engine.decide::<RevokeWorkload>(&operator, &foreign, block).is_err());
+    assert!(engine.decide::<RevokeTrustDomain>(&operator, foreign.trust_domain(), block).is_err());
+}
+
+#[test]
 fn verifiers_validate_for_the_audience_that_they_are_enrolled_for() {
     let (engine, register) = (samples(), Register::sample());
     assert_eq!(
