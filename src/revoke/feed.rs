@@ -78,7 +78,13 @@ pub trait FeedStore: Send + Sync {
     async fn positions(&self, now: Timestamp) -> StepResult<Vec<Option<Position>>>;
 
     /// Entries of a partition after `seq` (0: from the beginning), at most `limit`, that are not yet to be forgotten at `now`. Changes nothing.
-    async fn entries(&self, partition: Partition, seq: u64, limit: usize, now: Timestamp) -> StepResult<FeedPage>;
+    async fn entries(
+        &self,
+        partition: Partition,
+        seq: u64,
+        limit: usize,
+        now: Timestamp,
+    ) -> StepResult<FeedPage>;
 
     /// Stores registrations, or moves their `until` later, in the one fixed place. As durable as any write. Those past their `until` go.
     async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<()>;

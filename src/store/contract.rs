@@ -26,6 +26,7 @@ use crate::time::{Clock, SystemClock, Timestamp};
 
 pub(crate) mod credentials;
 pub(crate) mod ends;
+pub(crate) mod feed;
 pub(crate) mod fences;
 pub(crate) mod history;
 pub(crate) mod keyring;
@@ -52,6 +53,11 @@ pub(crate) trait Harness: Send + Sync {
 
     /// All that is stored is lost; the broker, which remembers, reconnects.
     async fn flush(&mut self, now: Timestamp);
+
+    /// Another broker's view of the same store, which remembers nothing yet; the same one where there can be but one broker.
+    async fn another(&self) -> Arc<dyn Store> {
+        self.store()
+    }
 
     /// How often the cases that race something do so.
     fn races(&self) -> usize;
@@ -163,6 +169,26 @@ macro_rules! contract_suite {
                 declaring_a_restore_ends_every_task_and_frees_their_keys
                 a_new_generation_is_greater_than_any_before
                 intents_do_not_come_back_as_done
+            ;
+            feed:
+                entries_come_in_order_and_whole_over_pages
+                entries_say_what_happened_and_until_when_it_matters
+                entries_after_the_last_are_none
+                what_is_forgotten_is_left_out
+                a_new_generation_shows_in_entries_and_positions
+                every_partition_has_a_position_from_the_first_look_on
+                a_look_covers_every_end_that_was_acknowledged
+                a_look_is_as_good_after_a_crash
+                a_look_after_an_older_copy_never_shows_a_lower_position
+                a_look_after_a_flush_never_shows_a_lower_position
+                a_registration_is_there_until_its_time_is_over
+                a_registration_is_only_moved_later
+                registrations_are_there_after_a_crash
+                no_more_registrations_than_the_limit
+                an_end_is_followed_by_a_nudge
+                a_fence_and_a_revocation_are_followed_by_a_nudge
+                what_is_announced_reaches_every_broker
+                an_announcement_that_is_too_long_is_refused
             ;
             races:
                 a23_no_credential_is_accepted_after_the_end_was_acknowledged

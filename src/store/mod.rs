@@ -6,12 +6,14 @@ pub(crate) mod contract;
 pub mod embedded;
 #[cfg(test)]
 pub(crate) mod model;
+mod news;
 
 use async_trait::async_trait;
 
 pub mod redis;
 
 use crate::keys::store::KeyringStore;
+use crate::revoke::feed::FeedStore;
 use crate::revoke::fence::FenceStore;
 use crate::revoke::history::Durability;
 use crate::task::store::{CredentialStore, QuotaStore, StepResult, TaskStore};
@@ -31,6 +33,12 @@ pub trait Maintenance: Send + Sync {
 }
 
 /// A whole store.
-pub trait Store: TaskStore + CredentialStore + QuotaStore + FenceStore + KeyringStore + Maintenance {}
+pub trait Store:
+    TaskStore + CredentialStore + QuotaStore + FenceStore + FeedStore + KeyringStore + Maintenance
+{
+}
 
-impl<T: TaskStore + CredentialStore + QuotaStore + FenceStore + KeyringStore + Maintenance> Store for T {}
+impl<T> Store for T where
+    T: TaskStore + CredentialStore + QuotaStore + FenceStore + FeedStore + KeyringStore + Maintenance
+{
+}

@@ -7,6 +7,7 @@
 //! [`EmbeddedOptions::max_skew`]. A partition's history begins, or is proved against what this process remembers, when it is first touched after an opening.
 
 mod credentials;
+mod feed;
 mod fences;
 mod file;
 mod lapse;
@@ -31,6 +32,7 @@ use taskpass_verifier::ids::Partition;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::revoke::history::{Durability, History, Observed, Proof, judge};
+use crate::store::news::News;
 use crate::task::store::{StepResult, StoreError};
 use crate::time::Timestamp;
 use txn::{Rules, Txn, check_skew};
@@ -75,6 +77,7 @@ pub struct EmbeddedStore {
     rules: Rules,
     step_limit: Duration,
     snapshot: Arc<ArcSwapOption<Snapshot>>,
+    news: Arc<News>,
     places: Arc<Semaphore>,
     queue: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
     writer: Option<JoinHandle<()>>,
@@ -104,15 +107,16 @@ impl EmbeddedStore {
         if options.durability == Durability::Replicas {
             return Err(StoreError::Unavailable("the embedded store has no replicas".to_owned()));
         }
-        let rules =
-            Rules { durability: options.durability, max_skew: options.max_skew, clocks: Arc::default() };
+        let rules = Rules::new(options.durability, options.max_skew);
         let snapshot = Arc::new(ArcSwapOption::empty());
+        let news = Arc::<News>::default();
         let mut writer = Writer {
             medium,
             cache_bytes: options.cache_bytes,
             history: Arc::clone(&history),
             rules: rules.clone(),
             snapshot: Arc::clone(&snapshot),
+            news: Arc::clone(&news),
             database: None,
             unsynced: None,
         };
@@ -126,6 +130,7 @@ impl EmbeddedStore {
             rules,
             step_limit: options.step_limit,
             snapshot,
+            news,
             places: Arc::new(Semaphore::new(QUEUE)),
             queue: Mutex::new(Some(queue)),
             writer: Some(thread),

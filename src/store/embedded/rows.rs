@@ -17,6 +17,9 @@
 //! N owner                           number of places, the lapsed ones included, 4
 //! W intent                          at 8, block until 8, forget at 8, length of the target 2, target, who, line feed, words
 //! K                                 version 8, the keyring's document
+//! S stream                          a registration: until 8, bound 8, length of the follower's name 2, follower, audience
+//! U moment stream                   nothing: when the registration goes
+//! V                                 number of registrations, 4
 //! ```
 
 use ring::digest::{SHA256, digest};
@@ -40,7 +43,7 @@ pub(super) type Key = Vec<u8>;
 pub(super) const FORMAT_KEY: &[u8] = b"M";
 pub(super) const KEYRING_KEY: &[u8] = b"K";
 
-fn key(tag: u8, parts: &[&[u8]]) -> Key {
+pub(super) fn key(tag: u8, parts: &[&[u8]]) -> Key {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
     key.push(tag);
     parts.iter().for_each(|part| key.extend_from_slice(part));
@@ -182,7 +185,7 @@ impl<'a> Cursor<'a> {
         TaskId::from_bytes(self.array()?).map_err(|_| damaged(self.1))
     }
 
-    fn text(&mut self, len: usize) -> Result<String, StoreError> {
+    pub(super) fn text(&mut self, len: usize) -> Result<String, StoreError> {
         String::from_utf8(self.take(len)?.to_vec()).map_err(|_| damaged(self.1))
     }
 

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod faults;
+mod feed;
 mod files;
 mod harness;
 mod layout;

@@ -1,7 +1,7 @@
 //! A writing transaction: many steps, one after the other, each on a partition whose history has been proved.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use redb::ReadableTable as _;
@@ -21,6 +21,14 @@ pub(super) struct Rules {
     pub(super) durability: Durability,
     pub(super) max_skew: Duration,
     pub(super) clocks: Arc<Clocks>,
+    /// A transaction has failed, and none has been committed since.
+    pub(super) failing: Arc<AtomicBool>,
+}
+
+impl Rules {
+    pub(super) fn new(durability: Durability, max_skew: Duration) -> Self {
+        Self { durability, max_skew, clocks: Arc::default(), failing: Arc::default() }
+    }
 }
 
 /// The greatest `now` that each partition was asked to lapse at, as far as this process has seen: time that passed while there was nothing to write.
@@ -98,6 +106,14 @@ impl<'t> Txn<'t> {
         let there = self.table.remove(key)?.is_some();
         self.dirty |= there;
         Ok(there)
+    }
+
+    /// Where the last transaction failed, this one is committed even if it changes nothing, so that it fails as long as the file takes no writes.
+    pub(super) fn write_if_failing(&mut self) -> Stepped<()> {
+        if self.rules.failing.load(Relaxed) {
+            self.put(FORMAT_KEY, &FORMAT.to_be_bytes())?;
+        }
+        Ok(())
     }
 
     fn slot(&mut self, partition: Partition) -> Stepped<&mut Option<PartitionRow>> {

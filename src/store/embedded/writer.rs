@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::file::Medium;
 use super::txn::{Rules, Txn};
 use super::view::{Bytes, Fault, Stepped};
 use crate::revoke::history::{Durability, History};
+use crate::store::news::News;
 use crate::task::store::{StepResult, StoreError};
 
 /// Steps in one transaction, at most.
@@ -81,6 +83,7 @@ pub(super) struct Writer {
     pub(super) history: Arc<History>,
     pub(super) rules: Rules,
     pub(super) snapshot: Arc<ArcSwapOption<Snapshot>>,
+    pub(super) news: Arc<News>,
     pub(super) database: Option<Database>,
     pub(super) unsynced: Option<Instant>,
 }
@@ -132,6 +135,7 @@ impl Writer {
             })
         });
         if done.is_err() {
+            self.rules.failing.store(true, Relaxed);
             self.close();
         }
         batch.into_iter().for_each(|job| job.answer(done.as_ref().err()));
@@ -143,6 +147,7 @@ impl Writer {
         loop {
             let mut write = database.begin_write().map_err(file_fault)?;
             let sync = self.rules.durability != Durability::Memory
+                || self.rules.failing.load(Relaxed)
                 || self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_AFTER);
             if !sync {
                 write.set_durability(redb::Durability::None).map_err(file_fault)?;
@@ -164,13 +169,21 @@ impl Writer {
             let (dirty, positions) = txn.finish()?;
             if dirty || (sync && self.unsynced.is_some()) {
                 write.commit().map_err(file_fault)?;
+                if sync {
+                    self.rules.failing.store(false, Relaxed);
+                }
                 self.unsynced = if sync { None } else { self.unsynced.or_else(|| Some(Instant::now())) };
                 self.snapshot.store(Some(Arc::new(snapshot(database).map_err(Fault::Step)?)));
             } else {
                 write.abort()?;
             }
             // After readers can see it: what is remembered must never be ahead of what is shown.
+            let known = |partition| self.history.remembered(partition);
+            let news = positions.iter().any(|(partition, at)| known(*partition) != Some(*at));
             positions.into_iter().for_each(|(partition, at)| self.history.acknowledge(partition, at));
+            if news {
+                self.news.nudge();
+            }
             return Ok(());
         }
     }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
+use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
 use crate::keys::store::{KeyringStore, StoredKeyring};
+use crate::revoke::feed::{FeedPage, FeedStore, Registration};
 use crate::revoke::fence::{FenceIntent, FenceStore, FenceTarget};
 use crate::revoke::history::Durability;
 use crate::store::contract::{Harness, MINUTE};
@@ -324,6 +326,43 @@ impl FenceStore for PlantedStore {
             return Ok(());
         }
         self.sound.finish(id).await
+    }
+}
+
+#[async_trait]
+impl FeedStore for PlantedStore {
+    async fn positions(&self, now: Timestamp) -> StepResult<Vec<Option<Position>>> {
+        self.sound.positions(now).await
+    }
+
+    async fn entries(
+        &self,
+        partition: Partition,
+        seq: u64,
+        limit: usize,
+        now: Timestamp,
+    ) -> StepResult<FeedPage> {
+        self.sound.entries(partition, seq, limit, now).await
+    }
+
+    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<()> {
+        self.sound.register(registrations, now).await
+    }
+
+    async fn registrations(&self, now: Timestamp) -> StepResult<Vec<Registration>> {
+        self.sound.registrations(now).await
+    }
+
+    fn nudges(&self) -> watch::Receiver<u64> {
+        self.sound.nudges()
+    }
+
+    async fn announce(&self, message: &[u8]) -> StepResult<()> {
+        self.sound.announce(message).await
+    }
+
+    fn announcements(&self) -> broadcast::Receiver<Arc<[u8]>> {
+        self.sound.announcements()
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -34,10 +34,25 @@ pub(super) struct Live {
 }
 
 impl Live {
+    fn none() -> Self {
+        Self {
+            lanes: Vec::new(),
+            sure: None,
+            turn: AtomicUsize::new(0),
+            drivers: Vec::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
     /// One of the connections, in turn.
     pub(super) fn lane(&self) -> Option<MultiplexedConnection> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         self.lanes.get(turn % self.lanes.len().max(1)).cloned()
+    }
+
+    /// Waits until one of the connections ends.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 }
 
@@ -153,22 +168,16 @@ async fn reconnect(context: &Arc<Context>, state: &watch::Sender<State>) -> Arc<
 /// Connects, proves, and only then hands out.
 async fn attempt(context: &Arc<Context>) -> Result<Arc<Live>, Refusal> {
     let endpoint = Endpoint::resolve(&context.options).map_err(|bad| Refusal::Setting(bad.what))?;
-    let ended = CancellationToken::new();
-    let mut live = Live {
-        lanes: Vec::new(),
-        sure: None,
-        turn: AtomicUsize::new(0),
-        drivers: Vec::new(),
-        ended: ended.clone(),
-    };
+    let mut live = Live::none();
+    let ended = live.ended.clone();
     let limit = context.options.step_timeout;
     let connected = tokio::time::timeout(limit, async {
         for _ in 0..context.options.connections.clamp(1, 64) {
-            let lane = connect(&endpoint, &mut live.drivers, &ended).await?;
+            let lane = connect(&endpoint, lane_config(), &mut live.drivers, &ended).await?;
             live.lanes.push(lane);
         }
         if let RedisDurability::Replicas(_) = context.options.durability {
-            live.sure = Some(connect(&endpoint, &mut live.drivers, &ended).await?);
+            live.sure = Some(connect(&endpoint, lane_config(), &mut live.drivers, &ended).await?);
         }
         Ok(())
     });
@@ -182,8 +191,31 @@ async fn attempt(context: &Arc<Context>) -> Result<Arc<Live>, Refusal> {
     Ok(Arc::new(live))
 }
 
+/// How each connection is set up.
+pub(super) fn lane_config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(1024)
+}
+
+/// One connection by itself, behind which nothing is proved: for what may be wrong or missing.
+pub(super) async fn single(
+    context: &Context,
+    protocol: ProtocolVersion,
+    config: AsyncConnectionConfig,
+) -> Result<Live, String> {
+    let mut endpoint = Endpoint::resolve(&context.options).map_err(|bad| bad.what)?;
+    endpoint.login = endpoint.login.set_protocol(protocol);
+    let mut live = Live::none();
+    let ended = live.ended.clone();
+    match connect(&endpoint, config, &mut live.drivers, &ended).await {
+        Ok(lane) => live.lanes.push(lane),
+        Err(Refusal::Setting(why) | Refusal::NotNow(why)) => return Err(why),
+    }
+    Ok(live)
+}
+
 async fn connect(
     endpoint: &Endpoint,
+    config: AsyncConnectionConfig,
     drivers: &mut Vec<AbortHandle>,
     ended: &CancellationToken,
 ) -> Result<MultiplexedConnection, Refusal> {
@@ -191,11 +223,11 @@ async fn connect(
     let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(not_now)?;
     stream.set_nodelay(true).map_err(not_now)?;
     match &endpoint.tls {
-        None => attach(stream, endpoint, drivers, ended).await,
-        Some((config, name)) => {
-            let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
+        None => attach(stream, endpoint, config, drivers, ended).await,
+        Some((tls, name)) => {
+            let connector = tokio_rustls::TlsConnector::from(Arc::clone(tls));
             let stream = connector.connect(name.clone(), stream).await.map_err(not_now)?;
-            attach(stream, endpoint, drivers, ended).await
+            attach(stream, endpoint, config, drivers, ended).await
         }
     }
 }
@@ -204,10 +236,10 @@ async fn connect(
 async fn attach<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     endpoint: &Endpoint,
+    config: AsyncConnectionConfig,
     drivers: &mut Vec<AbortHandle>,
     ended: &CancellationToken,
 ) -> Result<MultiplexedConnection, Refusal> {
-    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(1024);
     let (lane, driver) =
         MultiplexedConnection::new_with_config(&endpoint.login, Coalesced::new(stream), config)
             .await

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ServerError, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, ServerError, ServerErrorKind, Value};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use super::proof::{self, Refusal};
 use super::scripts::Step;
 use super::{Context, wire};
 use crate::task::store::{StepResult, StoreError};
+use crate::time::Timestamp;
 
 /// Errors after which everything is to be proved again.
 const NO_LONGER_FIT: [&str; 7] =
@@ -96,15 +97,50 @@ impl Link {
         if let Value::ServerError(e) = &value
             && e.kind() == Some(ServerErrorKind::NoScript)
         {
-            let mut load = redis::cmd("SCRIPT");
-            load.arg("LOAD").arg(step.code());
-            answer(self.send(&live, &load, false, deadline).await?)?;
+            self.load(&live, step, deadline).await?;
             value = self.send(&live, &cmd, sure, deadline).await?;
         }
         match self.heed(&live, value)? {
             Value::BulkString(bytes) => Ok((bytes, Distrust { link: self, live })),
             _ => Err(wire::odd()),
         }
+    }
+
+    async fn load(&self, live: &Arc<Live>, step: Step, deadline: Instant) -> StepResult<()> {
+        let mut load = redis::cmd("SCRIPT");
+        load.arg("LOAD").arg(step.code());
+        answer(self.send(live, &load, false, deadline).await?).map(drop)
+    }
+
+    /// Looks at several things over one connection, and then at the server's clock: its time is the second part of the answer, and there is no answer from a server that may not
+    /// write. `sure`: nor from one whose replicas do not all have what was seen. What a single command was refused stands in its place.
+    pub(super) async fn look(
+        &self,
+        cmds: Vec<Cmd>,
+        sure: bool,
+    ) -> StepResult<(Vec<Value>, Timestamp, Distrust<'_>)> {
+        let deadline = self.deadline();
+        let live = self.live(deadline).await?;
+        let mut pipe = redis::pipe();
+        cmds.into_iter().for_each(|cmd| {
+            pipe.add_command(cmd);
+        });
+        let mut clock = redis::cmd("EVALSHA");
+        clock.arg(Step::Clock.sha()).arg(0);
+        pipe.add_command(clock);
+        let mut values = self.send_all(&live, &pipe, sure, deadline).await?;
+        if let Some(Value::ServerError(e)) = values.last()
+            && e.kind() == Some(ServerErrorKind::NoScript)
+        {
+            self.load(&live, Step::Clock, deadline).await?;
+            values = self.send_all(&live, &pipe, sure, deadline).await?;
+        }
+        let clock = self.heed(&live, values.pop().ok_or_else(wire::odd)?)?;
+        let Value::BulkString(clock) = clock else { return Err(wire::odd()) };
+        for value in &values {
+            self.note(&live, value);
+        }
+        Ok((values, wire::Reader(&clock).time()?, Distrust { link: self, live }))
     }
 
     /// Runs a plain command.
@@ -142,6 +178,40 @@ impl Link {
                 },
             }
         };
+        self.in_time(live, deadline, sent).await
+    }
+
+    /// As [`Self::send`], several commands over one connection.
+    async fn send_all(
+        &self,
+        live: &Arc<Live>,
+        pipe: &Pipeline,
+        sure: bool,
+        deadline: Instant,
+    ) -> StepResult<Vec<Value>> {
+        let sent = async {
+            match (&live.sure, self.context.options.durability) {
+                (Some(lane), RedisDurability::Replicas(wanted)) if sure => {
+                    let mut pipe = pipe.clone();
+                    proof::mark_and_wait(&mut pipe, &self.context, wanted);
+                    let count = pipe.len();
+                    let mut values = packed(lane.clone(), &pipe).await?;
+                    proof::acknowledged(&values, wanted)?;
+                    values.truncate(count.saturating_sub(2));
+                    Ok(values)
+                }
+                _ => packed(live.lane().ok_or("there is no connection")?, pipe).await,
+            }
+        };
+        self.in_time(live, deadline, sent).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        live: &Arc<Live>,
+        deadline: Instant,
+        sent: impl Future<Output = Result<T, String>>,
+    ) -> StepResult<T> {
         let why = match tokio::time::timeout_at(deadline, sent).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(why)) => why,
@@ -168,13 +238,22 @@ impl Link {
 
     /// Turns an error that the server said into ours.
     fn heed(&self, live: &Arc<Live>, value: Value) -> StepResult<Value> {
-        if let Value::ServerError(e) = &value
+        self.note(live, &value);
+        answer(value)
+    }
+
+    /// Gives up the connections if what the server said means that it is no longer fit.
+    fn note(&self, live: &Arc<Live>, value: &Value) {
+        if let Value::ServerError(e) = value
             && NO_LONGER_FIT.contains(&e.code())
         {
             self.lost(live, e.code());
         }
-        answer(value)
     }
+}
+
+async fn packed(mut lane: MultiplexedConnection, pipe: &Pipeline) -> Result<Vec<Value>, String> {
+    lane.send_packed_commands(pipe, 0, pipe.len()).await.map_err(|e| e.to_string())
 }
 
 /// Lets a caller say that an answer contradicts what is remembered.

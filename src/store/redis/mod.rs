@@ -17,8 +17,12 @@
 //! | `{pNN}h` | stream, ids `<sequence>-0` | the history: version 1, kind 1 (1 end, 2 credential, 3 fence, 4 generation), at 8, forget at 8, what, and the chain 20 after it: SHA-1 over the chain before and the entry |
 //! | `{q:<owner>}` | hash, TTL | the places of a workload (32 digits of its SHA-256): task id to deadline 8 |
 //! | `{fences}` | hash | intents of fences that are not raised everywhere yet |
+//! | `{feed}r` | hash | who follows: stream to version 1, until 8, bound 8, length of the follower's name 2, follower, audience |
+//! | `{feed}u` | sorted set | those streams by the end of their registration |
 //! | `{keyring}` | hash | `version`, `document` |
 //! | `{run}` | string | the run id of the server for which the content has been proved |
+//!
+//! Two channels: `nudge`, on which a script that has written to a history says so, and `brokers`, on which brokers announce. Nothing rests on either.
 //!
 //! Tasks have no TTL: `lapse` takes them away together with what points to them. Credentials go by themselves, a chunk when the last one in it has
 //! expired. Nothing here is a secret, and nothing here can be turned into a credential (G10).
@@ -29,11 +33,13 @@
 //! [`FenceTarget::key`]: crate::revoke::fence::FenceTarget::key
 
 mod credentials;
+mod feed;
 mod fences;
 mod keeper;
 mod keyring;
 mod link;
 mod list;
+mod listener;
 mod names;
 mod options;
 mod places;
@@ -46,6 +52,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use taskpass_verifier::ids::Partition;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use options::{BadSetting, RedisDurability, RedisOptions, RedisTls};
 
@@ -53,6 +60,7 @@ pub use proof::Refusal;
 
 use crate::revoke::history::{Durability, History};
 use crate::store::Maintenance;
+use crate::store::news::News;
 use crate::task::store::{StepResult, StoreError};
 use crate::time::{Clock, Timestamp, millis};
 use link::Link;
@@ -72,6 +80,9 @@ struct Context {
 pub struct RedisStore {
     context: Arc<Context>,
     link: Link,
+    news: Arc<News>,
+    /// Ends with the store.
+    _listener: AbortOnDropHandle<()>,
 }
 
 impl RedisStore {
@@ -85,7 +96,9 @@ impl RedisStore {
         let names = Names::new(&options.prefix);
         let context = Arc::new(Context { options, names, history, clock });
         let link = Link::open(Arc::clone(&context)).await?;
-        Ok(Self { context, link })
+        let news = Arc::<News>::default();
+        let listener = tokio::spawn(listener::listen(Arc::clone(&context), Arc::clone(&news)));
+        Ok(Self { context, link, news, _listener: AbortOnDropHandle::new(listener) })
     }
 
     /// What begins the arguments of each step: see guard.lua.

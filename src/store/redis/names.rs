@@ -51,6 +51,21 @@ impl Names {
         format!("{}{{fences}}", self.prefix)
     }
 
+    /// Who follows; beside it, until when, under the same name with a `u` at its end.
+    pub(super) fn followers(&self) -> String {
+        format!("{}{{feed}}r", self.prefix)
+    }
+
+    /// The channel of nudges; append.lua derives it from the partition's meta key.
+    pub(super) fn nudges(&self) -> String {
+        format!("{}nudge", self.prefix)
+    }
+
+    /// The channel on which brokers announce.
+    pub(super) fn announcements(&self) -> String {
+        format!("{}brokers", self.prefix)
+    }
+
     /// The keyring.
     pub(super) fn keyring(&self) -> String {
         format!("{}{{keyring}}", self.prefix)

@@ -94,6 +94,8 @@ pub(super) async fn prove(context: &Context, lanes: Vec<MultiplexedConnection>) 
     settings(context, lane).await?;
     clocks(context, lane).await?;
     load_scripts(lane).await?;
+    // Scripts nudge, and do not mind if they may not; so it is asked for here.
+    ask(lane, &command(&["PUBLISH", &context.names.nudges(), ""])).await?;
     let on_record = text(ask(lane, &command(&["GET", &context.names.run()])).await?);
     let same_run = on_record == *run;
     let proofs = Partition::all().map(|partition| prove_partition(context, lane, partition, same_run));

@@ -23,6 +23,9 @@ pub(super) enum Step {
     Swap,
     Intend,
     Put,
+    Entries,
+    Clock,
+    Register,
 }
 
 /// A script is refused as a whole by a server that may not write (a replica, or one that has lost too many of its own), also where it only reads: what it
@@ -34,7 +37,7 @@ macro_rules! join {
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Begin,
         Self::Replay,
         Self::Read,
@@ -53,6 +56,9 @@ impl Step {
         Self::Swap,
         Self::Intend,
         Self::Put,
+        Self::Entries,
+        Self::Clock,
+        Self::Register,
     ];
 
     /// The text that the server runs.
@@ -76,6 +82,9 @@ impl Step {
             Self::Swap => join!(must "swap"),
             Self::Intend => join!(must "intend"),
             Self::Put => join!(must "put"),
+            Self::Entries => join!(must "guard" "entries"),
+            Self::Clock => join!(must "clock"),
+            Self::Register => join!(must "register"),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The store against real servers.
 
 mod faults;
+mod feed;
 mod fit;
 mod records;
 mod suite;

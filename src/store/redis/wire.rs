@@ -75,6 +75,10 @@ impl<'a> Reader<'a> {
         self.array().map(|[byte]| byte)
     }
 
+    pub(super) fn length(&mut self) -> StepResult<usize> {
+        self.array().map(|length| usize::from(u16::from_be_bytes(length)))
+    }
+
     pub(super) fn u32(&mut self) -> StepResult<u32> {
         self.array().map(u32::from_be_bytes)
     }

@@ -10,4 +10,6 @@ local function append(kind, forget, what)
   at = gen .. pack('>I8', seq)
   call('XADD', base .. 'h', string.format('%.0f-0', seq), 'e', entry .. chain)
   call('SETRANGE', KEYS[1], 1, at .. chain .. pack('>I8', now))
+  -- A nudge, of which nothing depends; so it may fail.
+  redis.pcall('PUBLISH', sub(base, 1, -6) .. 'nudge', '')
 end

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::super::server::RedisTlsFiles;
 use super::*;
 use crate::keys::store::KeyringStore;
+use crate::revoke::feed::FeedStore;
 use crate::revoke::fence::{FenceIntent, FenceStore, FenceTarget};
 
 fn repository(path: &str) -> PathBuf {
@@ -332,6 +333,11 @@ async fn every_step(store: &RedisStore) {
     store.load().await.unwrap().unwrap();
     store.end(EndTask { bury_unknown: Some(HOUR), ..ending(draft(3).id) }, at).await.unwrap();
     store.end(ending(id), at).await.unwrap();
+    assert!(store.positions(at).await.unwrap().iter().all(Option::is_some));
+    assert!(!store.entries(Partition::from_low_bits(1), 0, 10, at).await.unwrap().entries.is_empty());
+    store.register(&[super::feed::follower(1)], at).await.unwrap();
+    assert_eq!(store.registrations(at).await.unwrap().len(), 1);
+    super::feed::heard(store).await;
     store.probe().await.unwrap();
     for days in 0..5 {
         let at = at.saturating_add(HOUR + days * DAY);
@@ -352,6 +358,10 @@ async fn a_user_that_may_too_little_is_told_what_is_missing() {
     let url = format!("redis://taskpass:a-password@127.0.0.1:{}", server.port());
     let why = refusal(RedisOptions::new(url)).await;
     assert!(why.contains("ACL") && why.contains("script|load"), "{why}");
+    server.command(&["ACL", "SETUSER", "taskpass", "+script|load", "resetchannels"]);
+    let url = format!("redis://taskpass:a-password@127.0.0.1:{}", server.port());
+    let why = refusal(RedisOptions::new(url)).await;
+    assert!(why.contains("ACL") && why.contains("channel"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -81,6 +81,10 @@ impl Harness for OnServer {
         self.server.flush();
     }
 
+    async fn another(&self) -> Arc<dyn Store> {
+        connect(self.options.clone(), &Arc::default()).await.unwrap()
+    }
+
     fn races(&self) -> usize {
         100
     }
@@ -182,6 +186,10 @@ impl Harness for Shared {
 
     async fn flush(&mut self, _now: Timestamp) {
         self.wipe();
+    }
+
+    async fn another(&self) -> Arc<dyn Store> {
+        connect(self.options.clone(), &Arc::default()).await.unwrap()
     }
 
     fn races(&self) -> usize {

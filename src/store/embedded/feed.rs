@@ -1,0 +1,203 @@
+//! What followers rest on: positions, entries, and who follows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use taskpass_verifier::ids::{CredentialId, Partition};
+use tokio::sync::{broadcast, watch};
+use uuid::Uuid;
+
+use super::EmbeddedStore;
+use super::rows::*;
+use super::txn::Txn;
+use super::view::{self, Fault, Stepped, Table, View};
+use crate::revoke::feed::{FeedEntry, FeedPage, FeedStore, Happened, Registration};
+use crate::revoke::fence::FenceTarget;
+use crate::store::news::{MAX_ENTRIES, MAX_REGISTRATIONS, announceable, full};
+use crate::task::store::{Position, StepResult, StoreError};
+use crate::time::{Timestamp, millis};
+
+/// So many registrations go at once, at most.
+const GOING: usize = 1_000;
+
+/// Waits for its turn among the writing steps: a look that is answered shows that the file takes writes, or did when it was last asked to.
+fn positions(txn: &mut Txn<'_>, now: Timestamp) -> Stepped<Vec<Option<Position>>> {
+    txn.write_if_failing()?;
+    let look = |partition| match txn.judge_clock(partition, now) {
+        Ok(now) => Ok(Some(txn.view(partition, now)?.position())),
+        Err(Fault::Step(StoreError::Damaged(_))) => Ok(None),
+        Err(fault) => Err(fault),
+    };
+    Partition::all().map(look).collect()
+}
+
+fn entries<T: Table>(view: &View<'_, T>, after: u64, limit: usize) -> Stepped<FeedPage> {
+    let limit = limit.clamp(1, MAX_ENTRIES);
+    let mut page = FeedPage { position: view.position(), entries: Vec::new(), more: false };
+    let from = history_key(view.partition, after.saturating_add(1));
+    let to = after_prefix(&[b'H', view.partition.number()]);
+    for row in view.table.range(from.as_slice()..to.as_slice())? {
+        let (key, value) = row?;
+        let entry = entry(key.value(), value.value())?;
+        if entry.forget_at <= view.now {
+            continue;
+        }
+        if page.entries.len() == limit {
+            page.more = true;
+            break;
+        }
+        page.entries.push(entry);
+    }
+    Ok(page)
+}
+
+/// A row of a history; see [`Entry::encode`].
+fn entry(key: &[u8], value: &[u8]) -> Result<FeedEntry, StoreError> {
+    const WHAT: &str = "history entry";
+    let seq = key.last_chunk().copied().map(u64::from_be_bytes).ok_or_else(|| damaged(WHAT))?;
+    let mut rest = Cursor(value, WHAT);
+    rest.take(20)?;
+    let forget_at = rest.time()?;
+    let [tag, _] = rest.array()?;
+    let at = rest.time()?;
+    let what = match tag {
+        1 | 2 => Happened::TaskEnded(rest.task()?),
+        3 => {
+            let id = CredentialId::from_bytes(rest.array()?);
+            Happened::CredentialRevoked(id.map_err(|_| damaged(WHAT))?)
+        }
+        4 => {
+            rest.take(16)?;
+            let target = rest.text(rest.0.len())?;
+            Happened::Fence(FenceTarget::from_key(&target).ok_or_else(|| damaged(WHAT))?)
+        }
+        5 => Happened::Generation,
+        _ => return Err(damaged(WHAT)),
+    };
+    Ok(FeedEntry { seq, at, forget_at, what })
+}
+
+const COUNT_KEY: &[u8] = b"V";
+
+fn registration_key(stream: Uuid) -> Key {
+    key(b'S', &[stream.as_bytes()])
+}
+
+fn until_key(until: Timestamp, stream: Uuid) -> Key {
+    key(b'U', &[&until.as_millis().to_be_bytes(), stream.as_bytes()])
+}
+
+fn encode(registration: &Registration, until: Timestamp) -> Result<Vec<u8>, StoreError> {
+    let Registration { follower, audience, bound, .. } = registration;
+    let too_long = |_| StoreError::Damaged("the name of a follower is too long".to_owned());
+    let length = u16::try_from(follower.len()).map_err(too_long)?;
+    let times = [until.as_millis(), millis(*bound)].map(u64::to_be_bytes).concat();
+    Ok([times.as_slice(), &length.to_be_bytes(), follower.as_bytes(), audience.as_bytes()].concat())
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Result<Registration, StoreError> {
+    const WHAT: &str = "registration";
+    let stream = key.last_chunk().copied().map(Uuid::from_bytes).ok_or_else(|| damaged(WHAT))?;
+    let mut rest = Cursor(value, WHAT);
+    let (until, bound) = (rest.time()?, Duration::from_millis(rest.u64()?));
+    let length = u16::from_be_bytes(rest.array()?);
+    let follower = rest.text(usize::from(length))?;
+    let audience = rest.text(rest.0.len())?;
+    Ok(Registration { stream, follower, audience, bound, until })
+}
+
+fn register(txn: &mut Txn<'_>, registrations: &[Registration], now: Timestamp) -> Stepped<()> {
+    let number = |bytes: &[u8]| Cursor(bytes, "number of registrations").array().map(u32::from_be_bytes);
+    let before = view::get(txn.table(), COUNT_KEY, number)?.unwrap_or_default();
+    let mut count = before.saturating_sub(forget(txn, now)?);
+    for registration in registrations {
+        let key = registration_key(registration.stream);
+        let old = view::get(txn.table(), &key, |bytes| {
+            Ok((Cursor(bytes, "registration").time()?, bytes.to_vec()))
+        })?;
+        let until = old.as_ref().map_or(registration.until, |(until, _)| registration.until.max(*until));
+        let new = encode(registration, until)?;
+        match old {
+            Some((_, same)) if same == new => continue,
+            Some((until, _)) => txn.remove(&until_key(until, registration.stream)).map(drop)?,
+            None if count >= MAX_REGISTRATIONS => return Err(full().into()),
+            None => count = count.saturating_add(1),
+        }
+        txn.put(&key, &new)?;
+        txn.put(&until_key(until, registration.stream), &[])?;
+    }
+    if count != before {
+        txn.put(COUNT_KEY, &count.to_be_bytes())?;
+    }
+    Ok(())
+}
+
+/// Takes away registrations whose time is over, and says how many.
+fn forget(txn: &mut Txn<'_>, now: Timestamp) -> Stepped<u32> {
+    use redb::ReadableTable as _;
+    let to = key(b'U', &[&now.as_millis().saturating_add(1).to_be_bytes()]);
+    let over: Vec<Key> = {
+        let rows = txn.table().range(b"U".as_slice()..to.as_slice())?;
+        rows.take(GOING).map(|row| row.map(|(key, _)| key.value().to_vec())).collect::<Result<_, _>>()?
+    };
+    let mut gone = 0;
+    for key in over {
+        let stream =
+            key.last_chunk().copied().map(Uuid::from_bytes).ok_or_else(|| damaged("registration"))?;
+        gone += u32::from(txn.remove(&registration_key(stream))?);
+        txn.remove(&key)?;
+    }
+    Ok(gone)
+}
+
+fn registrations(table: &impl Table, now: Timestamp) -> Stepped<Vec<Registration>> {
+    let rows = table.range(b"S".as_slice()..b"T".as_slice())?;
+    let all = rows.map(|row| {
+        let (key, value) = row?;
+        Ok(decode(key.value(), value.value())?)
+    });
+    let mut all: Vec<_> = all.collect::<Stepped<_>>()?;
+    all.retain(|registration| registration.until > now);
+    Ok(all)
+}
+
+#[async_trait]
+impl FeedStore for EmbeddedStore {
+    async fn positions(&self, now: Timestamp) -> StepResult<Vec<Option<Position>>> {
+        self.writing(move |txn| positions(txn, now)).await
+    }
+
+    async fn entries(
+        &self,
+        partition: Partition,
+        seq: u64,
+        limit: usize,
+        now: Timestamp,
+    ) -> StepResult<FeedPage> {
+        self.reading(partition, now, |view| entries(view, seq, limit)).await
+    }
+
+    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<()> {
+        let registrations = registrations.to_vec();
+        self.writing(move |txn| register(txn, &registrations, now)).await
+    }
+
+    async fn registrations(&self, now: Timestamp) -> StepResult<Vec<Registration>> {
+        self.reading_all(|table| registrations(table, now)).await
+    }
+
+    fn nudges(&self) -> watch::Receiver<u64> {
+        self.news.nudges()
+    }
+
+    async fn announce(&self, message: &[u8]) -> StepResult<()> {
+        announceable(message)?;
+        self.news.announced(message);
+        Ok(())
+    }
+
+    fn announcements(&self) -> broadcast::Receiver<Arc<[u8]>> {
+        self.news.announcements()
+    }
+}
