@@ -1,4 +1,4 @@
-//! Judges Taskpass tokens: bytes in, verdict out. No runtime, no I/O, no clock.
+//! Judges Taskpass tokens: bytes in, verdict out. No runtime, no I/O, no clock; with the feature `feed` the room `feed` has all three.
 //!
 //! ```text
 //! text --UnverifiedToken::parse--> UnverifiedToken --verify(keys, expectations, now)--> VerifiedToken --permits_tool--> verdict
@@ -14,6 +14,8 @@ pub mod claims;
 pub mod constraint;
 mod digest;
 pub mod expectations;
+#[cfg(feature = "feed")]
+pub mod feed;
 pub mod header;
 pub mod ids;
 pub mod keyset;
