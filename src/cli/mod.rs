@@ -26,6 +26,7 @@ mod serve;
 mod store;
 mod task;
 mod token;
+mod verify;
 mod workload;
 
 use std::process::ExitCode;

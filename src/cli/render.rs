@@ -43,7 +43,11 @@ pub(super) fn embedded(json: &str) -> Value {
 
 /// A moment as people read it: how far from now, then when exactly.
 pub(super) fn when(at: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
-    let Some(at) = moment(at) else { return "-".to_owned() };
+    moment(at).map_or("-".to_owned(), |at| when_at(at, now))
+}
+
+/// The same for a moment that is known.
+pub(super) fn when_at(at: Timestamp, now: Timestamp) -> String {
     let far =
         |d: std::time::Duration| humantime::format_duration(std::time::Duration::from_secs(d.as_secs()));
     match at > now {

@@ -1,4 +1,4 @@
-//! `taskpass token ...`: mint, validate, revoke.
+//! `taskpass token ...`: mint, validate, verify, revoke.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use super::connect::{Client, Connection};
 use super::credential::revoke;
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{Output, inline, note};
+use super::verify::Verify;
 use super::{input, render};
 use crate::proto;
 use crate::time::{Clock as _, SystemClock};
@@ -30,6 +31,8 @@ enum Verb {
     Mint(Mint),
     /// For verifiers: is this token good, now? Exit code 4 if it is not
     Validate(Validate),
+    /// Judge a token offline and say why it is refused; whether its task has ended stays unknown. Exit code 1 if it is refused
+    Verify(Box<Verify>),
     /// End one token and leave its task alive
     Revoke {
         /// Its `jti`, as mint and `credential list` show it
@@ -90,6 +93,7 @@ impl Token {
                 let request = validate.request()?;
                 ask(&self.connection.open(out).await?, request, out).await
             }
+            Verb::Verify(verify) => verify.run(&self.connection, out).await,
             Verb::Revoke { credential } => revoke(&self.connection.open(out).await?, credential, out).await,
         }
     }

@@ -177,3 +177,45 @@ fn a_reader_that_has_gone_is_no_error() {
     let said = taskpass(dir.path()).args(["config", "example"]).stdout(Stdio::from(writer)).output().unwrap();
     assert_eq!((said.status.code(), said.stderr.as_slice()), (Some(0), b"".as_slice()));
 }
+
+#[test]
+fn a_token_is_judged_offline_and_the_reason_is_told() {
+    let dev = Dev::start();
+    let token = dev.mint(&dev.begin());
+    let set = dev.run(&["key", "set", "--trust-domain", "example.org", "--as", "verifier"]).expect(0);
+    std::fs::write(dev.home.path().join("jwks.json"), set.stdout).unwrap();
+    let verify = |options: &[&str]| {
+        let args = ["token", "verify", "--json", "--audience", DOCS];
+        run_with_input(dev.home.path(), &[&args, options].concat(), &token)
+    };
+    let asked = verify(&["--as", "verifier"]).expect(0).json();
+    assert_eq!((&asked["active"], &asked["ends_known"]), (&true.into(), &false.into()));
+    let issuer = asked["claims"]["iss"].as_str().unwrap();
+    let offline =
+        |options: &[&str]| verify(&[&["--jwks", "jwks.json", "--issuer", issuer], options].concat());
+    assert_eq!(offline(&[]).expect(0).json()["credential_id"], asked["credential_id"]);
+    offline(&["--tool", "search", "--arguments", "{}"]).expect(0);
+    for (options, reason) in [
+        (&["--tool", "erase"][..], "tool_not_granted"),
+        (&["--at", "2099-01-01T00:00:00Z"], "expired"),
+        (&["--at", "0"], "issued_in_future"),
+        (&["--profile", "jkt"], "confirmation_missing"),
+        (&["--audience", "https://elsewhere.example/mcp"], "wrong_audience"),
+    ] {
+        let args = ["token", "verify", "--json", "--jwks", "jwks.json", "--issuer", issuer];
+        let audience: &[&str] = if options.contains(&"--audience") { &[] } else { &["--audience", DOCS] };
+        let said = run_with_input(dev.home.path(), &[&args, audience, options].concat(), &token).expect(1);
+        assert_eq!((&said.json()["active"], &said.json()["reason"]), (&false.into(), &reason.into()));
+    }
+    let people = run_with_input(
+        dev.home.path(),
+        &["token", "verify", "--audience", DOCS, "--as", "verifier"],
+        &format!("{token}x"),
+    )
+    .expect(1);
+    assert!(people.stdout.contains("malformed_signature"), "{people:?}");
+    assert!(people.stderr.contains("not known"), "{people:?}");
+    verify(&["--jwks", "jwks.json"]).expect(2);
+    offline(&["--arguments", "{}"]).expect(2);
+    offline(&["--tool", "search", "--arguments", "[]"]).expect(2);
+}
