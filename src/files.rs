@@ -1,10 +1,8 @@
-//! Directories of declarations (policies, audiences) that are read again when their content changes; [`followed`] does it for single files.
-//!
-//! Content is compared, not times, so that a rename, a swapped symlink (as Kubernetes does it) and a write in place are all
-//! seen. A change is taken only after two readings agreed, so that a file caught in the middle of being written is not. What
-//! is bad leaves the old content in force, whole, and is logged once for each content.
+//! Directories of declarations (policies, audiences) that are read again when their content changes. What is bad leaves the old content in
+//! force, whole, and is logged once for each content. [`poll`] does the looking, for single files ([`content`]) too.
 
-pub mod followed;
+pub(crate) mod content;
+pub(crate) mod poll;
 
 use std::fmt;
 use std::fs;
@@ -15,14 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How often directories are read, if nothing else is configured.
-pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
+pub use poll::Looked;
 
-/// How long after a change the second reading comes.
-const SETTLE: Duration = Duration::from_millis(50);
+use poll::{Follows, Settling};
 
 /// Something wrong with a declaration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,33 +221,14 @@ fn read(path: &Path, max: u64) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::other("not UTF-8 text"))
 }
 
-/// What one look at a directory led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Looked {
-    /// Nothing new.
-    Unchanged,
-    /// Something is new, and is judged if the next look finds the same.
-    Unsettled,
-    /// The new content is in force.
-    Taken,
-    /// The new content is bad; the old one stays in force.
-    Refused,
-}
-
 /// A reading: a digest of the content, or of why there is none.
 type Mark = Result<ContentDigest, Problems>;
-
-#[derive(Default)]
-struct Seen {
-    judged: Option<Mark>,
-    new: Option<Mark>,
-}
 
 /// What a directory declares, as it stands now. Reading it is cheap and never waits.
 pub struct Watched<T> {
     dir: PathBuf,
     current: ArcSwap<T>,
-    seen: Mutex<Seen>,
+    settling: Mutex<Settling<Mark>>,
 }
 
 impl<T: FromFiles> Watched<T> {
@@ -262,14 +238,14 @@ impl<T: FromFiles> Watched<T> {
         let listing = list(&dir, T::EXTENSION, T::LIMITS)?;
         let value = T::from_files(&listing)?;
         value.check_start(&dir)?;
-        let seen = Seen { judged: Some(Ok(listing.digest())), new: None };
+        let settling = Mutex::new(Settling::from(Ok(listing.digest())));
         good(T::KIND, true);
-        Ok(Self { dir, current: ArcSwap::from_pointee(value), seen: Mutex::new(seen) })
+        Ok(Self { dir, current: ArcSwap::from_pointee(value), settling })
     }
 
     /// A value that lies in no directory and never changes.
     pub fn fixed(value: T) -> Self {
-        Self { dir: PathBuf::new(), current: ArcSwap::from_pointee(value), seen: Mutex::default() }
+        Self { dir: PathBuf::new(), current: ArcSwap::from_pointee(value), settling: Mutex::default() }
     }
 
     /// What is in force.
@@ -289,16 +265,10 @@ impl<T: FromFiles> Watched<T> {
         }
         let reading = list(&self.dir, T::EXTENSION, T::LIMITS);
         let mark = reading.as_ref().map(Listing::digest).map_err(Clone::clone);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.judged.as_ref() == Some(&mark) {
-            seen.new = None;
-            return Looked::Unchanged;
+        let settled = self.settling.lock().unwrap_or_else(PoisonError::into_inner).settle(mark);
+        if let Err(nothing) = settled {
+            return nothing;
         }
-        if seen.new.as_ref() != Some(&mark) {
-            seen.new = Some(mark);
-            return Looked::Unsettled;
-        }
-        seen.judged = seen.new.take();
         self.judge(reading)
     }
 
@@ -323,20 +293,13 @@ impl<T: FromFiles> Watched<T> {
 
     /// Looks every `interval` until `stop`. Reading happens where it may block.
     pub async fn keep_looking(self: Arc<Self>, interval: Duration, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(interval.max(SETTLE));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            while self.look_aside().await == Looked::Unsettled {
-                if stop.run_until_cancelled(tokio::time::sleep(SETTLE)).await.is_none() {
-                    return;
-                }
-            }
-        }
+        poll::keep_looking(self, interval, stop).await;
     }
+}
 
-    async fn look_aside(self: &Arc<Self>) -> Looked {
-        let this = Arc::clone(self);
-        tokio::task::spawn_blocking(move || this.look()).await.unwrap_or(Looked::Unchanged)
+impl<T: FromFiles> Follows for Arc<Watched<T>> {
+    fn look(&mut self) -> Looked {
+        Watched::look(self)
     }
 }
 

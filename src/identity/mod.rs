@@ -21,7 +21,6 @@ pub mod spiffe_id;
 pub mod tls;
 mod x509;
 
-pub use crate::files::followed::{Looked, POLL_INTERVAL};
 pub use bundle::{InvalidBundle, TrustBundle, TrustBundles};
 pub use listener::{Limits, Listener, PeerConnection, PeerStream};
 pub use own::{CurrentSvid, OwnSvid, SvidFiles, SvidSource, Use};

@@ -14,7 +14,9 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
 
-use crate::files::followed::{self as files, FromFiles, Looked, Reading, Settling};
+use crate::files::Looked;
+use crate::files::content::{self, Mark, Reading};
+use crate::files::poll::{self, Follows, Settling};
 use crate::identity::leaf;
 use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
 use crate::time::{Clock, Timestamp};
@@ -108,17 +110,17 @@ pub struct SvidSource {
     provider: Arc<CryptoProvider>,
     clock: Arc<dyn Clock>,
     current: CurrentSvid,
-    settling: Settling,
+    settling: Settling<Mark>,
 }
 
 impl SvidSource {
     /// Reads the files; an error says what is wrong with them.
     pub fn open(files: SvidFiles, purpose: Use, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let readings = [files::read(&files.certificate), files::read(&files.key)];
+        let readings = readings(&files);
         let svid = load(&files, &purpose, &provider, &readings, clock.now())?;
         let current = CurrentSvid(Arc::new(ArcSwap::from_pointee(svid)));
-        let settling = Settling::from(files::mark(&readings));
+        let settling = Settling::from(content::mark(&readings));
         Ok(Self { files, purpose, provider, clock, current, settling })
     }
 
@@ -129,42 +131,42 @@ impl SvidSource {
 
     /// Reads the files once, in place. A change is taken at the second look that finds it; [`SvidSource::run`] does both.
     pub fn look(&mut self) -> Looked {
-        files::look_now(self)
-    }
-
-    /// Reads the files every `interval` until `stop`.
-    pub async fn run(self, interval: Duration, stop: CancellationToken) {
-        files::keep_looking(self, interval, stop).await;
-    }
-}
-
-impl FromFiles for SvidSource {
-    fn paths(&self) -> Vec<PathBuf> {
-        vec![self.files.certificate.clone(), self.files.key.clone()]
-    }
-
-    fn look(&mut self, readings: Vec<Reading>) -> Looked {
-        let looked = self.settling.look(files::mark(&readings));
-        if looked != Looked::Settled {
-            return looked;
+        let readings = readings(&self.files);
+        if let Err(nothing) = self.settling.settle(content::mark(&readings)) {
+            return nothing;
         }
-        let bad = match load(&self.files, &self.purpose, &self.provider, &readings, self.clock.now()) {
+        let looked = match load(&self.files, &self.purpose, &self.provider, &readings, self.clock.now()) {
             Ok(svid) => {
                 tracing::info!(spiffe_id = %svid.id, not_after = %svid.not_after, "own certificate in force");
                 self.current.0.store(Arc::new(svid));
-                0.0
+                Looked::Taken
             }
             Err(problem) => {
                 tracing::error!(
                     problem,
                     "our own certificate could not be read again; the last good one stays in force"
                 );
-                1.0
+                Looked::Refused
             }
         };
-        metrics::gauge!("taskpass_own_svid_source_bad").set(bad);
+        metrics::gauge!("taskpass_own_svid_source_bad").set(if looked == Looked::Taken { 0.0 } else { 1.0 });
         looked
     }
+
+    /// Reads the files every `interval` until `stop`.
+    pub async fn run(self, interval: Duration, stop: CancellationToken) {
+        poll::keep_looking(self, interval, stop).await;
+    }
+}
+
+impl Follows for SvidSource {
+    fn look(&mut self) -> Looked {
+        Self::look(self)
+    }
+}
+
+fn readings(files: &SvidFiles) -> [Reading; 2] {
+    [content::read(&files.certificate), content::read(&files.key)]
 }
 
 fn load(

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::files::followed::{self as files, FromFiles, Looked, Reading, Settling};
+use crate::files::Looked;
+use crate::files::content::{self, Mark, Reading};
+use crate::files::poll::{self, Follows, Settling};
 use crate::identity::bundle::{TrustBundle, TrustBundles};
 use crate::identity::spiffe_id::TrustDomain;
 
@@ -40,7 +42,7 @@ pub struct BundleFiles {
 struct Source {
     trust_domain: TrustDomain,
     paths: Vec<PathBuf>,
-    settling: Settling,
+    settling: Settling<Mark>,
 }
 
 impl BundleFiles {
@@ -48,8 +50,8 @@ impl BundleFiles {
     pub fn open(config: BTreeMap<TrustDomain, Vec<PathBuf>>) -> Result<Self, Vec<BadBundleFile>> {
         let (mut sources, mut loaded, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (trust_domain, paths) in config {
-            let readings: Vec<_> = paths.iter().map(|path| files::read(path)).collect();
-            let settling = Settling::from(files::mark(&readings));
+            let readings: Vec<_> = paths.iter().map(|path| content::read(path)).collect();
+            let settling = Settling::from(content::mark(&readings));
             match load(&trust_domain, &paths, &readings) {
                 Ok(bundle) => loaded.push(bundle),
                 Err(problem) => problems.push(BadBundleFile { trust_domain: trust_domain.clone(), problem }),
@@ -68,56 +70,52 @@ impl BundleFiles {
         &self.bundles
     }
 
-    /// Reads all files once, in place. A change is taken at the second look that finds it; [`BundleFiles::run`] does both.
+    /// Reads all files once, in place. A change is taken at the second look that finds it; [`BundleFiles::run`] does both. Says the most urgent
+    /// of what was found: to look again, then what is bad, then what is new.
     pub fn look(&mut self) -> Looked {
-        files::look_now(self)
+        let urgency = |looked: &Looked| {
+            [Looked::Unchanged, Looked::Taken, Looked::Refused]
+                .iter()
+                .position(|it| it == looked)
+                .unwrap_or(3)
+        };
+        let found = self.sources.iter_mut().map(|source| source.look(&self.bundles));
+        found.max_by_key(urgency).unwrap_or(Looked::Unchanged)
     }
 
     /// Reads all files every `interval` until `stop`.
     pub async fn run(self, interval: Duration, stop: CancellationToken) {
-        files::keep_looking(self, interval, stop).await;
+        poll::keep_looking(self, interval, stop).await;
     }
 }
 
-impl FromFiles for BundleFiles {
-    fn paths(&self) -> Vec<PathBuf> {
-        self.sources.iter().flat_map(|source| source.paths.iter().cloned()).collect()
-    }
-
-    fn look(&mut self, readings: Vec<Reading>) -> Looked {
-        let mut readings = readings.into_iter();
-        let mut looked = Looked::Unchanged;
-        for source in &mut self.sources {
-            let own: Vec<_> = readings.by_ref().take(source.paths.len()).collect();
-            match source.settling.look(files::mark(&own)) {
-                Looked::Unchanged => {}
-                Looked::Unsettled => looked = Looked::Unsettled,
-                Looked::Settled => {
-                    source.take(&self.bundles, &own);
-                    looked = if looked == Looked::Unsettled { looked } else { Looked::Settled };
-                }
-            }
-        }
-        looked
+impl Follows for BundleFiles {
+    fn look(&mut self) -> Looked {
+        Self::look(self)
     }
 }
 
 impl Source {
-    fn take(&self, bundles: &TrustBundles, readings: &[Reading]) {
-        let bad = match load(&self.trust_domain, &self.paths, readings) {
+    fn look(&mut self, bundles: &TrustBundles) -> Looked {
+        let readings: Vec<_> = self.paths.iter().map(|path| content::read(path)).collect();
+        if let Err(nothing) = self.settling.settle(content::mark(&readings)) {
+            return nothing;
+        }
+        let looked = match load(&self.trust_domain, &self.paths, &readings) {
             Ok(bundle) => {
                 tell(&bundle);
                 bundles.set(bundle);
-                0.0
+                Looked::Taken
             }
             Err(problem) => {
                 tracing::error!(trust_domain = %self.trust_domain, problem,
                     "a trust bundle could not be read again; the last good one stays in force");
-                1.0
+                Looked::Refused
             }
         };
         metrics::gauge!("taskpass_bundle_source_bad", "trust_domain" => self.trust_domain.to_string())
-            .set(bad);
+            .set(if looked == Looked::Taken { 0.0 } else { 1.0 });
+        looked
     }
 }
 

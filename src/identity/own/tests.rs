@@ -129,7 +129,7 @@ fn new_files_come_into_force_for_all_who_hold_the_svid() {
     let current = source.current();
     let renewed = place.ca.intermediate().server("broker", &["localhost"]);
     place.put(&renewed);
-    assert_eq!((source.look(), source.look()), (Looked::Unsettled, Looked::Settled));
+    assert_eq!((source.look(), source.look()), (Looked::Unsettled, Looked::Taken));
     assert_eq!(current.load().chain(), renewed.chain);
 }
 

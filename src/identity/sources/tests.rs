@@ -148,7 +148,7 @@ fn a_file_caught_in_the_middle_of_being_written_is_not_taken() {
     fs::write(&followed.path, Ca::new("td.test").pem()).unwrap();
     assert_eq!(followed.files.look(), Looked::Unsettled);
     assert_eq!(followed.files.bundles().trust_domains()[0].1, 2);
-    assert_eq!(followed.files.look(), Looked::Settled);
+    assert_eq!(followed.files.look(), Looked::Taken);
     assert_eq!(followed.files.bundles().trust_domains()[0].1, 1);
 }
 
@@ -167,7 +167,7 @@ fn one_domains_bad_file_does_not_hold_up_another() {
     fs::write(b, Ca::new("b.test").pem()).unwrap();
     assert_eq!(
         (files.look(), files.look(), files.look()),
-        (Looked::Unsettled, Looked::Settled, Looked::Unchanged)
+        (Looked::Unsettled, Looked::Refused, Looked::Unchanged)
     );
     let counts: Vec<_> = files.bundles().trust_domains().into_iter().map(|(_, count)| count).collect();
     assert_eq!(counts, [2, 1]);

@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use crate::files::followed::{read, read_private};
+use crate::files::content::{read, read_private};
 use crate::revoke::history::Durability;
 
 /// What an acknowledged write must have survived.

@@ -25,17 +25,6 @@ fn what_is_no_file_cannot_be_read_and_is_named() {
 }
 
 #[test]
-fn a_change_is_taken_when_two_readings_agree_and_once_only() {
-    let mut settling = Settling::from([0; 32]);
-    let mut look = |mark| settling.look([mark; 32]);
-    assert_eq!(look(0), Looked::Unchanged);
-    assert_eq!((look(1), look(2), look(3)), (Looked::Unsettled, Looked::Unsettled, Looked::Unsettled));
-    assert_eq!((look(3), look(3)), (Looked::Settled, Looked::Unchanged));
-    assert_eq!((look(4), look(3), look(4)), (Looked::Unsettled, Looked::Unchanged, Looked::Unsettled));
-    assert_eq!(look(4), Looked::Settled);
-}
-
-#[test]
 fn readings_that_differ_have_different_marks() {
     let content = |bytes: &str, mode| Ok(Content { bytes: Zeroizing::new(bytes.into()), mode });
     let all = [
