@@ -16,11 +16,12 @@ use crate::api::http::{self, Readiness};
 use crate::audience::AudienceRegister;
 use crate::audit::{LineSink, SINK_PATIENCE, Sink};
 use crate::config::{AuditTarget, Config, JwtAlgorithm, KeySource, RedisConfig, StoreConfig};
+use crate::feed::Hub;
 use crate::identity::{
     self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustDomain,
 };
 use crate::keys::{KeyEncryptionKey, KeyPlan, KeySets, Keyring, KeyringError};
-use crate::ops::{Broker, Settings, Sweep};
+use crate::ops::{Broker, ByFacts, Settings, Sweep};
 use crate::policy::PolicyEngine;
 use crate::revoke::history::{Durability, History};
 use crate::store::Store;
@@ -139,6 +140,7 @@ pub async fn start(
 /// What has been opened, before anything runs.
 struct Parts {
     broker: Arc<Broker>,
+    feed: Arc<Hub>,
     audit: Arc<dyn Sink>,
     svid: SvidSource,
     bundles: BundleFiles,
@@ -162,10 +164,22 @@ impl Parts {
         if let Some(dir) = &config.export_dir {
             public.export_to(dir).map_err(|e| StartError::new(dir.display(), e))?;
         }
-        let broker =
-            Broker::new(store, policy.clone(), audiences.clone(), keys, public, Arc::clone(&audit), settings);
+        let concerns = ByFacts::new(Arc::clone(&store), Arc::clone(&keys), audiences.clone());
+        let durability = store.durability();
+        let feed =
+            Arc::new(Hub::new(Arc::clone(&store) as _, durability, Arc::clone(clock), Arc::new(concerns)));
+        let broker = Broker::new(
+            store,
+            policy.clone(),
+            audiences.clone(),
+            keys,
+            public,
+            Arc::clone(&audit),
+            Arc::clone(&feed),
+            settings,
+        );
         let broker = broker.map_err(|e| StartError::new("the keys", e.log_line()))?;
-        Ok(Self { broker: Arc::new(broker), audit, svid, bundles, policy, audiences })
+        Ok(Self { broker: Arc::new(broker), feed, audit, svid, bundles, policy, audiences })
     }
 }
 
@@ -180,7 +194,7 @@ async fn serve(
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 ) -> Result<(), StartError> {
-    let Parts { broker, audit, svid, bundles, policy, audiences } = parts;
+    let Parts { broker, feed, audit, svid, bundles, policy, audiences } = parts;
     let background = CancellationToken::new();
     let tracker = TaskTracker::new();
     let interval = config.reload_interval;
@@ -191,6 +205,9 @@ async fn serve(
     tracker.spawn(policy.keep_looking(interval, background.clone()));
     tracker.spawn(audiences.keep_looking(interval, background.clone()));
     tracker.spawn(Sweep::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
+    tracker.spawn(Arc::clone(&feed).run(background.clone()));
+    let exchanging = background.clone();
+    tracker.spawn(async move { feed.exchange(exchanging).await });
     tracker.spawn(http::serve(ops, probes, background.clone()));
 
     let close = CancellationToken::new();

@@ -88,6 +88,8 @@ reasons! {
     TooManyCredentials = "TOO_MANY_CREDENTIALS", Exhausted;
     /// Too many calls in flight, of this workload or of all.
     TooManyCalls = "TOO_MANY_CALLS", Exhausted;
+    /// Too many streams of the feed, of this verifier or of all.
+    TooManyStreams = "TOO_MANY_STREAMS", Exhausted;
     /// The store does not answer, or not as it must.
     StoreUnavailable = "STORE_UNAVAILABLE", Dependency;
     /// The audit log cannot be written, and there is no effect without its record.

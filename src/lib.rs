@@ -13,6 +13,7 @@ pub mod coalesce;
 pub mod config;
 pub mod error;
 pub mod failpoint;
+pub mod feed;
 pub mod files;
 pub mod identity;
 pub mod ids;

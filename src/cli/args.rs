@@ -17,6 +17,20 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|why| format!("{why}; write a duration such as 90s, 10m or 1h"))
 }
 
+/// How long an end waits for those who follow.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Wait {
+    /// Wait this long for the verifiers that follow the feed; 0s: do not wait [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    wait: Option<Duration>,
+}
+
+impl Wait {
+    pub(super) fn to_proto(&self) -> Option<prost_types::Duration> {
+        self.wait.map(proto_duration)
+    }
+}
+
 /// A number of things to show.
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse::<NonZeroUsize>().map(NonZeroUsize::get).map_err(|_| "write a number from 1 on".to_owned())

@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::args::Wait;
 use super::args::{duration, proto_duration};
 use super::connect::{Client, Connection};
 use super::credential::revoke;
@@ -42,6 +43,8 @@ enum Verb {
         /// Its serial number
         #[arg(value_name = "SERIAL")]
         serial: String,
+        #[command(flatten)]
+        wait: Wait,
     },
 }
 
@@ -92,7 +95,9 @@ impl Cert {
                 let request = validate.request()?;
                 ask(&self.connection.open(out).await?, request, out).await
             }
-            Verb::Revoke { serial } => revoke(&self.connection.open(out).await?, serial, out).await,
+            Verb::Revoke { serial, wait } => {
+                revoke(&self.connection.open(out).await?, serial, &wait, out).await
+            }
         }
     }
 }

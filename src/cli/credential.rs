@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::args::at_least_one;
+use super::args::{Wait, at_least_one};
 use super::connect::{Client, Connection};
 use super::failure::{Exit, Outcome};
 use super::output::Output;
@@ -36,6 +36,8 @@ enum Verb {
         /// Its `jti` or serial number
         #[arg(value_name = "CREDENTIAL")]
         credential: String,
+        #[command(flatten)]
+        wait: Wait,
     },
 }
 
@@ -44,7 +46,7 @@ impl Credential {
         let client = self.connection.open(out).await?;
         match self.verb {
             Verb::List { task, limit } => list(&client, &task, limit, out).await,
-            Verb::Revoke { credential } => revoke(&client, credential, out).await,
+            Verb::Revoke { credential, wait } => revoke(&client, credential, &wait, out).await,
         }
     }
 }
@@ -74,11 +76,21 @@ async fn list(client: &Client, task: &str, limit: usize, out: Output) -> Outcome
 }
 
 /// Ends one credential.
-pub(super) async fn revoke(client: &Client, credential: String, out: Output) -> Outcome {
-    let request = proto::RevokeCredentialRequest { credential_id: credential };
+pub(super) async fn revoke(client: &Client, credential: String, wait: &Wait, out: Output) -> Outcome {
+    let request = proto::RevokeCredentialRequest { credential_id: credential, wait: wait.to_proto() };
     let answer = client.revoke_credential(request).await?;
-    let credential = answer.credential.unwrap_or_default();
+    let (credential, spread) = (answer.credential.unwrap_or_default(), answer.propagation);
     let row = || render::credential_row(&credential, SystemClock.now());
-    let text = || render::table(["CREDENTIAL", "KIND", "STATE", "LEFT", "AUDIENCE"], &[row()]);
-    out.answer(|| render::credential(&credential), text).map(|()| Exit::Done)
+    let text = || {
+        let table = render::table(["CREDENTIAL", "KIND", "STATE", "LEFT", "AUDIENCE"], &[row()]);
+        table + &render::propagation_text(spread.as_ref(), SystemClock.now())
+    };
+    let document = || {
+        let mut document = render::credential(&credential);
+        if let Some(fields) = document.as_object_mut() {
+            fields.insert("propagation".to_owned(), render::propagation(spread.as_ref()));
+        }
+        document
+    };
+    out.answer(document, text).map(|()| Exit::Done)
 }

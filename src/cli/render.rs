@@ -5,7 +5,9 @@ mod credential;
 mod task;
 
 pub(super) use credential::{certificate, credential, credential_row, token, verdict, verdict_text};
-pub(super) use task::{fence, fence_text, receipt, receipt_text, task, task_row, task_text};
+pub(super) use task::{
+    fence, fence_text, propagation, propagation_text, receipt, receipt_text, task, task_row, task_text,
+};
 
 use serde_json::Value;
 

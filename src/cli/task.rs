@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::args::{at_least_one, duration, grant, grants_file, proto_duration};
+use super::args::{Wait, at_least_one, duration, grant, grants_file, proto_duration};
 use super::connect::{Client, Connection};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{Output, inline};
@@ -99,6 +99,8 @@ struct End {
     /// What there is to say about it
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     note: String,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 impl Task {
@@ -124,12 +126,17 @@ impl Task {
                 show(out, &answer.task.unwrap_or_default(), now)
             }
             (Verb::Complete(end), _) => {
-                let request = proto::CompleteTaskRequest { task_id: end.task, note: end.note };
+                let request = proto::CompleteTaskRequest {
+                    wait: end.wait.to_proto(),
+                    task_id: end.task,
+                    note: end.note,
+                };
                 let answer = client.complete_task(request).await?;
                 ended(out, answer.task.as_ref(), &answer.receipt.unwrap_or_default())
             }
             (Verb::Revoke(end), _) => {
-                let request = proto::RevokeTaskRequest { task_id: end.task, note: end.note };
+                let request =
+                    proto::RevokeTaskRequest { wait: end.wait.to_proto(), task_id: end.task, note: end.note };
                 let answer = client.revoke_task(request).await?;
                 ended(out, answer.task.as_ref(), &answer.receipt.unwrap_or_default())
             }

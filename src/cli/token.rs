@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::args::Wait;
 use super::args::{duration, proto_duration, sha256};
 use super::cert::{first_certificate, thumbprint};
 use super::connect::{Client, Connection};
@@ -38,6 +39,8 @@ enum Verb {
         /// Its `jti`, as mint and `credential list` show it
         #[arg(value_name = "CREDENTIAL")]
         credential: String,
+        #[command(flatten)]
+        wait: Wait,
     },
 }
 
@@ -94,7 +97,9 @@ impl Token {
                 ask(&self.connection.open(out).await?, request, out).await
             }
             Verb::Verify(verify) => verify.run(&self.connection, out).await,
-            Verb::Revoke { credential } => revoke(&self.connection.open(out).await?, credential, out).await,
+            Verb::Revoke { credential, wait } => {
+                revoke(&self.connection.open(out).await?, credential, &wait, out).await
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::args::{duration, proto_duration};
+use super::args::{Wait, duration, proto_duration};
 use super::connect::Connection;
 use super::failure::{Exit, Outcome};
 use super::output::Output;
@@ -62,6 +62,8 @@ struct Stop {
     /// Why
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     note: String,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 impl Workload {
@@ -69,7 +71,12 @@ impl Workload {
         let WorkloadVerb::Revoke { spiffe_id, stop } = self.verb;
         let client = self.connection.open(out).await?;
         let block_for = stop.block_for.map(proto_duration);
-        let request = proto::RevokeWorkloadRequest { spiffe_id, block_for, note: stop.note };
+        let request = proto::RevokeWorkloadRequest {
+            spiffe_id,
+            block_for,
+            wait: stop.wait.to_proto(),
+            note: stop.note,
+        };
         let answer = client.revoke_workload(request).await?;
         show(out, &answer.receipt.unwrap_or_default())
     }
@@ -80,7 +87,12 @@ impl TrustDomain {
         let TrustDomainVerb::Revoke { trust_domain, stop } = self.verb;
         let client = self.connection.open(out).await?;
         let block_for = stop.block_for.map(proto_duration);
-        let request = proto::RevokeTrustDomainRequest { trust_domain, block_for, note: stop.note };
+        let request = proto::RevokeTrustDomainRequest {
+            trust_domain,
+            block_for,
+            wait: stop.wait.to_proto(),
+            note: stop.note,
+        };
         let answer = client.revoke_trust_domain(request).await?;
         show(out, &answer.receipt.unwrap_or_default())
     }

@@ -21,7 +21,9 @@ use crate::identity::TrustDomain;
 
 const MAGIC: &str = "taskpass-keyring";
 /// The format that is written. A new member, use or state makes a new format.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
+/// The formats that are read. 1 had no feed keys; they are made where they are missing.
+const READ: [&str; 2] = ["1", FORMAT];
 /// The longest document that is read, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -31,6 +33,8 @@ const MAX_BYTES: usize = 1024 * 1024;
 pub enum KeyUse {
     /// Signs the tokens of the issuer of one trust domain.
     Jwt,
+    /// Signs what is pushed to the verifiers of one trust domain.
+    Feed,
     /// The root of the task CA: signs intermediates, and is the anchor that verifiers hold.
     TaskCaRoot,
     /// Signs task certificates.
@@ -44,6 +48,7 @@ impl KeyUse {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Jwt => "jwt",
+            Self::Feed => "feed",
             Self::TaskCaRoot => "task-ca-root",
             Self::TaskCaIntermediate => "task-ca-intermediate",
             Self::RecordMac => "record-mac",
@@ -144,7 +149,7 @@ impl<'a> UnverifiedDocument<'a> {
         let text = std::str::from_utf8(bytes).map_err(KeyringError::damaged)?;
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         match first.strip_prefix(MAGIC).and_then(|format| format.strip_prefix(' ')) {
-            Some(FORMAT) => {}
+            Some(format) if READ.contains(&format) => {}
             Some(other) => return Err(KeyringError::UnknownFormat(printable(other, 16))),
             None => return Err(KeyringError::damaged("it does not begin as a keyring does")),
         }

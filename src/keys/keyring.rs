@@ -7,6 +7,7 @@ use std::time::Duration;
 use taskpass_verifier::keyset::{Algorithm, KeySet};
 
 use super::ca::TaskCa;
+use super::document::KeyUse;
 use super::error::KeyringError;
 use super::opened::Opened;
 use super::seal::RecordSeal;
@@ -54,6 +55,7 @@ pub struct Keyring {
     document: Vec<u8>,
     signers: BTreeMap<TrustDomain, Arc<JwtKey>>,
     key_sets: BTreeMap<TrustDomain, Arc<KeySet>>,
+    feed_signers: BTreeMap<TrustDomain, Arc<JwtKey>>,
     task_ca: Arc<TaskCa>,
     seal: Arc<RecordSeal>,
 }
@@ -86,11 +88,14 @@ impl Keyring {
     fn from_opened(version: u64, opened: &Opened, plan: &KeyPlan) -> Result<Self, KeyringError> {
         let mut signers = BTreeMap::new();
         let mut key_sets = BTreeMap::new();
+        let mut feed_signers = BTreeMap::new();
         for trust_domain in plan.issuers.keys() {
-            let key = opened.jwt_key(trust_domain)?;
+            let key = opened.signing_key(KeyUse::Jwt, trust_domain)?;
             let key_set = KeySet::new([key.public().clone()]).map_err(KeyringError::damaged)?;
             key_sets.insert(trust_domain.clone(), Arc::new(key_set));
             signers.insert(trust_domain.clone(), Arc::new(key));
+            let feed_key = opened.signing_key(KeyUse::Feed, trust_domain)?;
+            feed_signers.insert(trust_domain.clone(), Arc::new(feed_key));
         }
         Ok(Self {
             version,
@@ -98,6 +103,7 @@ impl Keyring {
             sequence: opened.sequence(),
             signers,
             key_sets,
+            feed_signers,
             task_ca: Arc::new(opened.task_ca()?),
             seal: Arc::new(opened.seal()?),
         })
@@ -121,6 +127,16 @@ impl Keyring {
     /// The active signing key of a trust domain that is served.
     pub fn signer(&self, trust_domain: &TrustDomain) -> Option<&Arc<JwtKey>> {
         self.signers.get(trust_domain)
+    }
+
+    /// The key that signs what is pushed to the verifiers of a trust domain that is served.
+    pub fn feed_signer(&self, trust_domain: &TrustDomain) -> Option<&Arc<JwtKey>> {
+        self.feed_signers.get(trust_domain)
+    }
+
+    /// All of them, by trust domain.
+    pub fn feed_signers(&self) -> impl Iterator<Item = (&TrustDomain, &Arc<JwtKey>)> {
+        self.feed_signers.iter()
     }
 
     /// The public keys of a trust domain that is served.

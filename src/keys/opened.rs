@@ -87,6 +87,9 @@ impl Opened {
                 }
                 Some(_) => {}
             }
+            if self.document.active(KeyUse::Feed, trust_domain)?.is_none() {
+                self.add(wrapper, KeyUse::Feed, trust_domain, made_jwt(Algorithm::Es256)?, now).await?;
+            }
         }
         if self.document.active(KeyUse::TaskCaRoot, &plan.broker)?.is_none() {
             self.add(wrapper, KeyUse::TaskCaRoot, &plan.broker, made_root(plan, now)?, now).await?;
@@ -115,14 +118,19 @@ impl Opened {
         RecordSeal::new(private).ok_or_else(|| KeyringError::damaged("a MAC key is too short"))
     }
 
-    pub(super) fn jwt_key(&self, trust_domain: &TrustDomain) -> Result<JwtKey, KeyringError> {
-        let (entry, private) = self.active(KeyUse::Jwt, trust_domain)?;
+    /// The active key of a trust domain for [`KeyUse::Jwt`] or [`KeyUse::Feed`].
+    pub(super) fn signing_key(
+        &self,
+        key_use: KeyUse,
+        trust_domain: &TrustDomain,
+    ) -> Result<JwtKey, KeyringError> {
+        let (entry, private) = self.active(key_use, trust_domain)?;
         let algorithm =
-            entry.algorithm.ok_or_else(|| KeyringError::damaged("a JWT key without an algorithm"))?;
+            entry.algorithm.ok_or_else(|| KeyringError::damaged("a signing key without an algorithm"))?;
         let not_after = entry.not_after_ms.map(Timestamp::from_millis);
         let key = JwtKey::from_pkcs8(trust_domain.clone(), algorithm, private, not_after)?;
         if key.kid() != entry.kid || key.public().public_bytes() != entry.public.0 {
-            return Err(KeyringError::damaged("a JWT key is not what its entry says"));
+            return Err(KeyringError::damaged("a signing key is not what its entry says"));
         }
         Ok(key)
     }

@@ -9,10 +9,12 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Serialize;
+use taskpass_verifier::KeySet;
 
 use super::ca;
 use super::error::KeyringError;
 use super::keyring::Keyring;
+use super::signer::Signer as _;
 use crate::identity::TrustDomain;
 
 /// How often followers of the SPIFFE bundle should look again, in seconds (SPIFFE Trust Domain and Bundle, section 4.1.2).
@@ -27,6 +29,8 @@ const DIR_MODE: u32 = 0o755;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySets {
     jwks: BTreeMap<TrustDomain, String>,
+    feed_jwks: BTreeMap<TrustDomain, String>,
+    sequence: u64,
     task_ca_pem: String,
     task_ca_bundle: String,
 }
@@ -36,8 +40,15 @@ impl KeySets {
     pub fn of(keyring: &Keyring) -> Result<Self, KeyringError> {
         let root = keyring.task_ca().root();
         let jwks = keyring.key_sets().map(|(domain, keys)| (domain.clone(), keys.to_jwks())).collect();
+        let mut feed_jwks = BTreeMap::new();
+        for (domain, key) in keyring.feed_signers() {
+            let keys = KeySet::new([key.public().clone()]).map_err(KeyringError::damaged)?;
+            feed_jwks.insert(domain.clone(), keys.to_jwks());
+        }
         Ok(Self {
             jwks,
+            feed_jwks,
+            sequence: keyring.sequence(),
             task_ca_pem: pem("CERTIFICATE", root),
             task_ca_bundle: spiffe_bundle(root, keyring.sequence())?,
         })
@@ -46,6 +57,16 @@ impl KeySets {
     /// The JWK set (RFC 7517) of the issuer of a trust domain that is served.
     pub fn jwks(&self, trust_domain: &TrustDomain) -> Option<&str> {
         self.jwks.get(trust_domain).map(String::as_str)
+    }
+
+    /// The keys that sign what is pushed to the verifiers of a trust domain, as a JWK set of their own: they sign no tokens.
+    pub fn feed_jwks(&self, trust_domain: &TrustDomain) -> Option<&str> {
+        self.feed_jwks.get(trust_domain).map(String::as_str)
+    }
+
+    /// [`Keyring::sequence`] of the keyring that these are of.
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// The task CA's root in PEM.

@@ -96,11 +96,23 @@ async fn a_wrong_key_encryption_key_refuses_and_says_so() {
 #[tokio::test]
 async fn a_keyring_of_an_unknown_format_refuses_and_stays() {
     let plan = plan(&[("acme.test", ES256)]);
-    let newer = b"taskpass-keyring 2\nx\n{}";
+    let newer = b"taskpass-keyring 3\nx\n{}";
     let store = MemoryStore::with_document(*newer);
     let error = open(&store, &plan).await.unwrap_err();
-    assert_eq!(error, KeyringError::UnknownFormat("2".to_owned()));
+    assert_eq!(error, KeyringError::UnknownFormat("3".to_owned()));
     assert_eq!(store.document(), newer);
+}
+
+#[tokio::test]
+async fn a_keyring_of_the_first_format_opens_and_is_completed() {
+    let store = MemoryStore::default();
+    open(&store, &plan(&[])).await.unwrap();
+    // The first format had no feed keys; the line that names the format is not what the MAC covers.
+    let first = String::from_utf8(store.document()).unwrap().replacen("keyring 2", "keyring 1", 1);
+    let store = MemoryStore::with_document(first);
+    let keyring = open(&store, &plan(&[("acme.test", ES256)])).await.unwrap();
+    assert_eq!(keyring.feed_signers().count(), 1);
+    assert!(String::from_utf8(store.document()).unwrap().starts_with("taskpass-keyring 2\n"));
 }
 
 #[tokio::test]
@@ -211,7 +223,7 @@ async fn a44_neither_the_document_nor_debug_shows_private_bytes() {
     let document = String::from_utf8(store.document()).unwrap();
     let body: serde_json::Value = serde_json::from_str(document.splitn(3, '\n').nth(2).unwrap()).unwrap();
     let keys = body["keys"].as_array().unwrap();
-    assert_eq!(keys.len(), 5, "two JWT keys, root, intermediate, MAC");
+    assert_eq!(keys.len(), 7, "two JWT keys, two feed keys, root, intermediate, MAC");
     for key in keys {
         let text = |name: &str| key[name].as_str().unwrap().to_owned();
         let (kid, trust_domain) = (text("kid"), text("trust_domain"));

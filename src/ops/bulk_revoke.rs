@@ -6,14 +6,17 @@ use uuid::Uuid;
 use crate::audit::Outcome;
 use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
+use crate::feed::{Applied, Concern};
 use crate::identity::TrustDomain;
 use crate::ids::{self, PARTITIONS, Partition};
 use crate::policy::action::{self, BlockFor};
 use crate::revoke::fence::{FenceIntent, FenceTarget};
 use crate::task::state::Actor;
+use crate::task::store::StepResult;
 use crate::time::Timestamp;
 
 use super::command::{RevokeAll, RevokeTarget};
+use super::propagation::Spread;
 use super::tasks::store_error;
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
@@ -26,14 +29,16 @@ impl Broker {
         caller: &Caller,
         command: RevokeAll,
         now: Timestamp,
-    ) -> Result<answer::FenceReceipt> {
+    ) -> Result<(answer::FenceReceipt, Applied)> {
         let (action, object) = match &command.target {
             RevokeTarget::Workload(id) => ("RevokeWorkload", id.to_string()),
             RevokeTarget::TrustDomain(name) => ("RevokeTrustDomain", name.to_string()),
         };
         let mut trail = Trail::new(action, object);
+        let wait = command.wish.wait;
         let result = self.fence(caller, command, now, &mut trail).await;
-        self.finish(caller, trail, result, now).await
+        let (receipt, spread) = self.finish(caller, trail, result, now).await?;
+        Ok((receipt, self.propagated(&spread, wait).await))
     }
 
     async fn fence(
@@ -42,7 +47,7 @@ impl Broker {
         command: RevokeAll,
         now: Timestamp,
         trail: &mut Trail,
-    ) -> Result<answer::FenceReceipt> {
+    ) -> Result<(answer::FenceReceipt, Spread)> {
         let target = match &command.target {
             RevokeTarget::Workload(id) => {
                 let _permit =
@@ -69,24 +74,25 @@ impl Broker {
             at: now,
             block_until,
             forget_at: last_task.max(block_until),
-            by: Actor { spiffe_id: caller.spiffe_id().to_string(), note: command.note },
+            by: Actor { spiffe_id: caller.spiffe_id().to_string(), note: command.wish.note },
         };
         trail.fact("fence", intent.id);
         trail.fact("block_until", intent.block_until);
         reach(Place::FenceDecided);
         self.store.intend(&intent).await.map_err(store_error)?;
         reach(Place::FenceIntended);
-        self.raise_everywhere(&intent, now).await?;
+        let at = self.raise_everywhere(&intent, now).await?;
         self.finish_intent(&intent).await?;
         let lifetimes = &self.settings.lifetimes;
-        Ok(answer::FenceReceipt {
+        let receipt = answer::FenceReceipt {
             id: intent.id,
             ended_at: intent.at,
             blocked_until: Some(intent.block_until).filter(|until| *until > now),
             expires_by: now.saturating_add(lifetimes.max_token.max(lifetimes.max_certificate)),
             durability: self.store.durability(),
             partitions: PARTITIONS,
-        })
+        };
+        Ok((receipt, Spread { at, concern: Concern::All }))
     }
 
     /// A fence around nothing would be a success that ends nothing: a slip of the pen must not pass for one.
@@ -120,22 +126,20 @@ impl Broker {
     }
 
     /// Idempotent: a partition that has the fence is left as it is.
-    async fn raise_everywhere(&self, intent: &FenceIntent, now: Timestamp) -> Result<()> {
+    async fn raise_everywhere(&self, intent: &FenceIntent, now: Timestamp) -> Result<Vec<(Partition, u64)>> {
         let raised = join_all(Partition::all().map(async |partition| {
             let raised = self.store.raise(partition, intent, now).await;
             reach(Place::FenceRaisedInSome);
-            raised
+            raised.map(|position| (partition, position.seq))
         }));
-        let raised = raised.await;
-        if let Some(error) = raised.into_iter().find_map(std::result::Result::err) {
+        let raised: StepResult<Vec<_>> = raised.await.into_iter().collect();
+        let raised = raised.map_err(|error| {
             let sentence =
                 "The end is recorded but not yet in force everywhere. Try again until this succeeds.";
-            return Err(Error::new(Reason::NotFinished, sentence).with_detail(error));
-        }
-        // Places of what has just died can be taken at once.
-        self.full.clear();
+            Error::new(Reason::NotFinished, sentence).with_detail(error)
+        })?;
         reach(Place::FenceRaised);
-        Ok(())
+        Ok(raised)
     }
 
     async fn finish_intent(&self, intent: &FenceIntent) -> Result<()> {

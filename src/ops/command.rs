@@ -118,6 +118,24 @@ pub struct Validate {
     pub jkt: Option<Thumbprint>,
 }
 
+/// What is said with an end.
+#[derive(Clone, Debug, Default)]
+pub struct EndWish {
+    /// About the outcome, or why.
+    pub note: String,
+    /// How long to wait for those who follow; `None`: a second.
+    pub wait: Option<Duration>,
+}
+
+/// Asks to be told of ends.
+#[derive(Clone, Debug)]
+pub struct Follow {
+    /// The verifier's own audience.
+    pub audience: String,
+    /// After how long without news it refuses; `None`: the audience's bound.
+    pub bound: Option<Duration>,
+}
+
 /// Ends everything of a workload or a trust domain.
 #[derive(Clone, Debug)]
 pub struct RevokeAll {
@@ -125,8 +143,8 @@ pub struct RevokeAll {
     pub target: RevokeTarget,
     /// New tasks are refused for so long; zero: not at all. At most [`MAX_BLOCK`].
     pub block_for: Duration,
-    /// Why.
-    pub note: String,
+    /// Why, and how long to wait.
+    pub wish: EndWish,
 }
 
 /// Whose tasks an operator ends.

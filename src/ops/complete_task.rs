@@ -2,6 +2,7 @@
 
 use crate::error::{Reason, Result};
 use crate::failpoint::{Place, reach};
+use crate::feed::{Applied, Concern};
 use crate::ids::TaskId;
 use crate::policy::action::{self, TaskFacts as PolicyTask};
 use crate::task::record::TaskHead;
@@ -10,7 +11,10 @@ use crate::task::store::{EndOutcome, EndTask, Position, TaskView};
 use crate::task::{Status, TaskFacts};
 use crate::time::Timestamp;
 
+use super::command::EndWish;
 use super::decide::for_policy;
+use super::follow::concern_of;
+use super::propagation::Spread;
 use super::tasks::{not_found, store_error};
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
@@ -21,12 +25,14 @@ impl Broker {
         &self,
         caller: &Caller,
         id: TaskId,
-        note: String,
+        wish: EndWish,
         now: Timestamp,
-    ) -> Result<(answer::Task, answer::Receipt)> {
+    ) -> Result<(answer::Task, answer::Receipt, Applied)> {
         let mut trail = Trail::new("CompleteTask", id);
-        let result = self.complete(caller, id, note, now, &mut trail).await;
-        self.finish(caller, trail, result, now).await
+        let result = self.complete(caller, id, wish.note, now, &mut trail).await;
+        let (task, receipt) = self.finish(caller, trail, result, now).await?;
+        let spread = Spread::from(id.partition(), receipt.sequence, concern_of(&task.facts));
+        Ok((task, receipt, self.propagated(&spread, wish.wait).await))
     }
 
     async fn complete(
@@ -56,12 +62,15 @@ impl Broker {
         &self,
         caller: &Caller,
         id: TaskId,
-        note: String,
+        wish: EndWish,
         now: Timestamp,
-    ) -> Result<(Option<answer::Task>, answer::Receipt)> {
+    ) -> Result<(Option<answer::Task>, answer::Receipt, Applied)> {
         let mut trail = Trail::new("RevokeTask", id);
-        let result = self.revoke_one(caller, id, note, now, &mut trail).await;
-        self.finish(caller, trail, result, now).await
+        let result = self.revoke_one(caller, id, wish.note, now, &mut trail).await;
+        let (task, receipt) = self.finish(caller, trail, result, now).await?;
+        let concern = task.as_ref().map_or(Concern::All, |task| concern_of(&task.facts));
+        let spread = Spread::from(id.partition(), receipt.sequence, concern);
+        Ok((task, receipt, self.propagated(&spread, wish.wait).await))
     }
 
     async fn revoke_one(

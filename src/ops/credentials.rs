@@ -1,13 +1,18 @@
 //! Looking at the credentials of a task, and ending one of them.
 
+use std::time::Duration;
+
 use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
+use crate::feed::Applied;
 use crate::ids::{CredentialId, TaskId};
 use crate::policy::action;
 use crate::task::TaskFacts;
 use crate::task::store::{CredentialKind, CredentialRecord};
 use crate::time::Timestamp;
 
+use super::follow::concern_of;
+use super::propagation::Spread;
 use super::tasks::{not_found, store_error};
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
@@ -48,11 +53,13 @@ impl Broker {
         &self,
         caller: &Caller,
         id: CredentialId,
+        wait: Option<Duration>,
         now: Timestamp,
-    ) -> Result<answer::Credential> {
+    ) -> Result<(answer::Credential, Applied)> {
         let mut trail = Trail::new("RevokeCredential", id);
         let result = self.revoke_one_credential(caller, id, now, &mut trail).await;
-        self.finish(caller, trail, result, now).await
+        let (credential, spread) = self.finish(caller, trail, result, now).await?;
+        Ok((credential, self.propagated(&spread, wait).await))
     }
 
     async fn revoke_one_credential(
@@ -61,7 +68,7 @@ impl Broker {
         id: CredentialId,
         now: Timestamp,
         trail: &mut Trail,
-    ) -> Result<answer::Credential> {
+    ) -> Result<(answer::Credential, Spread)> {
         let missing = || {
             Error::new(
                 Reason::CredentialNotFound,
@@ -77,7 +84,8 @@ impl Broker {
             self.store.revoke(id, now).await.map_err(store_error)?.ok_or_else(missing)?;
         reach(Place::CredentialRevoked);
         trail.fact("seq", position.seq);
-        Ok(answered(&known.facts, record))
+        let spread = Spread::from(id.task.partition(), position.seq, concern_of(&known.facts));
+        Ok((answered(&known.facts, record), spread))
     }
 }
 

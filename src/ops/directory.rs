@@ -22,6 +22,17 @@ pub struct CaBundle {
     pub spiffe_bundle_json: String,
 }
 
+/// The public keys of a trust domain that is served.
+#[derive(Clone, Debug)]
+pub struct PublishedKeys {
+    /// `iss`.
+    pub issuer: String,
+    /// Of its tokens.
+    pub jwks: String,
+    /// Of its feed.
+    pub feed_jwks: String,
+}
+
 impl Broker {
     /// The audiences that policy lets the caller see, each with its issuer.
     pub async fn list_audiences(
@@ -51,7 +62,7 @@ impl Broker {
         caller: &Caller,
         trust_domain: &TrustDomain,
         now: Timestamp,
-    ) -> Result<(String, String)> {
+    ) -> Result<PublishedKeys> {
         let mut trail = Trail::new("GetKeySet", trust_domain);
         let result = self.key_set_for(caller, trust_domain, &mut trail);
         self.finish(caller, trail, result, now).await
@@ -62,7 +73,7 @@ impl Broker {
         caller: &Caller,
         trust_domain: &TrustDomain,
         trail: &mut Trail,
-    ) -> Result<(String, String)> {
+    ) -> Result<PublishedKeys> {
         let _permit = self.permit::<action::GetKeySet>(caller, trust_domain, (), trail)?;
         let unserved = || {
             let served: Vec<_> = self.settings.issuers.keys().map(TrustDomain::as_str).collect();
@@ -72,7 +83,8 @@ impl Broker {
         };
         let issuer = self.settings.issuers.get(trust_domain).ok_or_else(unserved)?;
         let jwks = self.public.jwks(trust_domain).ok_or_else(unserved)?;
-        Ok((issuer.clone(), jwks.to_owned()))
+        let feed_jwks = self.public.feed_jwks(trust_domain).ok_or_else(unserved)?;
+        Ok(PublishedKeys { issuer: issuer.clone(), jwks: jwks.to_owned(), feed_jwks: feed_jwks.to_owned() })
     }
 
     /// The certificates that task certificates chain to.

@@ -12,10 +12,12 @@ mod credentials;
 mod decide;
 mod directory;
 mod extend_task;
+mod follow;
 mod issue_certificate;
 mod keep_keyring;
 mod memory;
 mod mint_token;
+mod propagation;
 mod read_tasks;
 mod readiness;
 mod recording;
@@ -33,6 +35,7 @@ use crate::audit::Sink;
 use crate::cert::CertIssuer;
 use crate::config::{Lifetimes, Limits};
 use crate::error::{Error, Result};
+use crate::feed::Hub;
 use crate::identity::TrustDomain;
 use crate::keys::{KeySets, Keyring, Signer};
 use crate::policy::PolicyEngine;
@@ -40,6 +43,8 @@ use crate::store::Store;
 use crate::token::TokenIssuer;
 
 pub use caller::Caller;
+pub use directory::PublishedKeys;
+pub use follow::{ByFacts, Followed};
 pub use readiness::Obstacle;
 pub use sweep::Sweep;
 
@@ -53,6 +58,7 @@ pub struct Broker {
     certificates: CertIssuer,
     tokens: BTreeMap<TrustDomain, TokenIssuer>,
     audit: Arc<dyn Sink>,
+    feed: Arc<Hub>,
     settings: Settings,
     known: memory::KnownTasks,
     seen: memory::SeenTokens,
@@ -77,6 +83,7 @@ pub struct Settings {
 }
 
 impl Broker {
+    #[expect(clippy::too_many_arguments, reason = "the parts are handed over, once")]
     /// Wires the parts together. An error if the keyring has no key for an issuer.
     pub fn new(
         store: Arc<dyn Store>,
@@ -85,6 +92,7 @@ impl Broker {
         keys: Arc<Keyring>,
         public: KeySets,
         audit: Arc<dyn Sink>,
+        feed: Arc<Hub>,
         settings: Settings,
     ) -> Result<Self> {
         let mut tokens = BTreeMap::new();
@@ -106,6 +114,7 @@ impl Broker {
             certificates,
             tokens,
             audit,
+            feed,
             settings,
             known,
             seen,

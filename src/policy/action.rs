@@ -76,6 +76,10 @@ pub enum Judged {
     Certificate,
 }
 
+/// Follows as a verifier. Whether the caller is enrolled the engine finds in the audience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsVerifier;
+
 /// Whose tasks.
 #[derive(Clone, Copy, Debug)]
 pub enum Owners<'a> {
@@ -126,6 +130,8 @@ pub enum Facts<'a> {
     BlockFor(Duration),
     /// For [`Validate`]. Whether the caller is enrolled the engine finds in the audience.
     Judged(Judged),
+    /// For [`Follow`]. Whether the caller is enrolled the engine finds in the audience.
+    Follows,
 }
 
 mod sealed {
@@ -194,6 +200,8 @@ actions! {
     RevokeCredential(TaskFacts<'a>, ());
     /// Judge a credential presented at an audience.
     Validate(&'a Audience, Judged);
+    /// Follow what is pushed to the verifiers of an audience.
+    Follow(&'a Audience, AsVerifier);
     /// End a task of anybody.
     RevokeTask(TaskFacts<'a>, ());
     /// End all tasks of a workload.
@@ -293,6 +301,12 @@ impl From<Lifetime> for Facts<'_> {
 impl From<BlockFor> for Facts<'_> {
     fn from(BlockFor(asked): BlockFor) -> Self {
         Self::BlockFor(asked)
+    }
+}
+
+impl From<AsVerifier> for Facts<'_> {
+    fn from(AsVerifier: AsVerifier) -> Self {
+        Self::Follows
     }
 }
 

@@ -140,7 +140,10 @@ fn small(caller: &SpiffeId, resource: &Resource<'_>, facts: &Facts<'_>) -> Resul
             Some(("is_verifier", RestrictedExpression::new_bool(audience.is_verifier(caller)))),
             Some(("credential", text(if *what == Judged::Token { "token" } else { "certificate" }))),
         ],
-        (Facts::Begin(_) | Facts::Mint(_) | Facts::Judged(_), _) => {
+        (Facts::Follows, Resource::Audience(audience)) => {
+            [Some(("is_verifier", RestrictedExpression::new_bool(audience.is_verifier(caller)))), None]
+        }
+        (Facts::Begin(_) | Facts::Mint(_) | Facts::Judged(_) | Facts::Follows, _) => {
             return Err(unfit("facts of an audience without one"));
         }
     };

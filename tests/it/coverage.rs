@@ -109,7 +109,7 @@ const ROLES: &[Entry] = &[
         may: &[Owner],
         message: |it| {
             let (task_id, note) = (it.task.id.clone(), String::new());
-            proto::CompleteTaskRequest { task_id, note }.encode_to_vec()
+            proto::CompleteTaskRequest { task_id, note, wait: None }.encode_to_vec()
         },
     },
     Entry {
@@ -145,7 +145,7 @@ const ROLES: &[Entry] = &[
         may: &[Owner, Operator],
         message: |it| {
             let credential_id = it.credential.clone();
-            proto::RevokeCredentialRequest { credential_id }.encode_to_vec()
+            proto::RevokeCredentialRequest { credential_id, wait: None }.encode_to_vec()
         },
     },
     Entry {
@@ -153,12 +153,13 @@ const ROLES: &[Entry] = &[
         may: &[Verifier],
         message: |it| shown(&it.token, DOCS).encode_to_vec(),
     },
+    Entry { method: "/taskpass.v1.FeedService/Follow", may: &[Verifier], message: |_| hello(DOCS) },
     Entry {
         method: "/taskpass.v1.OperatorService/RevokeTask",
         may: &[Operator],
         message: |it| {
             let (task_id, note) = (it.task.id.clone(), String::new());
-            proto::RevokeTaskRequest { task_id, note }.encode_to_vec()
+            proto::RevokeTaskRequest { task_id, note, wait: None }.encode_to_vec()
         },
     },
     Entry {
@@ -327,6 +328,12 @@ async fn every_method_serves_its_roles_and_refuses_all_others(store: Store) {
     }
 }
 
+/// The first message of a follower.
+fn hello(audience: &str) -> Vec<u8> {
+    let hello = proto::FollowHello { audience: audience.into(), bound: None, nonce: vec![1; 16].into() };
+    proto::FollowRequest { message: Some(proto::follow_request::Message::Hello(hello)) }.encode_to_vec()
+}
+
 /// What a refused call was about lives on.
 async fn assert_untouched(owner: &Client, things: &Things, method: &str) {
     let task = owner.get(&things.task.id).await.unwrap();
@@ -349,6 +356,7 @@ async fn another_tenants_own_things_are_in_reach_of_nobody_here() {
                 "/taskpass.v1.TaskService/BeginTask" => begin(&[other_docs()]).encode_to_vec(),
                 "/taskpass.v1.CredentialService/MintToken" => mint(&task, OTHER_DOCS).encode_to_vec(),
                 "/taskpass.v1.ValidationService/Validate" => shown(&things.token, OTHER_DOCS).encode_to_vec(),
+                "/taskpass.v1.FeedService/Follow" => hello(OTHER_DOCS),
                 "/taskpass.v1.OperatorService/RevokeTrustDomain" => {
                     let trust_domain = OTHER_TENANT.to_owned();
                     proto::RevokeTrustDomainRequest { trust_domain, ..Default::default() }.encode_to_vec()

@@ -126,6 +126,7 @@ async fn a07_durations_that_nobody_means_are_refused(store: Store) {
             spiffe_id: task.owner.clone(),
             block_for: lifetime,
             note: String::new(),
+            wait: None,
         };
         refused(operator.operator().revoke_workload(block).await, Code::InvalidArgument, "INVALID_DURATION");
     }
@@ -133,6 +134,7 @@ async fn a07_durations_that_nobody_means_are_refused(store: Store) {
         spiffe_id: task.owner.clone(),
         block_for: seconds(31 * 24 * 3_600),
         note: String::new(),
+        wait: None,
     };
     refused(operator.operator().revoke_workload(month).await, Code::InvalidArgument, "INVALID_DURATION");
     let now = agent.get(&task.id).await.unwrap();
@@ -215,10 +217,11 @@ async fn notes_have_a_limit_and_no_control_characters() {
     let agent = broker.agent();
     let task = agent.docs_task().await;
     for note in ["n".repeat(1_025), "a\u{7}b".into(), "a\rb".into()] {
-        let complete = proto::CompleteTaskRequest { task_id: task.id.clone(), note: note.clone() };
+        let complete =
+            proto::CompleteTaskRequest { task_id: task.id.clone(), note: note.clone(), wait: None };
         let answer = agent.tasks().complete_task(complete).await;
         refused(answer, Code::InvalidArgument, "INVALID_ARGUMENT");
-        let revoke = proto::RevokeTaskRequest { task_id: task.id.clone(), note };
+        let revoke = proto::RevokeTaskRequest { task_id: task.id.clone(), note, wait: None };
         let answer = broker.operator().operator().revoke_task(revoke).await;
         refused(answer, Code::InvalidArgument, "INVALID_ARGUMENT");
     }

@@ -32,6 +32,7 @@ mod races;
 mod redis_faults;
 mod secrecy;
 mod startup;
+mod stream;
 mod tampered;
 mod tasks;
 mod tokens;

@@ -42,8 +42,11 @@ async fn a14_what_a_caller_says_about_itself_counts_for_nothing() {
     let broker = Broker::start(Store::Embedded).await;
     let agent = broker.agent();
     let theirs = broker.second_agent().docs_task().await;
-    let mut request =
-        Request::new(proto::RevokeTaskRequest { task_id: theirs.id.clone(), note: String::new() });
+    let mut request = Request::new(proto::RevokeTaskRequest {
+        task_id: theirs.id.clone(),
+        note: String::new(),
+        wait: None,
+    });
     for (name, value) in [
         ("x-role", "admin"),
         ("x-spiffe-id", "spiffe://example.org/operator/alice"),

@@ -2,6 +2,7 @@
 
 mod connection;
 mod empty;
+mod follow;
 mod gate;
 mod health;
 mod meters;
@@ -34,6 +35,7 @@ pub use empty::EMPTY_RPC;
 
 use connection::Connection;
 use empty::EmptyLayer;
+use follow::FeedFace;
 use gate::GateLayer;
 use health::{Health, Serving};
 use services::Face;
@@ -60,7 +62,9 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let (serving, health) = watch::channel(Serving::Yes);
     let face = Face::new(Arc::clone(&broker), Arc::clone(&clock), operations.clone());
-    let routes = routes(face, Health::new(meters::services(), health), config.limits.message_bytes);
+    let feed = FeedFace::new(Arc::clone(&broker), Arc::clone(&clock), stop.clone());
+    let health = Health::new(meters::services(), health);
+    let routes = routes(face, feed, health, config.limits.message_bytes);
     let gate = GateLayer::new(Arc::clone(&broker), clock, operations, &config.limits);
     let empty = config.empty_rpc.then_some(EmptyLayer);
     let (mut doors, mut servers) = (Vec::new(), Vec::new());
@@ -105,7 +109,7 @@ async fn distribute(
     }
 }
 
-fn routes(face: Face, health: Health, most: usize) -> Routes {
+fn routes(face: Face, feed: FeedFace, health: Health, most: usize) -> Routes {
     let mut routes = Routes::builder();
     routes
         .add_service(
@@ -127,6 +131,7 @@ fn routes(face: Face, health: Health, most: usize) -> Routes {
             proto::directory_service_server::DirectoryServiceServer::new(face)
                 .max_decoding_message_size(most),
         )
+        .add_service(proto::feed_service_server::FeedServiceServer::new(feed).max_decoding_message_size(most))
         .add_service(HealthServer::new(health).max_decoding_message_size(most));
     if let Ok(v1) = reflection().build_v1() {
         routes.add_service(v1);

@@ -105,7 +105,7 @@ pub(super) fn revoke_workload(m: proto::RevokeWorkloadRequest) -> Result<command
     Ok(command::RevokeAll {
         target: command::RevokeTarget::Workload(id("spiffe_id", &m.spiffe_id)?),
         block_for: block_for(m.block_for.as_ref())?,
-        note: note(m.note)?,
+        wish: end_wish(m.note, m.wait.as_ref())?,
     })
 }
 
@@ -113,7 +113,7 @@ pub(super) fn revoke_trust_domain(m: proto::RevokeTrustDomainRequest) -> Result<
     Ok(command::RevokeAll {
         target: command::RevokeTarget::TrustDomain(id("trust_domain", &m.trust_domain)?),
         block_for: block_for(m.block_for.as_ref())?,
-        note: note(m.note)?,
+        wish: end_wish(m.note, m.wait.as_ref())?,
     })
 }
 
@@ -150,7 +150,20 @@ pub(super) fn task_id(value: &str) -> Result<TaskId> {
     id("task_id", value)
 }
 
-pub(super) fn note(value: String) -> Result<String> {
+/// What is said with an end. A wait of zero is no wait.
+pub(super) fn end_wish(note: String, wait: Option<&prost_types::Duration>) -> Result<command::EndWish> {
+    Ok(command::EndWish { note: self::note(note)?, wait: self::wait(wait)? })
+}
+
+/// How long to wait for those who follow; zero: not at all.
+pub(super) fn wait(value: Option<&prost_types::Duration>) -> Result<Option<Duration>> {
+    match value {
+        Some(zero) if zero.seconds == 0 && zero.nanos == 0 => Ok(Some(Duration::ZERO)),
+        value => duration("wait", value),
+    }
+}
+
+fn note(value: String) -> Result<String> {
     text("note", value, 0, command::MAX_NOTE)
 }
 
@@ -198,7 +211,7 @@ fn text(field: &str, value: String, least: usize, most: usize) -> Result<String>
 
 /// An audience; the register knows those that there are. What is no URI at all is not repeated, here or in a log: it may be a token that was
 /// put into the wrong field.
-fn audience(field: &str, value: String) -> Result<String> {
+pub(super) fn audience(field: &str, value: String) -> Result<String> {
     let audience = text(field, value, 1, MAX_AUDIENCE)?;
     if !audience.contains("://") {
         let sentence =

@@ -1,6 +1,7 @@
 //! From answers to messages.
 
 use crate::audience::Audience;
+use crate::feed::Applied;
 use crate::ops::answer;
 use crate::proto;
 use crate::task::grant::Grant;
@@ -77,16 +78,17 @@ fn constraint(limits: &taskpass_verifier::constraint::Limits) -> proto::Argument
     }
 }
 
-pub(super) fn receipt(receipt: &answer::Receipt) -> proto::Receipt {
+pub(super) fn receipt(receipt: &answer::Receipt, applied: &Applied) -> proto::Receipt {
     proto::Receipt {
         ended_at: Some(timestamp(receipt.ended_at)),
         expires_by: receipt.expires_by.map(timestamp),
         durability: receipt.durability.as_str().to_owned(),
         sequence: receipt.sequence,
+        propagation: Some(propagation(applied)),
     }
 }
 
-pub(super) fn fence_receipt(receipt: &answer::FenceReceipt) -> proto::FenceReceipt {
+pub(super) fn fence_receipt(receipt: &answer::FenceReceipt, applied: &Applied) -> proto::FenceReceipt {
     proto::FenceReceipt {
         fence_id: receipt.id.to_string(),
         ended_at: Some(timestamp(receipt.ended_at)),
@@ -94,6 +96,26 @@ pub(super) fn fence_receipt(receipt: &answer::FenceReceipt) -> proto::FenceRecei
         expires_by: Some(timestamp(receipt.expires_by)),
         durability: receipt.durability.as_str().to_owned(),
         partitions: u32::from(receipt.partitions),
+        propagation: Some(propagation(applied)),
+    }
+}
+
+/// How many pending followers are named.
+const NAMED: usize = 100;
+
+pub(super) fn propagation(applied: &Applied) -> proto::Propagation {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let named = applied.pending.iter().take(NAMED).map(|pending| proto::PendingFollower {
+        stream_id: pending.stream.to_string(),
+        follower: pending.follower.clone(),
+        audience: pending.audience.clone(),
+        closes_at: Some(timestamp(pending.closes_at)),
+    });
+    proto::Propagation {
+        applied: count(applied.applied),
+        pending: count(applied.pending.len()),
+        pending_followers: named.collect(),
+        closed_by: Some(timestamp(applied.closed_by)),
     }
 }
 

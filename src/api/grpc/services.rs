@@ -118,11 +118,12 @@ impl proto::task_service_server::TaskService for Face {
         request: Request<proto::CompleteTaskRequest>,
     ) -> Answer<proto::CompleteTaskResponse> {
         self.answered("CompleteTask", request, |Call { broker, caller, now, message }| async move {
-            let (id, note) = (parse::task_id(&message.task_id)?, parse::note(message.note)?);
-            let (task, receipt) = broker.complete_task(&caller, id, note, now).await?;
+            let id = parse::task_id(&message.task_id)?;
+            let wish = parse::end_wish(message.note, message.wait.as_ref())?;
+            let (task, receipt, applied) = broker.complete_task(&caller, id, wish, now).await?;
             Ok(proto::CompleteTaskResponse {
                 task: Some(render::task(&task)),
-                receipt: Some(render::receipt(&receipt)),
+                receipt: Some(render::receipt(&receipt, &applied)),
             })
         })
         .await
@@ -175,8 +176,12 @@ impl proto::credential_service_server::CredentialService for Face {
     ) -> Answer<proto::RevokeCredentialResponse> {
         self.answered("RevokeCredential", request, |Call { broker, caller, now, message }| async move {
             let id = parse::credential_id(&message.credential_id)?;
-            let credential = broker.revoke_credential(&caller, id, now).await?;
-            Ok(proto::RevokeCredentialResponse { credential: Some(render::credential(&credential)) })
+            let wait = parse::wait(message.wait.as_ref())?;
+            let (credential, applied) = broker.revoke_credential(&caller, id, wait, now).await?;
+            Ok(proto::RevokeCredentialResponse {
+                credential: Some(render::credential(&credential)),
+                propagation: Some(render::propagation(&applied)),
+            })
         })
         .await
     }
@@ -200,11 +205,12 @@ impl proto::operator_service_server::OperatorService for Face {
         request: Request<proto::RevokeTaskRequest>,
     ) -> Answer<proto::RevokeTaskResponse> {
         self.answered("RevokeTask", request, |Call { broker, caller, now, message }| async move {
-            let (id, note) = (parse::task_id(&message.task_id)?, parse::note(message.note)?);
-            let (task, receipt) = broker.revoke_task(&caller, id, note, now).await?;
+            let id = parse::task_id(&message.task_id)?;
+            let wish = parse::end_wish(message.note, message.wait.as_ref())?;
+            let (task, receipt, applied) = broker.revoke_task(&caller, id, wish, now).await?;
             Ok(proto::RevokeTaskResponse {
                 task: task.as_ref().map(render::task),
-                receipt: Some(render::receipt(&receipt)),
+                receipt: Some(render::receipt(&receipt, &applied)),
             })
         })
         .await
@@ -215,8 +221,9 @@ impl proto::operator_service_server::OperatorService for Face {
         request: Request<proto::RevokeWorkloadRequest>,
     ) -> Answer<proto::RevokeWorkloadResponse> {
         self.answered("RevokeWorkload", request, |Call { broker, caller, now, message }| async move {
-            let receipt = broker.revoke_all(&caller, parse::revoke_workload(message)?, now).await?;
-            Ok(proto::RevokeWorkloadResponse { receipt: Some(render::fence_receipt(&receipt)) })
+            let (receipt, applied) =
+                broker.revoke_all(&caller, parse::revoke_workload(message)?, now).await?;
+            Ok(proto::RevokeWorkloadResponse { receipt: Some(render::fence_receipt(&receipt, &applied)) })
         })
         .await
     }
@@ -226,8 +233,9 @@ impl proto::operator_service_server::OperatorService for Face {
         request: Request<proto::RevokeTrustDomainRequest>,
     ) -> Answer<proto::RevokeTrustDomainResponse> {
         self.answered("RevokeTrustDomain", request, |Call { broker, caller, now, message }| async move {
-            let receipt = broker.revoke_all(&caller, parse::revoke_trust_domain(message)?, now).await?;
-            Ok(proto::RevokeTrustDomainResponse { receipt: Some(render::fence_receipt(&receipt)) })
+            let (receipt, applied) =
+                broker.revoke_all(&caller, parse::revoke_trust_domain(message)?, now).await?;
+            Ok(proto::RevokeTrustDomainResponse { receipt: Some(render::fence_receipt(&receipt, &applied)) })
         })
         .await
     }
@@ -254,8 +262,9 @@ impl proto::directory_service_server::DirectoryService for Face {
     ) -> Answer<proto::GetKeySetResponse> {
         self.answered("GetKeySet", request, |Call { broker, caller, now, message }| async move {
             let trust_domain = parse::id("trust_domain", &message.trust_domain)?;
-            let (issuer, jwks_json) = broker.get_key_set(&caller, &trust_domain, now).await?;
-            Ok(proto::GetKeySetResponse { issuer, jwks_json })
+            let crate::ops::PublishedKeys { issuer, jwks: jwks_json, feed_jwks: feed_jwks_json } =
+                broker.get_key_set(&caller, &trust_domain, now).await?;
+            Ok(proto::GetKeySetResponse { issuer, jwks_json, feed_jwks_json })
         })
         .await
     }

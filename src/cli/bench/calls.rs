@@ -83,7 +83,7 @@ impl Agents {
     /// Takes back a credential of one of the tasks.
     pub(super) async fn revoke(&self, lane: usize, credential_id: String) -> Result<(), Failure> {
         let channel = self.0.get(lane).map(|agent| agent.channel.clone()).ok_or_else(no_lane)?;
-        let request = proto::RevokeCredentialRequest { credential_id };
+        let request = proto::RevokeCredentialRequest { credential_id, wait: None };
         CredentialServiceClient::new(channel).revoke_credential(request).await?;
         Ok(())
     }

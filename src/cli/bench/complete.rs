@@ -82,7 +82,7 @@ async fn remember(channel: &Channel, task: &Task) -> Result<(), Failure> {
 
 /// Seconds that it took.
 async fn complete(channel: &Channel, task: &Task, credentials: u64) -> Result<f64, Failure> {
-    let request = proto::CompleteTaskRequest { task_id: task.id.clone(), note: String::new() };
+    let request = proto::CompleteTaskRequest { task_id: task.id.clone(), ..Default::default() };
     let began = Instant::now();
     let completed = TaskServiceClient::new(channel.clone()).complete_task(request).await?;
     let took = began.elapsed().as_secs_f64();

@@ -77,7 +77,7 @@ async fn misused(
     let peek = stage.researcher.get_task(GetTaskRequest { task_id: task.id.clone() });
     let what = "Another agent, who knows the task's id, wants to see the task. For it there is none";
     narrator.step("other_agent", told(what, peek, ("NOT_FOUND", "TASK_NOT_FOUND"))).await?;
-    let switch = RevokeTaskRequest { task_id: task.id.clone(), note: String::new() };
+    let switch = RevokeTaskRequest { task_id: task.id.clone(), ..Default::default() };
     let what = "The agent reaches for the operator's switch";
     let refused = told(what, stage.agent.revoke_task(switch), ("PERMISSION_DENIED", "POLICY_DENIED"));
     narrator.step("not_an_operator", refused).await
@@ -246,7 +246,7 @@ async fn inactive(verifier: &Client, audience: &str, credential: Credential, wha
 }
 
 async fn complete(agent: &Client, task: &Task) -> Told<()> {
-    let request = CompleteTaskRequest { task_id: task.id.clone(), note: "answered".to_owned() };
+    let request = CompleteTaskRequest { task_id: task.id.clone(), note: "answered".to_owned(), wait: None };
     let answer = agent.complete_task(request).await?;
     let receipt = answer.receipt.unwrap_or_default();
     expect("the durability", receipt.durability.as_str(), "fsync")?;
@@ -272,6 +272,7 @@ async fn revoke_workload(operator: &Client) -> Told<()> {
         spiffe_id: RESEARCHER.to_owned(),
         block_for: Some(prost_types::Duration { seconds: 3_600, nanos: 0 }),
         note: "behaves oddly".to_owned(),
+        wait: None,
     };
     let receipt = operator.revoke_workload(request).await?.receipt.unwrap_or_default();
     expect("whether it is blocked", receipt.blocked_until.is_some(), true)?;

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::{at, embedded, fields, hex, left, moment, text, when};
 use crate::cli::output::inline;
 use crate::proto::{
-    ArgumentConstraint, EndReason, FenceReceipt, Grant, Receipt, Task, TaskEnd, TaskState, ToolGrant,
+    ArgumentConstraint, EndReason, FenceReceipt, Grant, Propagation, Receipt, Task, TaskEnd, TaskState,
+    ToolGrant,
 };
 use crate::time::Timestamp;
 
@@ -69,6 +70,7 @@ pub(in crate::cli) fn receipt(receipt: &Receipt) -> Value {
         "expires_by": at(receipt.expires_by.as_ref()),
         "durability": receipt.durability,
         "sequence": receipt.sequence,
+        "propagation": propagation(receipt.propagation.as_ref()),
     })
 }
 
@@ -81,6 +83,7 @@ pub(in crate::cli) fn fence(receipt: &FenceReceipt) -> Value {
         "expires_by": at(receipt.expires_by.as_ref()),
         "durability": receipt.durability,
         "partitions": receipt.partitions,
+        "propagation": propagation(receipt.propagation.as_ref()),
     })
 }
 
@@ -158,7 +161,7 @@ pub(in crate::cli) fn receipt_text(receipt: &Receipt, now: Timestamp) -> String 
     fields(&[
         ("recorded", inline(&receipt.durability)),
         ("offline verifiers", offline(receipt.expires_by.as_ref(), now)),
-    ])
+    ]) + &propagation_text(receipt.propagation.as_ref(), now)
 }
 
 /// The receipt of a fence for people.
@@ -173,7 +176,44 @@ pub(in crate::cli) fn fence_text(receipt: &FenceReceipt, now: Timestamp) -> Stri
         ),
         ("recorded", format!("{}, in {} partitions", inline(&receipt.durability), receipt.partitions)),
         ("offline verifiers", offline(receipt.expires_by.as_ref(), now)),
-    ])
+    ]) + &propagation_text(receipt.propagation.as_ref(), now)
+}
+
+/// How far an end has come among those who follow.
+pub(in crate::cli) fn propagation(spread: Option<&Propagation>) -> Value {
+    let Some(spread) = spread else { return Value::Null };
+    let pending = spread.pending_followers.iter().map(|pending| {
+        json!({
+            "stream_id": pending.stream_id,
+            "follower": pending.follower,
+            "audience": pending.audience,
+            "closes_at": at(pending.closes_at.as_ref()),
+        })
+    });
+    json!({
+        "applied": spread.applied,
+        "pending": spread.pending,
+        "pending_followers": pending.collect::<Vec<_>>(),
+        "closed_by": at(spread.closed_by.as_ref()),
+    })
+}
+
+/// The same for people.
+pub(in crate::cli) fn propagation_text(spread: Option<&Propagation>, now: Timestamp) -> String {
+    let Some(spread) = spread else { return String::new() };
+    let pending = match spread.pending {
+        0 => String::new(),
+        pending => format!(", {pending} pending: closed {}", when(spread.closed_by.as_ref(), now)),
+    };
+    let mut rows = vec![("followers", format!("{} have applied it{pending}", spread.applied))];
+    for pending in &spread.pending_followers {
+        let closes = when(pending.closes_at.as_ref(), now);
+        rows.push((
+            "pending",
+            format!("{} for {}, closes {closes}", inline(&pending.follower), inline(&pending.audience)),
+        ));
+    }
+    fields(&rows)
 }
 
 fn offline(expires_by: Option<&prost_types::Timestamp>, now: Timestamp) -> String {

@@ -127,6 +127,13 @@ impl Broker {
         Self { world, redis, grpc, ops, engine: Engine::Inside(running) }
     }
 
+    /// Starts another broker inside the test, on the same files and the same store; it runs until the test ends.
+    pub async fn beside(&self) -> SocketAddr {
+        let config = config::load(&self.world.path("taskpass.toml")).unwrap();
+        let running = app::start(config, Arc::new(SystemClock), CancellationToken::new()).await.unwrap();
+        running.bound().grpc
+    }
+
     /// Starts `taskpass serve` as a process of its own; panics if it does not become ready.
     pub async fn process(setup: Setup) -> Self {
         setup.write_config();

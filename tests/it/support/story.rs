@@ -117,7 +117,7 @@ impl Client {
     }
 
     pub async fn complete(&self, id: &str) -> Result<proto::CompleteTaskResponse, Status> {
-        let request = proto::CompleteTaskRequest { task_id: id.into(), note: "done".into() };
+        let request = proto::CompleteTaskRequest { task_id: id.into(), note: "done".into(), wait: None };
         Ok(self.tasks().complete_task(request).await?.into_inner())
     }
 
@@ -138,7 +138,7 @@ impl Client {
     }
 
     pub async fn revoke_credential(&self, id: &str) -> Result<proto::Credential, Status> {
-        let request = proto::RevokeCredentialRequest { credential_id: id.into() };
+        let request = proto::RevokeCredentialRequest { credential_id: id.into(), wait: None };
         Ok(self.credentials().revoke_credential(request).await?.into_inner().credential.unwrap())
     }
 
@@ -152,7 +152,7 @@ impl Client {
     }
 
     pub async fn revoke(&self, id: &str) -> Result<proto::RevokeTaskResponse, Status> {
-        let request = proto::RevokeTaskRequest { task_id: id.into(), note: "enough".into() };
+        let request = proto::RevokeTaskRequest { task_id: id.into(), note: "enough".into(), wait: None };
         Ok(self.operator().revoke_task(request).await?.into_inner())
     }
 
@@ -161,6 +161,7 @@ impl Client {
             spiffe_id: id.into(),
             block_for: seconds(block_for).filter(|d| d.seconds > 0),
             note: "enough".into(),
+            wait: None,
         };
         Ok(self.operator().revoke_workload(request).await?.into_inner().receipt.unwrap())
     }
@@ -174,6 +175,7 @@ impl Client {
             trust_domain: name.into(),
             block_for: seconds(block_for).filter(|d| d.seconds > 0),
             note: "enough".into(),
+            wait: None,
         };
         Ok(self.operator().revoke_trust_domain(request).await?.into_inner().receipt.unwrap())
     }

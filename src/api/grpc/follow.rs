@@ -1,0 +1,209 @@
+//! The feed as a gRPC stream: frames are encoded and signed here, and what the follower says is read beside them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use prost::Message as _;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::error::{Error, Result};
+use crate::feed::{Content, Frame, Item, Reader};
+use crate::ops::command::Follow;
+use crate::ops::{Broker, Caller, Followed};
+use crate::proto::{self, feed_entry, feed_frame, follow_request};
+use crate::revoke::feed::Happened;
+use crate::time::{Clock, Timestamp};
+
+use super::gate::Admitted;
+use super::{parse, render, status};
+
+/// What is signed is this, a zero byte, and the payload: so that no signature of a frame is one of anything else.
+const SIGNED_AS: &[u8] = b"taskpass-feed-v1\0";
+/// How long a follower may take to say hello.
+const HELLO: Duration = Duration::from_secs(5);
+/// What a nonce may be, in bytes.
+const NONCE: std::ops::RangeInclusive<usize> = 16..=32;
+
+/// Frames, until the follower leaves or may no longer follow.
+pub(super) type Frames =
+    Pin<Box<dyn Stream<Item = std::result::Result<proto::FollowResponse, Status>> + Send>>;
+
+/// Serves the feed.
+#[derive(Clone, Debug)]
+pub(super) struct FeedFace {
+    broker: Arc<Broker>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+}
+
+impl FeedFace {
+    /// For a broker. Streams end at `stop`, so that their followers go to another broker.
+    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
+        Self { broker, clock, stop }
+    }
+
+    async fn begin(&self, caller: Caller, mut said: Streaming<proto::FollowRequest>) -> Result<Frames> {
+        let hello = tokio::time::timeout(HELLO, said.message()).await;
+        let hello = hello.map_err(|_| Error::invalid("hello", "it did not come within 5 s"))?;
+        let hello = hello.map_err(|why| Error::invalid("hello", why.message()))?;
+        let Some(follow_request::Message::Hello(hello)) = hello.and_then(|said| said.message) else {
+            return Err(Error::invalid("hello", "the first message of a follower must be its hello"));
+        };
+        if !NONCE.contains(&hello.nonce.len()) {
+            return Err(Error::invalid("hello.nonce", "16 to 32 random bytes, new for each stream"));
+        }
+        let bound = parse::duration("hello.bound", hello.bound.as_ref())?;
+        let command = Follow { audience: parse::audience("hello.audience", hello.audience)?, bound };
+        let followed = self.broker.follow(&caller, command, self.clock.now()).await?;
+        let ended = self.stop.child_token();
+        tokio::spawn(listen(said, followed.following.reader(), ended.clone()));
+        let sender = Sender {
+            broker: Arc::clone(&self.broker),
+            caller,
+            followed,
+            nonce: hello.nonce,
+            stop: self.stop.clone(),
+            ended: ended.clone(),
+            _ends_the_listener: ended.drop_guard(),
+        };
+        Ok(Box::pin(futures_util::stream::unfold(Some(sender), Sender::step)))
+    }
+}
+
+#[tonic::async_trait]
+impl proto::feed_service_server::FeedService for FeedFace {
+    type FollowStream = Frames;
+
+    async fn follow(
+        &self,
+        request: Request<Streaming<proto::FollowRequest>>,
+    ) -> std::result::Result<Response<Frames>, Status> {
+        let admitted = request.extensions().get::<Admitted>().cloned();
+        let Admitted { caller, slot } =
+            admitted.ok_or_else(|| status::to_status(&Error::internal("a call passed no gate")))?;
+        let begun = self.begin(caller.clone(), request.into_inner()).await;
+        // A stream is no call in flight: it has its own limit.
+        drop(slot);
+        begun.map(Response::new).map_err(|error| status::refuse(&caller, "Follow", &error))
+    }
+}
+
+/// Reads what the follower says until it leaves.
+async fn listen(mut said: Streaming<proto::FollowRequest>, reader: Reader, ended: CancellationToken) {
+    let _ends_the_stream = ended.clone().drop_guard();
+    while let Some(Ok(Some(said))) = ended.run_until_cancelled(said.message()).await {
+        match said.message {
+            Some(follow_request::Message::Beat(beat)) => reader.beat(beat.number),
+            Some(follow_request::Message::Ack(ack)) => reader.acknowledge(ack.sequence),
+            // A second hello, or what a later version says.
+            Some(follow_request::Message::Hello(_)) | None => return,
+        }
+    }
+}
+
+struct Sender {
+    broker: Arc<Broker>,
+    caller: Caller,
+    followed: Followed,
+    nonce: prost::bytes::Bytes,
+    stop: CancellationToken,
+    ended: CancellationToken,
+    _ends_the_listener: DropGuard,
+}
+
+type Stepped = Option<(std::result::Result<proto::FollowResponse, Status>, Option<Sender>)>;
+
+impl Sender {
+    /// The next frame, or the end.
+    async fn step(this: Option<Self>) -> Stepped {
+        let mut this = this?;
+        let ended = this.ended.clone();
+        let Some(frame) = ended.run_until_cancelled(this.followed.following.next()).await.flatten() else {
+            let goes_down = this.stop.is_cancelled();
+            return goes_down
+                .then(|| (Err(Status::unavailable("The broker is going down. Follow another.")), None));
+        };
+        match this.signed(&frame) {
+            Ok(signed) => Some((Ok(signed), Some(this))),
+            Err(error) => Some((Err(status::refuse(&this.caller, "Follow", &error)), None)),
+        }
+    }
+
+    fn signed(&self, frame: &Frame) -> Result<proto::FollowResponse> {
+        let following = &self.followed.following;
+        if matches!(frame.content, Content::Heartbeat { .. }) {
+            self.broker.may_still_follow(&self.caller, following.audience())?;
+        }
+        let payload = proto::FeedFrame {
+            stream_id: following.id().to_string(),
+            nonce: self.nonce.clone(),
+            audience: following.audience().to_string(),
+            sequence: frame.sequence,
+            content: Some(content(&frame.content)),
+        };
+        let payload = payload.encode_to_vec();
+        let signature = self.followed.signer.sign(&[SIGNED_AS, &payload].concat())?;
+        Ok(proto::FollowResponse {
+            payload: payload.into(),
+            signature: signature.to_vec().into(),
+            key_id: self.followed.signer.kid().to_string(),
+        })
+    }
+}
+
+fn content(content: &Content) -> feed_frame::Content {
+    match content {
+        Content::Snapshot { partition, generation, seq, entries, more } => {
+            feed_frame::Content::Snapshot(proto::FeedSnapshot {
+                partition: partition.number().into(),
+                generation: generation.as_bytes().to_vec().into(),
+                seq: *seq,
+                entries: entries.iter().map(|item| entry(item, generation.as_bytes())).collect(),
+                more: *more,
+            })
+        }
+        Content::Delta { partition, generation, from, to, entries } => {
+            feed_frame::Content::Delta(proto::FeedDelta {
+                partition: partition.number().into(),
+                from_seq: *from,
+                to_seq: *to,
+                entries: entries.iter().map(|item| entry(item, generation.as_bytes())).collect(),
+            })
+        }
+        Content::Heartbeat { beat, time, bound, partitions } => {
+            feed_frame::Content::Heartbeat(proto::FeedHeartbeat {
+                beat: *beat,
+                broker_time: Some(render::timestamp(*time)),
+                bound: prost_types::Duration::try_from(*bound).ok(),
+                partitions: *partitions,
+            })
+        }
+        Content::KeySet { epoch, issuer, jwks } => feed_frame::Content::KeySet(proto::FeedKeySet {
+            epoch: *epoch,
+            issuer: issuer.clone(),
+            jwks_json: jwks.clone(),
+        }),
+    }
+}
+
+fn entry(item: &Item, generation: &[u8]) -> proto::FeedEntry {
+    let what = match &item.entry.what {
+        Happened::TaskEnded(task) => feed_entry::What::TaskEnded(task.as_bytes().to_vec().into()),
+        Happened::CredentialRevoked(id) => feed_entry::What::CredentialRevoked(id.to_bytes().to_vec().into()),
+        Happened::Fence(target) => {
+            let digest = ring::digest::digest(&ring::digest::SHA256, target.key().as_bytes());
+            let target_sha256 = digest.as_ref().to_vec().into();
+            feed_entry::What::Fence(proto::FeedFence { target_sha256, cut: item.entry.seq })
+        }
+        Happened::Generation => feed_entry::What::Generation(generation.to_vec().into()),
+    };
+    proto::FeedEntry { forget_at: seconds_up(item.entry.forget_at), what: Some(what) }
+}
+
+/// Rounded up: never forgotten too early.
+fn seconds_up(moment: Timestamp) -> u64 {
+    moment.as_millis().div_ceil(1_000)
+}

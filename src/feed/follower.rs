@@ -1,0 +1,320 @@
+//! One stream: what its follower has been told, has acknowledged, and has still to be told.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use taskpass_verifier::ids::{Generation, PARTITIONS, Partition};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::hub::{Hub, Look};
+use super::mirror::{Due, Item, Sent};
+use crate::time::Timestamp;
+
+/// Entries in one frame.
+const MOST_ENTRIES: usize = 256;
+/// Frames that may wait for their acknowledgement; a follower that reads on without acknowledging is let go.
+const MOST_UNACKNOWLEDGED: usize = 4_096;
+/// Beats that are remembered: more than one that keeps the pace has under way.
+const BEATS: usize = 16;
+/// A heartbeat is sent at a look if this share of the bound has gone by since the last one.
+const HEARTBEATS_IN_A_BOUND: u32 = 5;
+
+/// What a frame says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A partition as it stands.
+    Snapshot {
+        /// Which.
+        partition: Partition,
+        /// Its generation.
+        generation: Generation,
+        /// Up to where this part goes.
+        seq: u64,
+        /// What is not yet to be forgotten, as far as it concerns the audience.
+        entries: Vec<Item>,
+        /// Another part of it follows.
+        more: bool,
+    },
+    /// What happened in a partition since.
+    Delta {
+        /// Which.
+        partition: Partition,
+        /// Its generation.
+        generation: Generation,
+        /// After this sequence: where the last message about the partition ended.
+        from: u64,
+        /// Up to and with this one.
+        to: u64,
+        /// As far as it concerns the audience.
+        entries: Vec<Item>,
+    },
+    /// The follower is fresh, from when it sent the beat.
+    Heartbeat {
+        /// The newest that had come before the look; 0 if none.
+        beat: u64,
+        /// The broker's clock at the look.
+        time: Timestamp,
+        /// After how long without news the follower refuses.
+        bound: Duration,
+        /// Bit n: it holds for partition n.
+        partitions: u64,
+    },
+    /// The issuer's key set.
+    KeySet {
+        /// Grows with each change.
+        epoch: u64,
+        /// `iss`.
+        issuer: String,
+        /// RFC 7517.
+        jwks: String,
+    },
+}
+
+/// One message to a follower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Of the stream, from 1, without a gap.
+    pub sequence: u64,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What both halves of a stream and the hub know of it.
+pub(super) struct Shared {
+    pub(super) id: Uuid,
+    pub(super) follower: String,
+    pub(super) audience: Arc<str>,
+    pub(super) bound: Duration,
+    heard: Mutex<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// The newest beats, and when each came.
+    beats: VecDeque<(u64, Instant)>,
+    /// Frames that are not acknowledged, and how far each goes.
+    unacknowledged: VecDeque<(u64, Partition, u64)>,
+}
+
+impl Shared {
+    pub(super) fn new(id: Uuid, follower: String, audience: Arc<str>, bound: Duration) -> Self {
+        Self { id, follower, audience, bound, heard: Mutex::default() }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest beat that had come by then; 0 if none.
+    fn beat_before(&self, moment: Instant) -> u64 {
+        self.heard().beats.iter().rev().find(|(_, came)| *came <= moment).map_or(0, |(number, _)| *number)
+    }
+}
+
+/// The reading half: what the follower says.
+#[derive(Clone)]
+pub struct Reader {
+    hub: Arc<Hub>,
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    /// A beat came in.
+    pub fn beat(&self, number: u64) {
+        let mut heard = self.shared.heard();
+        if heard.beats.back().is_some_and(|(last, _)| *last >= number) {
+            return;
+        }
+        if heard.beats.len() >= BEATS {
+            heard.beats.pop_front();
+        }
+        heard.beats.push_back((number, Instant::now()));
+    }
+
+    /// The follower has applied everything up to this frame. What it was never sent it cannot have applied: that is passed over.
+    pub fn acknowledge(&self, sequence: u64) {
+        let mut applied = Vec::new();
+        {
+            let mut heard = self.shared.heard();
+            while let Some((_, partition, seq)) =
+                heard.unacknowledged.pop_front_if(|(frame, ..)| *frame <= sequence)
+            {
+                applied.push((partition, seq));
+            }
+        }
+        if !applied.is_empty() {
+            self.hub.acknowledged.applied_here(self.shared.id, &applied, self.hub.clock.now());
+        }
+    }
+}
+
+/// The sending half. Dropping it ends the stream.
+pub struct Following {
+    hub: Arc<Hub>,
+    shared: Arc<Shared>,
+    looks: watch::Receiver<Look>,
+    look: Look,
+    opening: VecDeque<Content>,
+    /// How far each partition was gone through.
+    seen: Vec<Option<Sent>>,
+    /// How far the follower was told: less, where nothing since concerned it.
+    told: Vec<Option<Sent>>,
+    /// A snapshot that was cut off.
+    resume: Option<(Partition, u64)>,
+    /// Partitions to go through before the next heartbeat.
+    to_do: VecDeque<Partition>,
+    heartbeat: Option<(Instant, u64)>,
+    sequence: u64,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.hub.left(self.shared.id);
+    }
+}
+
+impl std::fmt::Debug for Following {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Following({} by {} for {})", self.shared.id, self.shared.follower, self.shared.audience)
+    }
+}
+
+impl Following {
+    pub(super) fn new(hub: Arc<Hub>, shared: Arc<Shared>, mut looks: watch::Receiver<Look>) -> Self {
+        let look = *looks.borrow_and_update();
+        let none = vec![None; usize::from(PARTITIONS)];
+        Self {
+            hub,
+            shared,
+            looks,
+            look,
+            opening: VecDeque::new(),
+            seen: none.clone(),
+            told: none,
+            resume: None,
+            to_do: Partition::all().collect(),
+            heartbeat: None,
+            sequence: 0,
+        }
+    }
+
+    /// Nothing of what was seen before this is told.
+    pub(super) fn registered(mut self) -> Self {
+        self.look = *self.looks.borrow_and_update();
+        self
+    }
+
+    /// What is to be said before anything else.
+    pub fn open_with(&mut self, content: Content) {
+        self.opening.push_back(content);
+    }
+
+    /// The stream's id.
+    pub fn id(&self) -> Uuid {
+        self.shared.id
+    }
+
+    /// Whose stream it is.
+    pub fn audience(&self) -> &Arc<str> {
+        &self.shared.audience
+    }
+
+    /// For what the follower says.
+    pub fn reader(&self) -> Reader {
+        Reader { hub: Arc::clone(&self.hub), shared: Arc::clone(&self.shared) }
+    }
+
+    /// The next frame; waits until there is something to say. `None`: the follower acknowledges nothing, or the hub is gone.
+    pub async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(content) = self.due() {
+                self.sequence += 1;
+                return self.note(&content).then_some(Frame { sequence: self.sequence, content });
+            }
+            self.looks.changed().await.ok()?;
+            self.look = *self.looks.borrow_and_update();
+            self.to_do = Partition::all().collect();
+        }
+    }
+
+    fn due(&mut self) -> Option<Content> {
+        if let Some(opening) = self.opening.pop_front() {
+            return Some(opening);
+        }
+        while let Some(partition) = self.to_do.front().copied() {
+            if let Some(content) = self.due_of(partition) {
+                return Some(content);
+            }
+            self.to_do.pop_front();
+        }
+        self.heartbeat()
+    }
+
+    fn due_of(&mut self, partition: Partition) -> Option<Content> {
+        let place = usize::from(partition.number());
+        let resume = self.resume.filter(|(of, _)| *of == partition).map(|(_, seq)| seq);
+        let seen = self.seen.get(place).copied().flatten();
+        let due = self.hub.mirror.due(partition, seen, resume, &self.shared.audience, MOST_ENTRIES);
+        let now = match &due {
+            Due::Nothing => return None,
+            Due::Snapshot { now, .. } | Due::Delta { now, .. } => *now,
+        };
+        let told = self.told.get_mut(place)?;
+        let content = match due {
+            Due::Snapshot { entries, more, .. } => {
+                self.resume = more.then_some((partition, now.seq));
+                Some(Content::Snapshot { partition, generation: now.generation, seq: now.seq, entries, more })
+            }
+            Due::Delta { entries, .. } if !entries.is_empty() => {
+                let from = told.map_or(0, |told| told.seq);
+                Some(Content::Delta { partition, generation: now.generation, from, to: now.seq, entries })
+            }
+            _ => None,
+        };
+        if self.resume.is_none() {
+            if content.is_some() {
+                *told = Some(now);
+            }
+            if let Some(seen) = self.seen.get_mut(place) {
+                *seen = Some(now);
+            }
+        }
+        content
+    }
+
+    /// After everything else of this look.
+    fn heartbeat(&mut self) -> Option<Content> {
+        let Look { began, time, partitions, .. } = self.look;
+        let due = match self.heartbeat {
+            None => true,
+            Some((last, _)) if last >= began => false,
+            Some((last, before)) => {
+                began - last >= self.shared.bound / HEARTBEATS_IN_A_BOUND || partitions & !before != 0
+            }
+        };
+        if !due {
+            return None;
+        }
+        self.heartbeat = Some((began, partitions));
+        let beat = self.shared.beat_before(began);
+        Some(Content::Heartbeat { beat, time, bound: self.shared.bound, partitions })
+    }
+
+    /// Remembers what is to be acknowledged. False: too much is not.
+    fn note(&self, content: &Content) -> bool {
+        let (partition, seq) = match content {
+            Content::Snapshot { partition, seq, more: false, .. } => (*partition, *seq),
+            Content::Delta { partition, to, .. } => (*partition, *to),
+            _ => return true,
+        };
+        let mut heard = self.shared.heard();
+        if heard.unacknowledged.len() >= MOST_UNACKNOWLEDGED {
+            return false;
+        }
+        heard.unacknowledged.push_back((self.sequence, partition, seq));
+        true
+    }
+}

@@ -1,0 +1,319 @@
+//! One hub for a broker: it looks at the store, keeps the mirror, and knows the followers of this broker.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use taskpass_verifier::ids::{Partition, TaskId};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::follower::{Following, Shared};
+use super::mirror::{Concern, Item, Mirror};
+use super::receipt::Acknowledged;
+use crate::error::{Error, Reason, Result};
+use crate::ids::random;
+use crate::revoke::feed::{FeedEntry, FeedStore, Happened, Registration};
+use crate::revoke::history::Durability;
+use crate::task::store::{Position, StepResult};
+use crate::time::{Clock, Timestamp};
+
+/// The least and the greatest bound of an audience.
+pub const BOUNDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+/// How many looks there are in a follower's bound.
+const LOOKS_IN_A_BOUND: u32 = 4;
+/// A look that takes longer is given up. Followers that it would have kept fresh close.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// Streams of one broker, and of one SPIFFE ID at it.
+const MOST_STREAMS: usize = 10_000;
+const MOST_OF_ONE_FOLLOWER: usize = 2_000;
+/// Entries that are read in one step.
+const PAGE: usize = 512;
+/// Tasks that are looked up at a time, to know whom their end concerns.
+const LOOKED_UP_AT_ONCE: usize = 32;
+/// How often entries whose time is over are let go.
+const TRIM: Duration = Duration::from_secs(10);
+/// A registration outlives the last heartbeat by the stream's bound and this.
+const REGISTRATION_SLACK: Duration = Duration::from_secs(15);
+
+/// Whom the end of a task concerns.
+#[async_trait]
+pub trait Concerns: Send + Sync {
+    /// Its audiences; [`Concern::All`] if the task is not known, or not to be had.
+    async fn of(&self, task: TaskId, now: Timestamp) -> Concern;
+
+    /// The largest bound of any audience that is registered now.
+    fn largest_bound(&self) -> Duration;
+}
+
+/// What the last look at the store has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    /// Counts looks.
+    pub(super) number: u64,
+    /// When it began: what was heard before that may be called fresh by it.
+    pub(super) began: Instant,
+    /// The broker's clock at that moment.
+    pub(super) time: Timestamp,
+    /// Bit n: partition n was looked at, and the mirror has everything up to that look.
+    pub(super) partitions: u64,
+}
+
+/// See the module's text.
+pub struct Hub {
+    pub(super) store: Arc<dyn FeedStore>,
+    /// Of the store's writes.
+    pub(super) durability: Durability,
+    pub(super) clock: Arc<dyn Clock>,
+    concerns: Arc<dyn Concerns>,
+    pub(super) mirror: Mirror,
+    looks: watch::Sender<Look>,
+    streams: Mutex<HashMap<Uuid, Arc<Shared>>>,
+    pub(super) acknowledged: Acknowledged,
+    looked: AtomicU64,
+    reading: tokio::sync::Mutex<()>,
+    /// When the store was last out of reach, or this hub began.
+    out_of_reach: Mutex<Instant>,
+    /// A follower came or left.
+    changed: tokio::sync::Notify,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("streams", &self.followers()).finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// A hub that has seen nothing yet.
+    pub fn new(
+        store: Arc<dyn FeedStore>,
+        durability: Durability,
+        clock: Arc<dyn Clock>,
+        concerns: Arc<dyn Concerns>,
+    ) -> Self {
+        let never = Look { number: 0, began: Instant::now(), time: clock.now(), partitions: 0 };
+        Self {
+            store,
+            durability,
+            clock,
+            concerns,
+            mirror: Mirror::default(),
+            looks: watch::Sender::new(never),
+            streams: Mutex::default(),
+            acknowledged: Acknowledged::default(),
+            looked: AtomicU64::new(0),
+            reading: tokio::sync::Mutex::default(),
+            out_of_reach: Mutex::new(Instant::now()),
+            changed: tokio::sync::Notify::new(),
+        }
+    }
+
+    /// How many streams this broker serves.
+    pub fn followers(&self) -> usize {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// How many entries are kept for those who come.
+    pub fn kept(&self) -> usize {
+        self.mirror.len()
+    }
+
+    /// Lets a verifier follow. It is registered in the store before anything is read for it, so that an end either is in what it reads or finds it registered.
+    pub async fn follow(
+        self: &Arc<Self>,
+        follower: String,
+        audience: Arc<str>,
+        bound: Duration,
+    ) -> Result<Following> {
+        let bound = bound.clamp(*BOUNDS.start(), *BOUNDS.end());
+        let shared = Arc::new(Shared::new(Uuid::from_bytes(random()?), follower, audience, bound));
+        let following = Following::new(Arc::clone(self), self.taken_in(&shared)?, self.looks.subscribe());
+        self.register(std::slice::from_ref(&shared)).await?;
+        self.changed.notify_one();
+        // Not from what was seen before it was registered.
+        self.look().await;
+        Ok(following.registered())
+    }
+
+    /// One more of the streams of this broker, if there is room.
+    fn taken_in(&self, stream: &Arc<Shared>) -> Result<Arc<Shared>> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = streams.values().filter(|one| one.follower == stream.follower).count();
+        if streams.len() >= MOST_STREAMS || of_it >= MOST_OF_ONE_FOLLOWER {
+            metrics::counter!("taskpass_limit_reached_total", "limit" => "streams").increment(1);
+            let sentence = "There are too many streams of the feed. End some, or follow another broker.";
+            return Err(Error::new(Reason::TooManyStreams, sentence));
+        }
+        streams.insert(stream.id, Arc::clone(stream));
+        Ok(Arc::clone(stream))
+    }
+
+    /// A stream has ended. Its registration stays: the follower may hold itself for fresh until its bound is over.
+    pub(super) fn left(&self, id: Uuid) {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.changed.notify_one();
+    }
+
+    /// Looks at the store until `stop`: at news, and as often as the fastest follower needs it. While nobody follows, nothing is looked at.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut nudges = self.store.nudges();
+        let (mut trimmed, mut registered) = (Instant::now(), Instant::now());
+        while !stop.is_cancelled() {
+            let Some(bound) = self.least_bound() else {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.changed.notified() => continue,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(bound / LOOKS_IN_A_BOUND) => {}
+                () = self.changed.notified() => {}
+                changed = nudges.changed() => if changed.is_err() { return },
+            }
+            nudges.mark_unchanged();
+            self.look().await;
+            if registered.elapsed() >= bound.min(REGISTRATION_SLACK / 3) {
+                registered = Instant::now();
+                let streams = self.streams();
+                if let Err(error) = self.register(&streams).await {
+                    tracing::warn!(error = error.log_line(), "followers are not registered; looks go on");
+                }
+            }
+            if trimmed.elapsed() >= TRIM {
+                trimmed = Instant::now();
+                self.mirror.trim(self.clock.now());
+                self.acknowledged.trim(self.clock.now());
+            }
+        }
+    }
+
+    /// Looks at the store once, and tells the streams.
+    pub async fn look(&self) {
+        // One at a time: each goes on where the one before it ended.
+        let _turn = self.reading.lock().await;
+        let (began, time) = (Instant::now(), self.clock.now());
+        let partitions = match tokio::time::timeout(LOOK_LIMIT, self.read(time)).await {
+            Ok(Ok(partitions)) => partitions,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a look at the store for the feed failed");
+                0
+            }
+            Err(_) => 0,
+        };
+        if partitions == 0 {
+            *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+        let number = self.looked.fetch_add(1, Ordering::Relaxed) + 1;
+        self.looks.send_replace(Look { number, began, time, partitions });
+    }
+
+    async fn read(&self, now: Timestamp) -> StepResult<u64> {
+        let positions = self.store.positions(now).await?;
+        let mut fresh = 0;
+        for (partition, position) in Partition::all().zip(positions) {
+            let Some(position) = position else { continue };
+            match self.catch_up(partition, position, now).await {
+                Ok(()) => fresh |= 1_u64 << partition.number(),
+                Err(error) => tracing::debug!(%partition, %error, "a partition's history could not be read"),
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Reads the partition's history up to `wanted`, or further.
+    async fn catch_up(&self, partition: Partition, wanted: Position, now: Timestamp) -> StepResult<()> {
+        loop {
+            let known = self.mirror.position(partition);
+            if known.is_some_and(|known| covers(&known, &wanted)) {
+                return Ok(());
+            }
+            let page = self.store.entries(partition, known.map_or(0, |known| known.seq), PAGE, now).await?;
+            let other = known.is_some_and(|known| {
+                let same_place =
+                    page.position.seq == known.seq && page.position.generation == known.generation;
+                page.position.seq < known.seq
+                    || page.position.generation < known.generation
+                    || (same_place && page.position.chain != known.chain)
+            });
+            if other {
+                // Not the history that was read before: everything anew.
+                self.mirror.forget(partition);
+                continue;
+            }
+            let position = match page.entries.last() {
+                Some(last) if page.more => Position { seq: last.seq, ..page.position },
+                _ => page.position,
+            };
+            let items = self.concerned(page.entries, now).await;
+            self.mirror.take(partition, position, items);
+            if !page.more {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn concerned(&self, entries: Vec<FeedEntry>, now: Timestamp) -> Vec<Item> {
+        let items = entries.into_iter().map(|entry| async move {
+            let concern = match &entry.what {
+                Happened::TaskEnded(task) => self.concerns.of(*task, now).await,
+                Happened::CredentialRevoked(credential) => self.concerns.of(credential.task, now).await,
+                Happened::Fence(_) | Happened::Generation => Concern::All,
+            };
+            Item { entry, concern }
+        });
+        futures_util::stream::iter(items).buffered(LOOKED_UP_AT_ONCE).collect().await
+    }
+
+    async fn register(&self, streams: &[Arc<Shared>]) -> Result<()> {
+        let now = self.clock.now();
+        let registrations: Vec<_> = streams.iter().map(|stream| stream.registration(now)).collect();
+        if registrations.is_empty() {
+            return Ok(());
+        }
+        self.store.register(&registrations, now).await.map_err(|error| {
+            Error::new(Reason::StoreUnavailable, "The store does not answer. Try again.").with_detail(error)
+        })
+    }
+
+    pub(super) fn largest_bound(&self) -> Duration {
+        self.concerns.largest_bound()
+    }
+
+    pub(super) fn out_of_reach(&self) -> Instant {
+        *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streams(&self) -> Vec<Arc<Shared>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn least_bound(&self) -> Option<Duration> {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.values().map(|stream| stream.bound).min()
+    }
+}
+
+impl Shared {
+    fn registration(&self, now: Timestamp) -> Registration {
+        Registration {
+            stream: self.id,
+            follower: self.follower.clone(),
+            audience: self.audience.to_string(),
+            bound: self.bound,
+            until: now.saturating_add(self.bound).saturating_add(REGISTRATION_SLACK),
+        }
+    }
+}
+
+/// Whether what was read up to `known` has everything up to `wanted`.
+fn covers(known: &Position, wanted: &Position) -> bool {
+    known.generation == wanted.generation
+        && (known.seq > wanted.seq || (known.seq == wanted.seq && known.chain == wanted.chain))
+}

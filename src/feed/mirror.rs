@@ -1,0 +1,169 @@
+//! The unexpired part of each partition's history, as this broker has read it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use taskpass_verifier::ids::{Generation, PARTITIONS, Partition};
+
+use crate::revoke::feed::{FeedEntry, Happened};
+use crate::task::store::Position;
+use crate::time::Timestamp;
+
+/// Whom an entry concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// Everybody: a fence, a generation, or a task that is no longer known.
+    All,
+    /// The audiences that the task has grants for.
+    Audiences(Arc<[Arc<str>]>),
+}
+
+impl Concern {
+    /// Whether those who verify for `audience` are told.
+    pub fn covers(&self, audience: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Audiences(audiences) => audiences.iter().any(|one| &**one == audience),
+        }
+    }
+}
+
+/// An entry, and whom it concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// As read.
+    pub entry: FeedEntry,
+    /// Whom to tell.
+    pub concern: Concern,
+}
+
+/// A partition as far as it was read.
+#[derive(Debug, Default)]
+struct Part {
+    position: Option<Position>,
+    items: VecDeque<Item>,
+}
+
+/// What a follower has of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) generation: Generation,
+    pub(super) seq: u64,
+}
+
+/// What a follower has still to be told of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Due {
+    #[default]
+    Nothing,
+    /// It knows nothing of the partition, or what it knows is no part of this history.
+    Snapshot { now: Sent, entries: Vec<Item>, more: bool },
+    /// What happened since.
+    Delta { now: Sent, entries: Vec<Item> },
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    parts: Vec<RwLock<Part>>,
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self { parts: (0..PARTITIONS).map(|_| RwLock::default()).collect() }
+    }
+}
+
+impl Mirror {
+    /// How far a partition has been read.
+    pub(super) fn position(&self, partition: Partition) -> Option<Position> {
+        self.with(partition, |part| part.position)
+    }
+
+    /// Takes what was read after the present position. A position that does not follow on it (another history, or a lower one of the same) makes the partition begin
+    /// anew with these items.
+    pub(super) fn take(&self, partition: Partition, position: Position, items: Vec<Item>) {
+        self.with_mut(partition, |part| {
+            if part.position.is_some_and(|known| !follows(&known, &position)) {
+                part.items.clear();
+            }
+            part.position = Some(position);
+            for item in items {
+                // Whatever was before it is refused by the generation alone.
+                if item.entry.what == Happened::Generation {
+                    part.items.clear();
+                }
+                part.items.push_back(item);
+            }
+        });
+    }
+
+    /// The partition has to be read from its beginning.
+    pub(super) fn forget(&self, partition: Partition) {
+        self.with_mut(partition, |part| *part = Part::default());
+    }
+
+    /// Lets go of entries whose time is over.
+    pub(super) fn trim(&self, now: Timestamp) {
+        for partition in Partition::all() {
+            self.with_mut(partition, |part| {
+                part.items.retain(|item| item.entry.forget_at > now);
+                part.items.shrink_to(part.items.len().saturating_mul(2));
+            });
+        }
+    }
+
+    /// How many entries are kept.
+    pub(super) fn len(&self) -> usize {
+        Partition::all().map(|partition| self.with(partition, |part| part.items.len())).sum()
+    }
+
+    /// What a follower of `audience` has to be told, at most `most` entries. `resume`: a snapshot of this partition that was cut off after this sequence.
+    pub(super) fn due(
+        &self,
+        partition: Partition,
+        sent: Option<Sent>,
+        resume: Option<u64>,
+        audience: &str,
+        most: usize,
+    ) -> Due {
+        self.with(partition, |part| {
+            let Some(position) = part.position else { return Due::Nothing };
+            let known =
+                sent.filter(|sent| sent.seq <= position.seq && sent.generation <= position.generation);
+            if resume.is_none() && known.is_some_and(|known| known.seq == position.seq) {
+                return Due::Nothing;
+            }
+            let after = resume.or(known.map(|known| known.seq)).unwrap_or(0);
+            // Entries are in order of their sequence.
+            let first = part.items.partition_point(|item| item.entry.seq <= after);
+            let wanted = part.items.iter().skip(first).filter(|item| item.concern.covers(audience));
+            let mut entries: Vec<_> = wanted.take(most.saturating_add(1)).cloned().collect();
+            let more = entries.len() > most;
+            entries.truncate(most);
+            let seq = if more { entries.last().map_or(after, |item| item.entry.seq) } else { position.seq };
+            let now = Sent { generation: position.generation, seq };
+            match resume.is_none() && known.is_some() {
+                true => Due::Delta { now, entries },
+                false => Due::Snapshot { now, entries, more },
+            }
+        })
+    }
+
+    fn with<T: Default>(&self, partition: Partition, look: impl FnOnce(&Part) -> T) -> T {
+        let Some(part) = self.parts.get(usize::from(partition.number())) else { return T::default() };
+        look(&part.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn with_mut(&self, partition: Partition, change: impl FnOnce(&mut Part)) {
+        if let Some(part) = self.parts.get(usize::from(partition.number())) {
+            change(&mut part.write().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+/// Whether `later` is, or may be, a later place of the same history.
+fn follows(known: &Position, later: &Position) -> bool {
+    known.generation <= later.generation
+        && (known.seq < later.seq || (known.seq == later.seq && known.chain == later.chain))
+}

@@ -1,0 +1,21 @@
+//! Ends, pushed to those who verify (G4, G5).
+//!
+//! - [`hub`]: one for a broker. It looks at the store when there is news, and at each beat of the fastest follower; what it finds it keeps until it may be forgotten.
+//! - [`mirror`]: what it keeps: the unexpired part of each partition's history, once for all followers.
+//! - [`follower`]: one stream. It walks the mirror at the pace of its reader, so that a reader who never reads costs no more than its place.
+//! - [`receipt`]: who has applied an end, of the followers of all brokers, and when the others close by themselves.
+//!
+//! Nothing here is believed because it was pushed: a nudge only makes the hub look sooner, and an announcement of another broker only turns a follower that counts as pending
+//! into one that has applied. What nobody tells leaves a receipt that is later than it might be, and true.
+//!
+//! Absent here: sockets, signatures and messages (that is `api`), and who may follow (that is `ops`).
+
+pub mod follower;
+pub mod hub;
+mod mirror;
+pub mod receipt;
+
+pub use follower::{Content, Following, Frame, Reader};
+pub use hub::{Concerns, Hub};
+pub use mirror::{Concern, Item};
+pub use receipt::{Applied, Pending};

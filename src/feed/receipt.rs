@@ -1,0 +1,220 @@
+//! Who has applied an end, and when the others close by themselves.
+//!
+//! A follower that has not applied an end is fresh only by a heartbeat whose look at the store began before the end was written; and it counts its bound from a beat that it
+//! had sent before that look. So it refuses, at the latest, its bound after the end was written.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use taskpass_verifier::ids::Partition;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::hub::{BOUNDS, Hub};
+use super::mirror::Concern;
+use crate::revoke::feed::Registration;
+use crate::revoke::history::Durability;
+use crate::time::Timestamp;
+
+/// An announcement is a list of these: stream 16, partition 1, sequence 8.
+const RECORD: usize = 25;
+/// The first byte of an announcement of acknowledgements.
+const FORMAT: u8 = 1;
+/// Acknowledgements in one announcement.
+const MOST_RECORDS: usize = 2_000;
+/// Streams whose acknowledgements are remembered.
+const MOST_STREAMS: usize = 20_000;
+/// Of a stream that was not heard of for longer nothing is remembered.
+const REMEMBERED: Duration = Duration::from_secs(900);
+/// Clocks of followers may run slower than ours by as much of the bound: one part in so many.
+const DRIFT: u32 = 100;
+/// And this much beside.
+const SLACK: Duration = Duration::from_millis(10);
+
+/// A follower that is not known to have applied an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Its stream.
+    pub stream: Uuid,
+    /// Its SPIFFE ID.
+    pub follower: String,
+    /// For which audience it follows.
+    pub audience: String,
+    /// It refuses from then on, unless it applies the end before.
+    pub closes_at: Timestamp,
+}
+
+/// How far an end has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Followers that have applied it.
+    pub applied: usize,
+    /// The others.
+    pub pending: Vec<Pending>,
+    /// No follower accepts anything that the end has ended after this.
+    pub closed_by: Timestamp,
+}
+
+type Places = BTreeMap<u8, u64>;
+
+/// How far each stream has applied each partition, of all brokers that were heard.
+#[derive(Default)]
+pub(super) struct Acknowledged {
+    streams: Mutex<HashMap<Uuid, (Places, Timestamp)>>,
+    outbox: Mutex<Vec<(Uuid, Partition, u64)>>,
+    to_send: Notify,
+    news: watch::Sender<u64>,
+}
+
+impl Acknowledged {
+    fn streams(&self) -> MutexGuard<'_, HashMap<Uuid, (Places, Timestamp)>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A follower of this broker has applied something.
+    pub(super) fn applied_here(&self, stream: Uuid, applied: &[(Partition, u64)], now: Timestamp) {
+        self.note(applied.iter().map(|(partition, seq)| (stream, *partition, *seq)), now);
+        let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        outbox.extend(applied.iter().map(|(partition, seq)| (stream, *partition, *seq)));
+        self.to_send.notify_one();
+    }
+
+    fn note(&self, applied: impl Iterator<Item = (Uuid, Partition, u64)>, now: Timestamp) {
+        {
+            let mut streams = self.streams();
+            for (stream, partition, seq) in applied {
+                if streams.len() >= MOST_STREAMS && !streams.contains_key(&stream) {
+                    continue;
+                }
+                let (places, heard) = streams.entry(stream).or_default();
+                let place = places.entry(partition.number()).or_default();
+                (*place, *heard) = ((*place).max(seq), now);
+            }
+        }
+        self.news.send_modify(|news| *news += 1);
+    }
+
+    /// Takes what another broker announced. What cannot be read is passed over.
+    fn heard(&self, message: &[u8], now: Timestamp) {
+        let Some((&FORMAT, records)) = message.split_first() else { return };
+        let read = |record: &[u8]| {
+            let (stream, rest) = record.split_first_chunk::<16>()?;
+            let (&partition, seq) = rest.split_first()?;
+            let partition = Partition::all().find(|one| one.number() == partition)?;
+            Some((Uuid::from_bytes(*stream), partition, u64::from_be_bytes(seq.try_into().ok()?)))
+        };
+        self.note(records.chunks_exact(RECORD).take(MOST_RECORDS).filter_map(read), now);
+    }
+
+    fn to_announce(&self) -> Vec<Vec<u8>> {
+        let outbox = std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let message = |records: &[(Uuid, Partition, u64)]| {
+            let mut message = Vec::with_capacity(1 + records.len() * RECORD);
+            message.push(FORMAT);
+            for (stream, partition, seq) in records {
+                message.extend(stream.as_bytes());
+                message.push(partition.number());
+                message.extend(seq.to_be_bytes());
+            }
+            message
+        };
+        outbox.chunks(MOST_RECORDS).map(message).collect()
+    }
+
+    fn has(&self, stream: Uuid, at: &[(Partition, u64)]) -> bool {
+        let streams = self.streams();
+        let Some((places, _)) = streams.get(&stream) else { return false };
+        at.iter().all(|(partition, seq)| places.get(&partition.number()).is_some_and(|place| place >= seq))
+    }
+
+    /// Forgets streams that were not heard of for long.
+    pub(super) fn trim(&self, now: Timestamp) {
+        self.streams().retain(|_, (_, heard)| now.since(*heard) < REMEMBERED);
+    }
+}
+
+impl Hub {
+    /// Tells the other brokers what followers of this one have applied, and listens to them, until `stop`.
+    pub async fn exchange(&self, stop: CancellationToken) {
+        let mut announcements = self.store.announcements();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.acknowledged.to_send.notified() => {
+                    for message in self.acknowledged.to_announce() {
+                        // Lost, it leaves a follower pending that is not.
+                        if let Err(error) = self.store.announce(&message).await {
+                            tracing::debug!(%error, "acknowledgements were not announced");
+                        }
+                    }
+                }
+                heard = announcements.recv() => match heard {
+                    Ok(message) => self.acknowledged.heard(&message, self.clock.now()),
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+
+    /// Waits, at most for `wait`, until every follower whom it concerns has applied what stands at these places, and which were written before this is called. To be called after that
+    /// was acknowledged, never before: whoever registers from then on finds the end in its snapshot.
+    ///
+    /// Where the store does not say who follows, the answer holds for whoever might.
+    pub async fn applied(&self, at: &[(Partition, u64)], concern: &Concern, wait: Duration) -> Applied {
+        let written = self.clock.now();
+        let mut news = self.acknowledged.news.subscribe();
+        let registered = match self.store.registrations(written).await {
+            Ok(registered) => registered,
+            Err(error) => {
+                tracing::warn!(%error, "who follows is not known: an end is answered with the largest bound");
+                let closed_by = closes(written, *BOUNDS.end());
+                return Applied { applied: 0, pending: Vec::new(), closed_by };
+            }
+        };
+        let mut pending: Vec<_> =
+            registered.into_iter().filter(|stream| concern.covers(&stream.audience)).collect();
+        let all = pending.len();
+        let give_up = Instant::now() + wait;
+        loop {
+            news.mark_unchanged();
+            pending.retain(|stream| !self.acknowledged.has(stream.stream, at));
+            if pending.is_empty() {
+                break;
+            }
+            if !matches!(tokio::time::timeout_at(give_up, news.changed()).await, Ok(Ok(()))) {
+                break;
+            }
+        }
+        let pending: Vec<_> = pending.iter().map(|stream| waited_for(stream, written)).collect();
+        let latest = pending.iter().map(|pending| pending.closes_at).max();
+        let mut closed_by = latest.unwrap_or_else(|| self.clock.now());
+        if let Some(unsure) = self.unsure_bound() {
+            closed_by = closed_by.max(closes(written, unsure));
+        }
+        Applied { applied: all - pending.len(), pending, closed_by }
+    }
+
+    /// Where registrations may have been lost with a store that keeps them in memory only: the largest bound, for as long after the last time that the store was out of reach.
+    fn unsure_bound(&self) -> Option<Duration> {
+        let bound = self.largest_bound();
+        let unsure = self.durability == Durability::Memory && self.out_of_reach().elapsed() < bound;
+        unsure.then_some(bound)
+    }
+}
+
+fn waited_for(stream: &Registration, written: Timestamp) -> Pending {
+    Pending {
+        stream: stream.stream,
+        follower: stream.follower.clone(),
+        audience: stream.audience.clone(),
+        closes_at: closes(written, stream.bound),
+    }
+}
+
+fn closes(written: Timestamp, bound: Duration) -> Timestamp {
+    written.saturating_add(bound).saturating_add(bound / DRIFT).saturating_add(SLACK)
+}

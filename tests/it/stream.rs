@@ -1,0 +1,307 @@
+//! The feed as it comes over the wire: what a stream says, in which order, to whom, and what a receipt makes of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prost::Message as _;
+use taskpass::proto::feed_service_client::FeedServiceClient;
+use taskpass::proto::{self, feed_entry, feed_frame, follow_request};
+use taskpass_verifier::KeySet;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use crate::support::broker::Broker;
+use crate::support::client::Client;
+use crate::support::story::{begin, docs, mail, millis, mint, refused, seconds};
+use crate::support::world::{DOCS, MAIL, PAYMENTS, TENANT};
+use crate::support::{PATIENCE, Store, now};
+
+const NONCE: [u8; 16] = [7; 16];
+
+/// A follower that says what the test tells it to say.
+struct Stream {
+    say: mpsc::Sender<proto::FollowRequest>,
+    frames: Streaming<proto::FollowResponse>,
+    keys: KeySet,
+    sequence: u64,
+    /// What it was told of each partition.
+    covered: BTreeMap<u32, u64>,
+}
+
+fn hello(audience: &str) -> proto::FollowRequest {
+    let bound = seconds(2);
+    let hello = proto::FollowHello { audience: audience.into(), bound, nonce: NONCE.to_vec().into() };
+    proto::FollowRequest { message: Some(follow_request::Message::Hello(hello)) }
+}
+
+async fn follow(client: &Client, audience: &str) -> Result<Stream, Status> {
+    let request = proto::GetKeySetRequest { trust_domain: TENANT.into() };
+    let keys = client.directory().get_key_set(request).await?.into_inner();
+    let keys = KeySet::from_jwks(keys.feed_jwks_json.as_bytes()).unwrap();
+    let (say, said) = mpsc::channel(64);
+    say.send(hello(audience)).await.unwrap();
+    let frames = FeedServiceClient::new(client.channel.clone()).follow(ReceiverStream::new(said)).await?;
+    Ok(Stream { say, frames: frames.into_inner(), keys, sequence: 0, covered: BTreeMap::new() })
+}
+
+impl Stream {
+    async fn say(&self, message: follow_request::Message) {
+        self.say.send(proto::FollowRequest { message: Some(message) }).await.unwrap();
+    }
+
+    async fn beat(&self, number: u64) {
+        self.say(follow_request::Message::Beat(proto::FollowBeat { number })).await;
+    }
+
+    async fn acknowledge(&self) {
+        self.say(follow_request::Message::Ack(proto::FollowAck { sequence: self.sequence })).await;
+    }
+
+    /// The next frame, whose signature, nonce and place are as they must be.
+    async fn frame(&mut self) -> feed_frame::Content {
+        let next = tokio::time::timeout(PATIENCE, self.frames.message()).await.expect("a frame in time");
+        self.sound(&next.unwrap().expect("the stream goes on"))
+    }
+
+    fn sound(&mut self, response: &proto::FollowResponse) -> feed_frame::Content {
+        let key = self.keys.get(&response.key_id.parse().unwrap()).expect("a key of the feed");
+        let signed = [b"taskpass-feed-v1\0".as_slice(), &response.payload].concat();
+        assert!(key.has_signed(&signed, response.signature.as_ref()));
+        let frame = proto::FeedFrame::decode(response.payload.clone()).unwrap();
+        self.sequence += 1;
+        assert_eq!((frame.sequence, frame.nonce.as_ref()), (self.sequence, NONCE.as_slice()));
+        let content = frame.content.unwrap();
+        match &content {
+            feed_frame::Content::Snapshot(part) => {
+                self.covered.insert(part.partition, part.seq);
+            }
+            feed_frame::Content::Delta(delta) => {
+                let covered = self.covered.insert(delta.partition, delta.to_seq);
+                assert_eq!(covered, Some(delta.from_seq), "no gap: {delta:?}");
+            }
+            _ => {}
+        }
+        content
+    }
+
+    /// Everything up to the first heartbeat that keeps every partition fresh.
+    async fn synchronised(&mut self) -> (Vec<feed_frame::Content>, proto::FeedHeartbeat) {
+        let mut before = Vec::new();
+        loop {
+            match self.frame().await {
+                feed_frame::Content::Heartbeat(heartbeat) if heartbeat.partitions == u64::MAX => {
+                    return (before, heartbeat);
+                }
+                other => before.push(other),
+            }
+        }
+    }
+
+    /// The next delta with something in it.
+    async fn delta(&mut self) -> Vec<proto::FeedEntry> {
+        loop {
+            if let feed_frame::Content::Delta(delta) = self.frame().await {
+                return delta.entries;
+            }
+        }
+    }
+}
+
+fn ended(entries: &[proto::FeedEntry]) -> Vec<Vec<u8>> {
+    let ended = entries.iter().filter_map(|entry| match &entry.what {
+        Some(feed_entry::What::TaskEnded(id)) => Some(id.to_vec()),
+        _ => None,
+    });
+    ended.collect()
+}
+
+fn id_of(task: &proto::Task) -> Vec<u8> {
+    task.id.parse::<taskpass_verifier::ids::TaskId>().unwrap().as_bytes().to_vec()
+}
+
+fn complete(task: &proto::Task, wait: i64) -> proto::CompleteTaskRequest {
+    proto::CompleteTaskRequest { task_id: task.id.clone(), wait: seconds(wait), ..Default::default() }
+}
+
+async fn a_stream_begins_with_keys_and_snapshots_and_then_keeps_its_follower_fresh(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let before = agent.docs_task().await;
+    agent.complete(&before.id).await.unwrap();
+    let mut stream = follow(&verifier, DOCS).await.unwrap();
+    let (opening, first) = stream.synchronised().await;
+    let feed_frame::Content::KeySet(keys) = &opening[0] else { panic!("{opening:?}") };
+    assert!(keys.epoch > 0 && KeySet::from_jwks(keys.jwks_json.as_bytes()).is_ok());
+    let snapshots = opening.iter().filter_map(|content| match content {
+        feed_frame::Content::Snapshot(part) => Some(part.entries.clone()),
+        _ => None,
+    });
+    let entries: Vec<_> = snapshots.flatten().collect();
+    assert_eq!(ended(&entries), [id_of(&before)], "what ended before is in the snapshot");
+    assert_eq!((stream.covered.len(), first.beat), (64, 0));
+    // A beat is named by a later heartbeat, and none that was not sent.
+    stream.beat(1).await;
+    loop {
+        let (_, heartbeat) = stream.synchronised().await;
+        assert!(heartbeat.beat <= 1);
+        assert_eq!(heartbeat.bound, seconds(2));
+        if heartbeat.beat == 1 {
+            break;
+        }
+    }
+}
+
+async fn an_end_comes_as_a_delta_and_its_receipt_counts_who_applied_it(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let (task, other) = (agent.docs_task().await, agent.docs_task().await);
+    let token = agent.mint(mint(&other, DOCS)).await.unwrap();
+    let mut stream = follow(&verifier, DOCS).await.unwrap();
+    stream.synchronised().await;
+    stream.acknowledge().await;
+    let completing = tokio::spawn({
+        let (agent, request) = (broker.agent(), complete(&task, 5));
+        async move { agent.tasks().complete_task(request).await.unwrap().into_inner() }
+    });
+    assert_eq!(ended(&stream.delta().await), [id_of(&task)]);
+    stream.acknowledge().await;
+    let spread = completing.await.unwrap().receipt.unwrap().propagation.unwrap();
+    assert_eq!((spread.applied, spread.pending), (1, 0), "{spread:?}");
+    assert!(millis(&spread.closed_by) <= i64::try_from(now().as_millis()).unwrap());
+    // One credential, and everything of a workload.
+    agent.revoke_credential(&token.credential_id).await.unwrap();
+    let entries = stream.delta().await;
+    assert!(matches!(entries[0].what, Some(feed_entry::What::CredentialRevoked(_))), "{entries:?}");
+    broker.operator().revoke_workload(&other.owner, 0).await.unwrap();
+    let entries = stream.delta().await;
+    assert!(matches!(entries[0].what, Some(feed_entry::What::Fence(_))), "{entries:?}");
+}
+
+async fn a_follower_that_says_nothing_is_pending_until_its_bound_is_over(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let task = agent.docs_task().await;
+    let mut stream = follow(&verifier, DOCS).await.unwrap();
+    stream.synchronised().await;
+    let before = i64::try_from(now().as_millis()).unwrap();
+    let done = agent.tasks().complete_task(complete(&task, 0)).await.unwrap().into_inner();
+    let spread = done.receipt.unwrap().propagation.unwrap();
+    assert_eq!((spread.applied, spread.pending), (0, 1));
+    let pending = &spread.pending_followers[0];
+    assert_eq!(
+        (pending.follower.as_str(), pending.audience.as_str()),
+        ("spiffe://example.org/mcp/docs", DOCS)
+    );
+    let closes = millis(&pending.closes_at) - before;
+    assert!((2_000..4_000).contains(&closes), "it closes its bound after the end: {closes} ms");
+    assert_eq!(spread.closed_by, pending.closes_at);
+    // Gone without a word it counts as pending still: it may hold itself for fresh.
+    drop(stream);
+    let task = agent.docs_task().await;
+    let done = agent.tasks().complete_task(complete(&task, 0)).await.unwrap().into_inner();
+    assert_eq!(done.receipt.unwrap().propagation.unwrap().pending, 1);
+}
+
+async fn nobody_is_told_of_what_is_not_for_their_audience(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.workload("mcp/mail"));
+    let (docs_only, both) = (agent.docs_task().await, agent.begin(begin(&[docs(), mail()])).await.unwrap());
+    let mut stream = follow(&verifier, MAIL).await.unwrap();
+    stream.synchronised().await;
+    let done = agent.tasks().complete_task(complete(&docs_only, 0)).await.unwrap().into_inner();
+    assert_eq!(done.receipt.unwrap().propagation.unwrap().pending, 0, "it does not concern them");
+    agent.complete(&both.id).await.unwrap();
+    assert_eq!(ended(&stream.delta().await), [id_of(&both)]);
+}
+
+async fn only_an_enrolled_verifier_may_follow(store: Store) {
+    let broker = Broker::start(store).await;
+    for (client, audience) in
+        [(broker.agent(), DOCS), (broker.verifier(), PAYMENTS), (broker.operator(), DOCS)]
+    {
+        refused(follow(&client, audience).await.map(drop), Code::PermissionDenied, "POLICY_DENIED");
+    }
+    let answer = follow(&broker.verifier(), "https://unknown.example.org/mcp").await.map(drop);
+    refused(answer, Code::InvalidArgument, "UNKNOWN_AUDIENCE");
+    let (say, said) = mpsc::channel(1);
+    let beat = follow_request::Message::Beat(proto::FollowBeat { number: 1 });
+    say.send(proto::FollowRequest { message: Some(beat) }).await.unwrap();
+    let mut feed = FeedServiceClient::new(broker.verifier().channel.clone());
+    refused(
+        feed.follow(ReceiverStream::new(said)).await.map(drop),
+        Code::InvalidArgument,
+        "INVALID_ARGUMENT",
+    );
+}
+
+async fn a_stream_ends_when_its_follower_is_enrolled_no_longer(store: Store) {
+    let broker = Broker::start(store).await;
+    let mut stream = follow(&broker.verifier(), DOCS).await.unwrap();
+    stream.synchronised().await;
+    let text = broker.world.read("audiences/docs.toml").replace("mcp/docs", "mcp/others");
+    broker.world.write("audiences/docs.toml", &text);
+    let ended = async {
+        loop {
+            match stream.frames.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("an end without a reason"),
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_through_one_broker_reaches_the_followers_of_another() {
+    let first = Broker::start(Store::Redis).await;
+    let (second, world) = (first.beside().await, &first.world);
+    let verifier = Client::new(second, &world.broker_ca, &world.tenant.svid("mcp/docs"));
+    let agent = first.agent();
+    let task = agent.docs_task().await;
+    let mut stream = follow(&verifier, DOCS).await.unwrap();
+    stream.synchronised().await;
+    stream.acknowledge().await;
+    let completing = tokio::spawn({
+        let (agent, request) = (first.agent(), complete(&task, 5));
+        async move { agent.tasks().complete_task(request).await.unwrap().into_inner() }
+    });
+    assert_eq!(ended(&stream.delta().await), [id_of(&task)]);
+    stream.acknowledge().await;
+    let spread = completing.await.unwrap().receipt.unwrap().propagation.unwrap();
+    assert_eq!((spread.applied, spread.pending), (1, 0), "{spread:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_cut_off_from_its_store_keeps_nobody_fresh() {
+    let broker = Broker::start(Store::Redis).await;
+    let redis = broker.redis.as_ref().unwrap();
+    let mut stream = follow(&broker.verifier(), DOCS).await.unwrap();
+    stream.synchronised().await;
+    redis.pause();
+    // What was under way may still come; then no heartbeat names a partition.
+    tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            if let feed_frame::Content::Heartbeat(heartbeat) = stream.frame().await
+                && heartbeat.partitions == 0
+            {
+                return;
+            }
+        }
+    })
+    .await
+    .expect("a heartbeat that keeps nothing fresh");
+    redis.resume();
+    stream.synchronised().await;
+}
+
+on_both_stores!(
+    a_stream_begins_with_keys_and_snapshots_and_then_keeps_its_follower_fresh,
+    an_end_comes_as_a_delta_and_its_receipt_counts_who_applied_it,
+    a_follower_that_says_nothing_is_pending_until_its_bound_is_over,
+    nobody_is_told_of_what_is_not_for_their_audience,
+    only_an_enrolled_verifier_may_follow,
+    a_stream_ends_when_its_follower_is_enrolled_no_longer,
+);
