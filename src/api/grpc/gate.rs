@@ -112,7 +112,9 @@ where
                 Ok(admitted) => shared.pass(inner, request, admitted, counting.method()).await?,
                 Err(refused) => refused.into_http(),
             };
-            if let Some(value) = id.ok().and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
+            if let Some(mut value) = id.ok().and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
+                // No two are the same: HPACK (RFC 7541, section 7.1.3) then keeps it out of the connection's table.
+                value.set_sensitive(true);
                 response.headers_mut().insert(REQUEST_ID, value);
             }
             counting.answered(&response);
