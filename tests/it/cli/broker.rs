@@ -1,11 +1,10 @@
 //! `taskpass serve`, `taskpass config` and `taskpass store`: what operators run.
 
-use tonic_health::pb::HealthCheckRequest;
-
 use super::{Dev, Process, run, taskpass};
-use crate::support::Store;
 use crate::support::broker::Setup;
 use crate::support::client::Client;
+use crate::support::raw::{is_full, silent};
+use crate::support::{Store, eventually};
 
 #[test]
 fn a_configuration_is_reported_with_all_of_its_problems() {
@@ -66,7 +65,8 @@ fn sigterm_drains_and_the_log_is_json() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_does_not_wait_for_calls_in_flight() {
-    let setup = Setup::on(Store::Embedded).with("", "drain = \"60s\"");
+    let setup =
+        Setup::on(Store::Embedded).with("", "drain = \"60s\"").with("limits", "calls_per_workload = 1");
     let file = setup.write_config();
     let mut command = taskpass(setup.world.dir());
     command.args(["serve", "--config", file.to_str().unwrap()]);
@@ -75,10 +75,8 @@ async fn a_second_signal_does_not_wait_for_calls_in_flight() {
     let log = process.stderr();
     let address = log.split("grpc=").nth(1).unwrap().split_whitespace().next().unwrap();
     let client = Client::new(address.parse().unwrap(), &setup.world.broker_ca, &setup.world.svid("agent/a1"));
-    // A watch never ends by itself.
-    let watch = client.health().watch(HealthCheckRequest { service: String::new() }).await.unwrap();
-    let mut watch = watch.into_inner();
-    watch.message().await.unwrap();
+    let _silence = silent(&client);
+    eventually("a call in flight", async || is_full(&client).await).await;
     process.signal("-INT");
     process.until_it_says("draining");
     process.until_it_says("waiting for calls in flight, at most 1m");
