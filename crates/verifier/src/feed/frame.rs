@@ -100,6 +100,8 @@ pub struct Taken {
     pub sequence: u64,
     /// Whether everything up to it is applied and so may be acknowledged. Once a partition could not be taken, nothing of this stream may be.
     pub applied: bool,
+    /// Whether the broker waits for an acknowledgement: it has changed what is known.
+    pub to_acknowledge: bool,
     /// Whether it has made a partition fresher.
     pub fresher: bool,
     /// Whether a partition could not be taken: it stays closed until another stream's snapshot.
@@ -187,9 +189,12 @@ impl Frames {
         }
     }
 
-    /// Ends the stream and closes the view.
+    /// Ends the stream and closes the view. Once is enough: what was wrong first stays the reason.
     pub fn refuse(&mut self, why: Violation, fed: &dyn Fed) -> Violation {
-        let why = *self.stream.broken.get_or_insert(why);
+        if let Some(broken) = self.stream.broken {
+            return broken;
+        }
+        self.stream.broken = Some(why);
         fed.view().close_all(why.closes());
         fed.happened(&Event::Closed { why });
         why
@@ -235,6 +240,7 @@ impl Frames {
         received: Moment,
     ) -> Result<Taken, Violation> {
         let mut fresher = false;
+        let to_acknowledge = !matches!(said, feed_frame::Content::Heartbeat(_));
         match said {
             feed_frame::Content::Snapshot(part) => self.stream.snapshot(part.try_into()?, fed)?,
             feed_frame::Content::Delta(delta) => self.stream.delta(delta.try_into()?, fed)?,
@@ -244,7 +250,7 @@ impl Frames {
             feed_frame::Content::KeySet(keys) => self.take_keys(keys.try_into()?, fed)?,
         }
         let Stream { behind, ref partial, .. } = self.stream;
-        Ok(Taken { sequence, applied: !behind && partial.is_none(), fresher, behind })
+        Ok(Taken { sequence, applied: !behind && partial.is_none(), to_acknowledge, fresher, behind })
     }
 
     fn take_keys(&mut self, new: Keys, fed: &dyn Fed) -> Result<(), Violation> {
