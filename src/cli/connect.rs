@@ -92,7 +92,12 @@ struct Profile {
 impl Connection {
     /// Connects.
     pub(super) async fn open(&self, out: Output) -> Result<Client, Failure> {
-        Client::connect(&self.target(|name| std::env::var(name).ok())?, out).await
+        Client::connect(&self.resolve()?, out).await
+    }
+
+    /// Where and as whom, without connecting.
+    pub(super) fn resolve(&self) -> Result<Target, Failure> {
+        self.target(|name| std::env::var(name).ok())
     }
 
     /// What was asked for on the command line, in a profile, in the environment: in this order.

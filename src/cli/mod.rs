@@ -15,6 +15,7 @@ mod demo;
 mod dev;
 mod directory;
 mod failure;
+mod follow;
 mod host;
 mod input;
 mod logging;
@@ -67,6 +68,7 @@ enum Command {
     Token(token::Token),
     Cert(cert::Cert),
     Credential(credential::Credential),
+    Follow(follow::Follow),
     Audience(directory::Audience),
     Key(directory::Key),
     Workload(workload::Workload),
@@ -137,6 +139,7 @@ fn run(command: Command, out: Output) -> Outcome {
             Command::Token(token) => token.run(out).await,
             Command::Cert(cert) => cert.run(out).await,
             Command::Credential(credential) => credential.run(out).await,
+            Command::Follow(follow) => follow.run(out).await,
             Command::Audience(audience) => audience.run(out).await,
             Command::Key(key) => key.run(out).await,
             Command::Workload(workload) => workload.run(out).await,

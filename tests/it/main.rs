@@ -22,6 +22,7 @@ mod cli;
 mod coverage;
 mod crashes;
 mod ends;
+mod feed;
 mod hostile;
 mod identity;
 mod input;

@@ -7,6 +7,7 @@ pub mod client;
 pub mod load;
 pub mod mortal;
 pub mod process;
+pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod story;

@@ -16,6 +16,7 @@ use super::frame::MAX_PAYLOAD_BYTES;
 use super::proto::directory_service_client::DirectoryServiceClient;
 use super::proto::feed_service_client::FeedServiceClient;
 use super::proto::{FollowRequest, FollowResponse, GetKeySetRequest};
+use super::tls;
 use crate::keyset::KeySet;
 
 /// Stands where TLS wants a name: brokers are known by SPIFFE ID, and this one is not sent.
@@ -84,13 +85,13 @@ pub(super) fn said(status: &Status) -> String {
     why
 }
 
-async fn connect(uri: &Uri, tls: Arc<ClientConfig>) -> Result<Channel, String> {
+async fn connect(uri: &Uri, config: Arc<ClientConfig>) -> Result<Channel, String> {
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let tcp = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await;
     let tcp = tcp.map_err(|why| why.to_string())?;
     tcp.set_nodelay(true).map_err(|why| why.to_string())?;
     let name = ServerName::try_from(NO_NAME).map_err(|why| why.to_string())?;
-    let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(|why| why.to_string())?;
+    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| tls::why(&error))?;
     let once = Mutex::new(Some(TokioIo::new(stream)));
     let connector = tower::service_fn(move |_: Uri| {
         let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -19,8 +19,8 @@ use crate::keyset::KeySet;
 
 /// What may wait to be sent: beats and acknowledgements. What finds no room is not sent, and later ones say more.
 const OUTBOX: usize = 32;
-/// Beats in a bound.
-const BEATS_IN_A_BOUND: u32 = 3;
+/// Beats in a bound: as many as a broker looks at its store, so that each look answers a new one.
+const BEATS_IN_A_BOUND: u32 = 4;
 /// The bound that beats keep to before it is known.
 const BOUND_AT_FIRST: Duration = Duration::from_secs(3);
 /// How often the files are looked at.
@@ -62,6 +62,8 @@ pub(super) struct Session<'a> {
     no_room: bool,
     /// When a frame made something fresher; none before.
     fresh: Option<Instant>,
+    /// When a frame came.
+    heard: Instant,
     opened: Instant,
     resynchronise: Option<Instant>,
     asked_for_keys: bool,
@@ -78,6 +80,7 @@ impl<'a> Session<'a> {
             unacknowledged: None,
             no_room: false,
             fresh: None,
+            heard: Instant::now(),
             opened: Instant::now(),
             resynchronise: None,
             asked_for_keys: false,
@@ -189,11 +192,11 @@ impl<'a> Session<'a> {
         self.outbox.as_ref().is_some_and(|outbox| outbox.try_send(request).is_ok())
     }
 
-    /// A broker that makes nothing fresher, whether it says something or not, is left before the bound is over.
+    /// A broker that says nothing for half of the bound, or makes nothing fresher for two thirds of it, is left before the bound is over.
     fn give_up_at(&self) -> Instant {
         let bound = self.shared.fed.view().bound();
         let quiet = match (self.fresh, bound) {
-            (Some(fresh), Some(bound)) => fresh + bound / 2,
+            (Some(fresh), Some(bound)) => (fresh + bound * 2 / 3).min(self.heard + bound / 2),
             (None, Some(bound)) => self.opened + (bound / 2).max(self.shared.limit()),
             (_, None) => self.opened + self.shared.config.reconnect.limit,
         };
@@ -215,6 +218,7 @@ impl<'a> Session<'a> {
         connection: &Connection,
     ) -> Result<(), Over> {
         let received = clock::now();
+        self.heard = Instant::now();
         let frame = SignedFrame { payload: &said.payload, signature: &said.signature, key_id: &said.key_id };
         let fed = &*self.shared.fed;
         let taken = match frames.take(frame, keys, fed, received) {

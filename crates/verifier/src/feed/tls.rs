@@ -160,6 +160,18 @@ pub(super) enum NotTheBroker {
     OtherId,
 }
 
+/// Why a handshake failed, in words for people where it was we who refused.
+pub(super) fn why(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let refused = match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
+            other.0.downcast_ref::<NotTheBroker>()
+        }
+        _ => None,
+    };
+    refused.map_or_else(|| error.to_string(), |refused| format!("the broker was refused: {refused}"))
+}
+
 /// Holds the server to the bundle and to one SPIFFE ID; DNS names count for nothing.
 struct BySpiffeId {
     anchors: Vec<TrustAnchor<'static>>,

@@ -11,7 +11,7 @@ use taskpass_verifier::{Refusal, view};
 use crate::support::*;
 
 #[test]
-fn a_tampered_payload_closes_everything() {
+fn a30_a_tampered_payload_closes_everything() {
     let mut world = World::synchronised();
     let frame = world.frame(delta(3, 10, 11, vec![ended(task(3, 1))]));
     let mut payload = frame.encode_to_vec();
@@ -31,7 +31,7 @@ fn a_signature_that_is_not_over_the_prefix_of_the_feed_is_none() {
 }
 
 #[test]
-fn a_frame_signed_by_another_key_under_the_name_of_the_feeds_key_closes_everything() {
+fn a30_a_frame_signed_by_another_key_under_the_name_of_the_feeds_key_closes_everything() {
     let mut world = World::synchronised();
     let payload = world.frame(heartbeat(1, u64::MAX)).encode_to_vec();
     let signature = Key::new().sign(&payload);
@@ -55,7 +55,7 @@ fn an_unknown_key_changes_nothing_so_that_newer_keys_can_be_asked_for() {
 }
 
 #[test]
-fn a_replayed_frame_closes_everything() {
+fn a30_a_replayed_frame_closes_everything() {
     let mut world = World::synchronised();
     let frame = world.frame(delta(3, 10, 11, vec![]));
     world.hand_in(&frame).unwrap();
@@ -64,7 +64,7 @@ fn a_replayed_frame_closes_everything() {
 }
 
 #[test]
-fn a_dropped_frame_closes_everything() {
+fn a30_a_dropped_frame_closes_everything() {
     let mut world = World::synchronised();
     let _dropped = world.frame(delta(3, 10, 11, vec![ended(task(3, 1))]));
     world.frames.beat(at(50));
@@ -73,7 +73,7 @@ fn a_dropped_frame_closes_everything() {
 }
 
 #[test]
-fn frames_in_another_order_close_everything() {
+fn a30_frames_in_another_order_close_everything() {
     let mut world = World::synchronised();
     let first = world.frame(delta(3, 10, 11, vec![ended(task(3, 1))]));
     let second = world.frame(heartbeat(1, 1 << 3));
@@ -83,7 +83,7 @@ fn frames_in_another_order_close_everything() {
 }
 
 #[test]
-fn a_frame_of_another_stream_of_the_same_follower_closes_everything() {
+fn a30_a_frame_of_another_stream_of_the_same_follower_closes_everything() {
     let mut world = World::synchronised();
     let mut recorded = world.frame(heartbeat(1, 1 << 3));
     recorded.nonce = vec![0xee; 16].into();
@@ -115,7 +115,7 @@ fn the_name_of_a_stream_stays_what_it_was() {
 }
 
 #[test]
-fn a_heartbeat_for_a_beat_that_was_never_sent_closes_everything() {
+fn a30_a_heartbeat_for_a_beat_that_was_never_sent_closes_everything() {
     let mut world = World::synchronised();
     let got = world.say(heartbeat(2, 1 << 3));
     world.assert_broken(got, Violation::UnknownBeat, Refusal::FeedBadSignature);
@@ -178,7 +178,7 @@ fn a_bound_that_is_none_or_too_long_closes_everything() {
 }
 
 #[test]
-fn a_delta_with_a_gap_closes_everything() {
+fn a30_a_delta_with_a_gap_closes_everything() {
     for (from, to) in [(11, 12), (9, 11), (10, 9)] {
         let mut world = World::synchronised();
         let got = world.say(delta(3, from, to, vec![]));

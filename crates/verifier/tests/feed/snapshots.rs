@@ -99,7 +99,7 @@ fn the_parts_of_one_snapshot_have_an_end() {
 }
 
 #[test]
-fn a_rolled_back_snapshot_closes_its_partition_until_one_that_is_not_behind_on_whichever_stream() {
+fn a30_a_rolled_back_snapshot_closes_its_partition_until_one_that_is_not_behind_on_whichever_stream() {
     let mut world = World::synchronised();
     world.say(snapshot(4, 1, 1, vec![])).unwrap();
     world.frames.beat(at(10));

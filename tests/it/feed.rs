@@ -1,0 +1,268 @@
+//! Verifiers that follow the feed by the library: ends reach them, and what they cannot know they refuse.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use taskpass::proto;
+use taskpass_verifier::feed::{self, Follower, FollowerConfig, ForVerifier, IdentityFiles, Reconnect};
+use taskpass_verifier::verifier::Expected;
+use taskpass_verifier::{At, EnforcementProfile, Presented, Refusal, RevocationView, Verifier};
+
+use crate::support::broker::{Broker, Setup};
+use crate::support::client::Client;
+use crate::support::proxy::{Proxy, Wire};
+use crate::support::story::{mint, seconds};
+use crate::support::world::{DOCS, ISSUER, TENANT, World};
+use crate::support::{PATIENCE, Store, eventually};
+
+const BROKER: &str = "spiffe://broker.example.org/broker";
+const BOUND: Duration = Duration::from_secs(2);
+/// What a machine that has much else to do may be late by.
+const LATE: Duration = Duration::from_millis(300);
+
+/// An MCP server that judges by itself.
+struct Server {
+    verifier: Arc<Verifier>,
+    follower: Follower,
+}
+
+fn config(world: &World, brokers: &[SocketAddr]) -> FollowerConfig {
+    world.write("broker-ca.pem", &world.broker_ca.pem());
+    let (certificate, key) = world.svid("mcp/docs").write(world.dir(), "follower");
+    FollowerConfig {
+        brokers: brokers.iter().map(|address| format!("https://{address}")).collect(),
+        broker_id: BROKER.into(),
+        files: IdentityFiles { bundle: world.path("broker-ca.pem"), certificate, key },
+        audience: DOCS.into(),
+        trust_domain: TENANT.into(),
+        bound: Some(BOUND),
+        reconnect: Reconnect::default(),
+    }
+}
+
+impl Server {
+    fn start(config: FollowerConfig) -> Self {
+        let profile = EnforcementProfile::Bearer;
+        let expected = Expected { issuer: ISSUER.into(), audience: DOCS.into(), profile };
+        let verifier = Arc::new(Verifier::following(expected, Arc::new(RevocationView::default())));
+        let fed = ForVerifier::new(Arc::clone(&verifier)).expect("it has a view");
+        let follower = Follower::start(config, Arc::new(fed)).expect("a follower");
+        Self { verifier, follower }
+    }
+
+    /// One that has heard everything.
+    async fn at(world: &World, brokers: &[SocketAddr]) -> Self {
+        let server = Self::start(config(world, brokers));
+        server.synchronised().await;
+        server
+    }
+
+    async fn synchronised(&self) {
+        let waiting = tokio::time::timeout(PATIENCE, self.follower.wait_synchronised());
+        assert!(waiting.await.is_ok(), "{:?}", self.follower.status());
+    }
+
+    fn judge(&self, token: &str) -> Result<(), Refusal> {
+        self.verifier.judge(token, &Presented::default(), At::moment(feed::now())).map(drop)
+    }
+
+    async fn accepts_again(&self, token: &str) {
+        eventually("the token is accepted again", async || self.judge(token).is_ok()).await;
+    }
+
+    /// From now on nothing new can have been heard: it refuses when the bound is over, and says why.
+    async fn goes_stale(&self, token: &str) {
+        let since = Instant::now();
+        eventually("the token is refused", async || self.judge(token).is_err()).await;
+        assert_eq!(self.judge(token), Err(Refusal::Stale));
+        assert!(since.elapsed() <= BOUND + LATE, "it refused after {:?}", since.elapsed());
+        assert!(self.follower.closed().is_some());
+    }
+}
+
+async fn minted(agent: &Client) -> (proto::Task, String) {
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    (task, token)
+}
+
+/// Ends a task; when this comes back, all followers have applied it.
+async fn complete(agent: &Client, task: &proto::Task) -> proto::Propagation {
+    let request =
+        proto::CompleteTaskRequest { task_id: task.id.clone(), wait: seconds(5), ..Default::default() };
+    let done = agent.tasks().complete_task(request).await.unwrap().into_inner();
+    done.receipt.unwrap().propagation.unwrap()
+}
+
+async fn an_end_reaches_a_follower_before_its_receipt_says_so(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let (task, token) = minted(&agent).await;
+    let (other, other_token) = minted(&agent).await;
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    assert_eq!(server.judge(&token), Ok(()));
+    let spread = complete(&agent, &task).await;
+    assert_eq!((spread.applied, spread.pending), (1, 0), "{spread:?}");
+    assert_eq!(server.judge(&token), Err(Refusal::TaskEnded));
+    assert_eq!(server.judge(&other_token), Ok(()));
+    broker.operator().revoke_workload(&other.owner, 0).await.unwrap();
+    eventually("the fence comes", async || server.judge(&other_token) == Err(Refusal::Fenced)).await;
+    assert_eq!(server.follower.status().streams, 1, "{:?}", server.follower.status());
+}
+
+async fn a_follower_of_a_broker_that_stands_still_refuses_within_its_bound_and_heals(store: Store) {
+    let broker = Broker::process(Setup::on(store)).await;
+    let (_task, token) = minted(&broker.agent()).await;
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    assert_eq!(server.judge(&token), Ok(()));
+    broker.as_process().signal("-STOP");
+    server.goes_stale(&token).await;
+    broker.as_process().signal("-CONT");
+    server.accepts_again(&token).await;
+}
+
+async fn a29_a_follower_that_is_cut_off_refuses_within_its_bound_and_hears_later_what_it_missed(
+    store: Store,
+) {
+    let broker = Broker::start(store).await;
+    let proxy = Proxy::to(broker.grpc).await;
+    let agent = broker.agent();
+    let (task, token) = minted(&agent).await;
+    let (_other, other_token) = minted(&agent).await;
+    let server = Server::at(&broker.world, &[proxy.address]).await;
+    for wire in [Wire::Held, Wire::Cut] {
+        assert_eq!(server.judge(&other_token), Ok(()));
+        proxy.set(wire);
+        server.goes_stale(&other_token).await;
+        if wire == Wire::Cut {
+            agent.complete(&task.id).await.unwrap();
+        }
+        proxy.set(Wire::Whole);
+        server.accepts_again(&other_token).await;
+    }
+    assert_eq!(server.judge(&token), Err(Refusal::TaskEnded), "what ended meanwhile is in the snapshot");
+}
+
+async fn a_follower_outlives_a_broker_that_is_killed(store: Store) {
+    let mut broker = Broker::process(Setup::on(store)).await;
+    let (task, token) = minted(&broker.agent()).await;
+    let proxy = Proxy::to(broker.grpc).await;
+    let server = Server::at(&broker.world, &[proxy.address]).await;
+    complete(&broker.agent(), &task).await;
+    broker.as_process().signal("-KILL");
+    assert_eq!(broker.exit().await, None);
+    let broker = broker.restart_killed().await;
+    proxy.lead_to(broker.grpc);
+    let (_task, later) = minted(&broker.agent()).await;
+    server.accepts_again(&later).await;
+    assert_eq!(server.judge(&token), Err(Refusal::TaskEnded));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_goes_to_the_second_broker_and_hears_of_ends_through_either() {
+    let second = Broker::start(Store::Redis).await;
+    // A process on the same files and the same store.
+    let mut process = crate::support::process::Process::serve(&second.world, &[]);
+    let (first, _) = process.ready().await;
+    let agent = second.agent();
+    let (task, token) = minted(&agent).await;
+    let (later, later_token) = minted(&agent).await;
+    let server = Server::at(&second.world, &[first, second.grpc]).await;
+    let spread = complete(&agent, &task).await;
+    assert_eq!(
+        (spread.applied, spread.pending),
+        (1, 0),
+        "through another broker than it follows: {spread:?}"
+    );
+    assert_eq!(server.judge(&token), Err(Refusal::TaskEnded));
+    process.signal("-KILL");
+    let second_address = format!("https://{}", second.grpc);
+    eventually("it follows the second broker", async || {
+        server.follower.status().broker.as_ref() == Some(&second_address)
+    })
+    .await;
+    server.accepts_again(&later_token).await;
+    let spread = complete(&agent, &later).await;
+    assert!(spread.applied >= 1, "{spread:?}");
+    assert_eq!(server.judge(&later_token), Err(Refusal::TaskEnded));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stands_still_closes_followers_within_their_bound_though_the_broker_lives() {
+    let broker = Broker::start(Store::Redis).await;
+    let (_task, token) = minted(&broker.agent()).await;
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    let redis = broker.redis.as_ref().unwrap();
+    redis.pause();
+    server.goes_stale(&token).await;
+    redis.resume();
+    server.accepts_again(&token).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bound_of_one_second_is_kept() {
+    let setup = Setup::on(Store::Redis);
+    let text = setup.world.read("audiences/docs.toml").replacen("uri =", "bound = \"1s\"\nuri =", 1);
+    setup.world.write("audiences/docs.toml", &text);
+    let broker = Broker::of(setup).await;
+    let (_task, token) = minted(&broker.agent()).await;
+    let config = FollowerConfig { bound: None, ..config(&broker.world, &[broker.grpc]) };
+    let server = Server::start(config);
+    server.synchronised().await;
+    assert_eq!(server.verifier.view().unwrap().bound(), Some(Duration::from_secs(1)));
+    let (mut asked, mut refused) = (0_u32, 0_u32);
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        asked += 1;
+        refused += u32::from(server.judge(&token).is_err());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(refused * 50 <= asked, "{refused} of {asked} verdicts were refusals though nothing was wrong");
+    broker.redis.as_ref().unwrap().pause();
+    let since = Instant::now();
+    eventually("the token is refused", async || server.judge(&token).is_err()).await;
+    assert!(since.elapsed() <= Duration::from_secs(1) + LATE, "{:?}", since.elapsed());
+    broker.redis.as_ref().unwrap().resume();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_followed_but_the_broker_that_was_named() {
+    let broker = Broker::start(Store::Embedded).await;
+    let named = config(&broker.world, &[broker.grpc]);
+    let another = FollowerConfig { broker_id: "spiffe://broker.example.org/other".into(), ..named.clone() };
+    broker.world.write("stranger-ca.pem", &broker.world.stranger.pem());
+    let files = IdentityFiles { bundle: broker.world.path("stranger-ca.pem"), ..named.files.clone() };
+    for (config, why) in
+        [(another, "SPIFFE ID"), (FollowerConfig { files, ..named }, "does not chain to the trust bundle")]
+    {
+        let server = Server::start(config);
+        eventually("the broker is refused", async || {
+            server.follower.status().problem.is_some_and(|problem| problem.contains(why))
+        })
+        .await;
+        assert_eq!(server.follower.status().streams, 0);
+        assert_eq!(server.follower.closed(), Some(Refusal::NeverSynchronised));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_certificate_is_taken_without_a_gap() {
+    let broker = Broker::start(Store::Embedded).await;
+    let (_task, token) = minted(&broker.agent()).await;
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    broker.world.svid("mcp/docs").write(broker.world.dir(), "follower");
+    eventually("another stream is opened", async || {
+        assert_eq!(server.judge(&token), Ok(()), "{:?}", server.follower.status());
+        server.follower.status().streams == 2
+    })
+    .await;
+    assert_eq!(server.judge(&token), Ok(()));
+}
+
+on_both_stores!(
+    an_end_reaches_a_follower_before_its_receipt_says_so,
+    a_follower_of_a_broker_that_stands_still_refuses_within_its_bound_and_heals,
+    a29_a_follower_that_is_cut_off_refuses_within_its_bound_and_hears_later_what_it_missed,
+    a_follower_outlives_a_broker_that_is_killed,
+);

@@ -1,0 +1,75 @@
+//! A wire between a verifier and a broker, that can be cut, held, and led to another broker.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What happens to bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// They pass.
+    Whole,
+    /// They stay where they are, on open connections.
+    Held,
+    /// Connections end, and new ones are ended at once.
+    Cut,
+}
+
+/// Listens for as long as it lives.
+pub struct Proxy {
+    pub address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
+    wire: watch::Sender<Wire>,
+    listener: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Leads to a broker.
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (wire, target) = (watch::Sender::new(Wire::Whole), Arc::new(Mutex::new(target)));
+        let listener = tokio::spawn({
+            let (wire, target) = (wire.clone(), Arc::clone(&target));
+            async move {
+                while let Ok((near, _)) = listener.accept().await {
+                    let target = *target.lock().unwrap();
+                    tokio::spawn(carry(near, target, wire.subscribe()));
+                }
+            }
+        });
+        Self { address, target, wire, listener }
+    }
+
+    /// From now on.
+    pub fn set(&self, wire: Wire) {
+        self.wire.send_replace(wire);
+    }
+
+    /// New connections lead there.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = target;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+async fn carry(mut near: TcpStream, target: SocketAddr, mut wire: watch::Receiver<Wire>) {
+    let Ok(mut far) = TcpStream::connect(target).await else { return };
+    loop {
+        let now = *wire.borrow_and_update();
+        tokio::select! {
+            _ = copy_bidirectional(&mut near, &mut far), if now == Wire::Whole => return,
+            changed = wire.changed(), if now != Wire::Cut => if changed.is_err() { return },
+            () = std::future::ready(()), if now == Wire::Cut => return,
+        }
+    }
+}
