@@ -160,6 +160,8 @@ impl Parts {
         let settings = settings(config)?;
         let store = open_store(config, Arc::clone(clock)).await?;
         let keys = Arc::new(open_keys(config, &settings, store.as_ref(), clock.as_ref()).await?);
+        // What the broker signs for tasks must not make a caller of anybody.
+        bundles.bundles().forbid([keys.task_ca().root(), keys.task_ca().intermediate()]);
         let public = KeySets::of(&keys).map_err(|e| StartError::new("the public keys", e))?;
         if let Some(dir) = &config.export_dir {
             public.export_to(dir).map_err(|e| StartError::new(dir.display(), e))?;

@@ -32,12 +32,23 @@ impl Content {
 /// One reading of a file: the content, or why there is none.
 pub(crate) type Reading = Result<Content, String>;
 
+/// What a reading says of a file that is not there, after its name.
+const GONE: &str = ": there is no such file";
+
+/// Whether the file is not there, as opposed to one that cannot be read.
+pub(crate) fn is_gone(reading: &Reading) -> bool {
+    reading.as_ref().is_err_and(|why| why.ends_with(GONE))
+}
+
 /// A digest of a reading, equal exactly if the readings are.
 pub(crate) type Mark = [u8; 32];
 
 /// Reads a regular file of at most [`MAX_FILE_BYTES`].
 pub(crate) fn read(path: &Path) -> Reading {
-    try_read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    try_read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => format!("cannot read {}{GONE}", path.display()),
+        _ => format!("cannot read {}: {error}", path.display()),
+    })
 }
 
 /// Reads a file that holds a secret, as [`read`] does; [`Content::private`] is asked too.

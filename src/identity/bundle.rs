@@ -19,6 +19,7 @@ use crate::identity::refusal::PeerRefusal;
 use crate::identity::spiffe_id::TrustDomain;
 
 pub use parse::InvalidBundle;
+use parse::Listed;
 
 /// The most anchors of one trust domain.
 pub const MAX_ANCHORS: usize = 256;
@@ -37,10 +38,24 @@ impl TrustBundle {
     /// From the text of a bundle file: a SPIFFE bundle (JWK Set) if it begins with `{`, else PEM certificates.
     ///
     /// A PEM file of nothing but white space is an empty bundle. A certificate that breaks the rules of a signing
-    /// certificate (C31, C32) is left out, the rest stays; [`TrustBundle::skipped`] says why. What does not parse at all is
-    /// an error and leaves nothing.
+    /// certificate (C31, C32) is left out, the rest stays; [`TrustBundle::skipped`] says why. So is an element of a JWK Set
+    /// whose certificate cannot be read: where none is left the bundle is empty, and revokes (C40). A file that does not
+    /// parse as a whole, and a PEM file with a broken certificate, is an error and leaves nothing.
     pub fn parse(trust_domain: TrustDomain, text: &[u8]) -> Result<Self, InvalidBundle> {
-        Self::from_certificates(trust_domain, parse::certificates(text)?)
+        let elements = match parse::certificates(text)? {
+            Listed::Whole(certificates) => return Self::from_certificates(trust_domain, certificates),
+            Listed::Elements(elements) => elements,
+        };
+        let mut bundle = Self::from_certificates(trust_domain, [])?;
+        for element in elements {
+            let added =
+                element.map_or(Err(InvalidBundle::Certificate(PeerRefusal::Malformed)), |it| bundle.add(it));
+            match added {
+                Err(InvalidBundle::Certificate(refusal)) => bundle.skipped.push(refusal),
+                other => other?,
+            }
+        }
+        Ok(bundle)
     }
 
     /// From DER certificates. The same one twice counts once.
@@ -91,6 +106,20 @@ impl TrustBundle {
         self.anchors.push(anchor);
         self.authorities.push(authority);
         Ok(())
+    }
+
+    /// Takes anchors with one of these keys out.
+    fn leave_out(&mut self, keys: &[Vec<u8>]) {
+        let forbidden = |anchor: &TrustAnchor<'_>| {
+            keys.iter().any(|key| key.as_slice() == anchor.subject_public_key_info.as_ref())
+        };
+        while let Some(at) = self.anchors.iter().position(forbidden) {
+            self.certificates.remove(at);
+            self.anchors.remove(at);
+            self.authorities.remove(at);
+            tracing::error!(trust_domain = %self.trust_domain,
+                "a trust bundle holds a certificate of the task CA, which is no anchor for callers: it is left out");
+        }
     }
 
     /// Whose bundle this is.
@@ -163,6 +192,7 @@ pub struct TrustBundles {
     version: AtomicU64,
     changed: watch::Sender<u64>,
     writing: Mutex<()>,
+    forbidden: ArcSwap<Vec<Vec<u8>>>,
 }
 
 impl TrustBundles {
@@ -178,11 +208,13 @@ impl TrustBundles {
             version: AtomicU64::new(version),
             changed: watch::Sender::new(version),
             writing: Mutex::new(()),
+            forbidden: ArcSwap::default(),
         }
     }
 
     /// Puts `bundle` in the place of the one its trust domain had. Returns whether anything changed.
-    pub fn set(&self, bundle: TrustBundle) -> bool {
+    pub fn set(&self, mut bundle: TrustBundle) -> bool {
+        bundle.leave_out(&self.forbidden.load());
         self.change(|bundles, version| {
             let same = |old: &Arc<InForce>| old.bundle.trusts_the_same(&bundle);
             if bundles.get(&bundle.trust_domain).is_some_and(same) {
@@ -191,6 +223,20 @@ impl TrustBundles {
             bundles.insert(bundle.trust_domain.clone(), Arc::new(InForce { bundle, since: version }));
             true
         })
+    }
+
+    /// Says which keys are never anchors, whatever a bundle says: those of these certificates. They are taken out of the bundles in force, and left out of those
+    /// to come. By key, so that another certificate over the same key is no way around it.
+    pub fn forbid<'a>(&self, certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>) {
+        let keys = certificates.into_iter().filter_map(|it| {
+            Some(webpki::anchor_from_trusted_cert(it).ok()?.subject_public_key_info.as_ref().to_vec())
+        });
+        self.forbidden.store(Arc::new(keys.collect()));
+        let bundles: Vec<_> =
+            self.snapshot.load().bundles.values().map(|in_force| in_force.bundle.clone()).collect();
+        for bundle in bundles {
+            self.set(bundle);
+        }
     }
 
     /// Forgets a trust domain: from now on it is unknown. Returns whether it was known.

@@ -31,8 +31,10 @@ impl fmt::Display for BadBundleFile {
 
 /// Follows bundle files. The set of trust domains is the configured one and does not change.
 ///
-/// A file that is gone, unreadable or malformed changes nothing: the last good bundle stays in force, an error is logged
+/// A file that is unreadable or malformed changes nothing: the last good bundle stays in force, an error is logged
 /// and the gauge `taskpass_bundle_source_bad` is 1 until the files are good again. An empty bundle is no fault: it revokes.
+/// So does a file that is taken away, once two looks have missed it: that is somebody's deed, and they mean it; the gauge is 1
+/// all the same. At the start a file that is not there is an error.
 /// Does not apply `spiffe_sequence`: what the operator puts into the file counts, lower or higher.
 pub struct BundleFiles {
     bundles: Arc<TrustBundles>,
@@ -51,8 +53,12 @@ impl BundleFiles {
         let (mut sources, mut loaded, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (trust_domain, paths) in config {
             let readings: Vec<_> = paths.iter().map(|path| content::read(path)).collect();
+            if paths.is_empty() {
+                let problem = "no file is configured".to_owned();
+                problems.push(BadBundleFile { trust_domain: trust_domain.clone(), problem });
+            }
             let settling = Settling::from(content::mark(&readings));
-            match load(&trust_domain, &paths, &readings) {
+            match load(&trust_domain, paths.iter().zip(&readings)) {
                 Ok(bundle) => loaded.push(bundle),
                 Err(problem) => problems.push(BadBundleFile { trust_domain: trust_domain.clone(), problem }),
             }
@@ -101,7 +107,13 @@ impl Source {
         if let Err(nothing) = self.settling.settle(content::mark(&readings)) {
             return nothing;
         }
-        let looked = match load(&self.trust_domain, &self.paths, &readings) {
+        let (gone, there): (Vec<_>, Vec<_>) =
+            self.paths.iter().zip(&readings).partition(|(_, reading)| content::is_gone(reading));
+        for (path, _) in &gone {
+            tracing::error!(trust_domain = %self.trust_domain, file = %path.display(),
+                "a file of a trust bundle was taken away: what it held is withdrawn");
+        }
+        let looked = match load(&self.trust_domain, there) {
             Ok(bundle) => {
                 tell(&bundle);
                 bundles.set(bundle);
@@ -114,19 +126,19 @@ impl Source {
             }
         };
         metrics::gauge!("taskpass_bundle_source_bad", "trust_domain" => self.trust_domain.to_string())
-            .set(if looked == Looked::Taken { 0.0 } else { 1.0 });
+            .set(if looked == Looked::Taken && gone.is_empty() { 0.0 } else { 1.0 });
         looked
     }
 }
 
 /// One bundle from all files of one trust domain.
-fn load(trust_domain: &TrustDomain, paths: &[PathBuf], readings: &[Reading]) -> Result<TrustBundle, String> {
+fn load<'a>(
+    trust_domain: &TrustDomain,
+    files: impl IntoIterator<Item = (&'a PathBuf, &'a Reading)>,
+) -> Result<TrustBundle, String> {
     let mut bundle =
         TrustBundle::from_certificates(trust_domain.clone(), []).map_err(|why| why.to_string())?;
-    if paths.is_empty() {
-        return Err("no file is configured".into());
-    }
-    for (path, reading) in paths.iter().zip(readings) {
+    for (path, reading) in files {
         let content = reading.as_ref().map_err(Clone::clone)?;
         TrustBundle::parse(trust_domain.clone(), &content.bytes)
             .and_then(|part| bundle.merge(part))

@@ -50,6 +50,7 @@ impl KeyPlan {
 /// publishes shows any of them.
 #[derive(Debug)]
 pub struct Keyring {
+    opened_at: Timestamp,
     version: u64,
     sequence: u64,
     document: Vec<u8>,
@@ -78,14 +79,19 @@ impl Keyring {
             };
             let changed = opened.complete(wrapper, plan, now).await?;
             if let (Some(version), false) = (version, changed) {
-                return Self::from_opened(version, &opened, plan);
+                return Self::from_opened(version, &opened, plan, now);
             }
             stored = Some(store.compare_and_set(version, &opened.encode()?).await?);
         }
         Err(KeyringError::Contended)
     }
 
-    fn from_opened(version: u64, opened: &Opened, plan: &KeyPlan) -> Result<Self, KeyringError> {
+    fn from_opened(
+        version: u64,
+        opened: &Opened,
+        plan: &KeyPlan,
+        opened_at: Timestamp,
+    ) -> Result<Self, KeyringError> {
         let mut signers = BTreeMap::new();
         let mut key_sets = BTreeMap::new();
         let mut feed_signers = BTreeMap::new();
@@ -98,6 +104,7 @@ impl Keyring {
             feed_signers.insert(trust_domain.clone(), Arc::new(feed_key));
         }
         Ok(Self {
+            opened_at,
             version,
             document: opened.encode()?,
             sequence: opened.sequence(),
@@ -107,6 +114,11 @@ impl Keyring {
             task_ca: Arc::new(opened.task_ca()?),
             seal: Arc::new(opened.seal()?),
         })
+    }
+
+    /// When it was read from the store, or made there.
+    pub const fn opened_at(&self) -> Timestamp {
+        self.opened_at
     }
 
     /// The version of the stored keyring that this is a view of.

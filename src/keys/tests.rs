@@ -31,6 +31,11 @@ async fn a_restart_makes_no_new_key() {
     assert_eq!(kids(&first), kids(&second));
     assert_eq!(store.document(), document);
     assert_eq!((first.version(), first.sequence()), (second.version(), second.sequence()));
+    assert_eq!(
+        (first.opened_at(), second.opened_at()),
+        (NOW, later),
+        "each knows when it saw the stored one"
+    );
     assert_eq!(first.task_ca().root(), second.task_ca().root());
 }
 

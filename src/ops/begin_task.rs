@@ -207,15 +207,14 @@ impl Broker {
     ) -> Result<(answer::Task, bool)> {
         let id = facts.id;
         match outcome {
-            BeginOutcome::Begun(record) => {
+            BeginOutcome::Begun(view) => {
                 let known = Known {
                     facts: std::sync::Arc::new(facts),
-                    deadline: record.head.deadline,
-                    version: record.head.version,
-                    stored_bytes: record.facts.0.len(),
+                    deadline: view.record.head.deadline,
+                    version: view.record.head.version,
+                    stored_bytes: view.record.facts.0.len(),
                 };
                 self.known.insert(id, known.clone());
-                let view = store::TaskView { id, record: *record, status: Status::Live };
                 Ok((Self::answer_task(&known, &view), false))
             }
             BeginOutcome::Replayed(first) => {

@@ -102,6 +102,7 @@ impl Broker {
             let signer: Arc<dyn Signer> = Arc::clone(signer) as _;
             tokens.insert(trust_domain.clone(), TokenIssuer::new(issuer.clone(), signer)?);
         }
+        let keyring_seen = AtomicU64::new(keys.opened_at().as_millis());
         let known = memory::known_tasks();
         let seen = memory::seen_tokens();
         let certificates = CertIssuer::new(Arc::clone(keys.task_ca()));
@@ -119,7 +120,7 @@ impl Broker {
             known,
             seen,
             full: memory::full_workloads(),
-            keyring_seen: AtomicU64::new(0),
+            keyring_seen,
         })
     }
 }

@@ -84,6 +84,7 @@ macro_rules! contract_suite {
                 pages_show_each_task_once_and_in_order
                 a_list_can_be_of_one_owner
                 a_list_of_the_living_leaves_out_the_dead
+                a_begin_tells_how_the_task_stands_by_the_partitions_time
                 time_never_runs_back
             ;
             ends:
@@ -305,7 +306,7 @@ impl<'h> World<'h> {
 
     pub(crate) async fn begun_as(&self, draft: &BeginTask) -> Begun {
         match self.begin(draft).await {
-            BeginOutcome::Begun(record) => Begun { id: draft.id, record: *record },
+            BeginOutcome::Begun(view) => Begun { id: draft.id, record: view.record },
             other => panic!("expected a task, got {other:?}"),
         }
     }

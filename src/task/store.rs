@@ -77,8 +77,9 @@ pub struct Idempotency {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BeginOutcome {
     /// The task is stored: version 1, no credentials, readable until its deadline plus `retention`. Where this very id was stored before with the same
-    /// owner, lineage and facts, the record as it stands, which may have ended since.
-    Begun(Box<TaskRecord>),
+    /// owner, lineage and facts, the record as it stands, which may have ended since. The status is that of the step: by the partition's time, which may be ahead
+    /// of the caller's, a short task may be over already.
+    Begun(Box<TaskView>),
     /// The idempotency key stands for the same request: this is the task that it began, live or not. A task of another generation, one past its readable
     /// time, or one in whose place there is a tombstone, frees its key and is never replayed.
     Replayed(TaskId),

@@ -34,7 +34,7 @@ pub(super) fn begin_task(m: proto::BeginTaskRequest) -> Result<command::BeginTas
         grants: grants(m.grants)?,
         lifetime: duration("lifetime", lifetime)?
             .ok_or_else(|| Error::invalid("lifetime", "say how long the task may take"))?,
-        subject: optional_text("subject", m.subject, MAX_SUBJECT)?,
+        subject: subject(m.subject)?,
         idempotency_key: optional_text("idempotency_key", m.idempotency_key, command::MAX_IDEMPOTENCY_KEY)?,
     })
 }
@@ -219,6 +219,19 @@ pub(super) fn audience(field: &str, value: String) -> Result<String> {
         return Err(Error::new(Reason::UnknownAudience, sentence));
     }
     Ok(audience)
+}
+
+/// A human's name. Nothing that could pass for a workload's, and nothing that a log or a screen takes for more than text.
+fn subject(value: String) -> Result<Option<String>> {
+    let subject = optional_text("subject", value, MAX_SUBJECT)?;
+    let Some(name) = &subject else { return Ok(None) };
+    if name.contains(char::is_control) {
+        return Err(Error::invalid("subject", "must have no control characters"));
+    }
+    if name.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) {
+        return Err(Error::invalid("subject", "is a human's name; a workload acts for itself without one"));
+    }
+    Ok(subject)
 }
 
 fn optional_text(field: &str, value: String, most: usize) -> Result<Option<String>> {

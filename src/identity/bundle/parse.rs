@@ -23,9 +23,6 @@ pub enum InvalidBundle {
     /// Not JSON, or not the members that a SPIFFE bundle must have.
     #[error("it is not a SPIFFE bundle: {0}")]
     Json(serde_json::Error),
-    /// The first element of an `x5c` is not base64.
-    #[error("an x5c is not base64")]
-    Base64,
     /// A certificate does not parse.
     #[error("one of its certificates cannot be used: {0}")]
     Certificate(PeerRefusal),
@@ -34,12 +31,20 @@ pub enum InvalidBundle {
     TooManyAnchors,
 }
 
+/// What a bundle file holds.
+pub(super) enum Listed {
+    /// Certificates that stand in it as such: one that is broken spoils the file.
+    Whole(Vec<CertificateDer<'static>>),
+    /// Elements of a JWK Set, each by itself: one that is broken is left out, as any that is of no use (C67, C68). `None`: no certificate at all.
+    Elements(Vec<Option<CertificateDer<'static>>>),
+}
+
 /// The certificates in a bundle file, not yet looked at.
-pub(super) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidBundle> {
+pub(super) fn certificates(text: &[u8]) -> Result<Listed, InvalidBundle> {
     match text.trim_ascii_start().first() {
-        None => Ok(Vec::new()),
-        Some(b'{') => from_jwk_set(text),
-        Some(_) => from_pem(text),
+        None => Ok(Listed::Whole(Vec::new())),
+        Some(b'{') => from_jwk_set(text).map(Listed::Elements),
+        Some(_) => from_pem(text).map(Listed::Whole),
     }
 }
 
@@ -79,12 +84,8 @@ impl Key {
     }
 }
 
-fn from_jwk_set(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidBundle> {
+fn from_jwk_set(text: &[u8]) -> Result<Vec<Option<CertificateDer<'static>>>, InvalidBundle> {
     let document: Document = serde_json::from_slice(text).map_err(InvalidBundle::Json)?;
-    document
-        .keys
-        .iter()
-        .filter_map(Key::certificate)
-        .map(|text| STANDARD.decode(text).map(CertificateDer::from).map_err(|_| InvalidBundle::Base64))
-        .collect()
+    let listed = document.keys.iter().filter_map(Key::certificate);
+    Ok(listed.map(|text| STANDARD.decode(text).map(CertificateDer::from).ok()).collect())
 }

@@ -128,10 +128,18 @@ fn broken_bundles_are_errors_and_leave_nothing() {
     assert!(matches!(parse(cut), Err(InvalidBundle::Pem(_))));
     assert!(matches!(parse("certificates go here"), Err(InvalidBundle::NoCertificate)));
     assert!(matches!(parse(test_ca::pem("CERTIFICATE", b"junk")), Err(InvalidBundle::Certificate(_))));
-    let junk = json!({ "keys": [{ "use": "x509-svid", "kty": "EC", "x5c": ["AAAA"] }] });
-    assert!(matches!(parse(junk.to_string()), Err(InvalidBundle::Certificate(_))));
-    let not_base64 = json!({ "keys": [{ "use": "x509-svid", "kty": "EC", "x5c": ["-_-_"] }] });
-    assert!(matches!(parse(not_base64.to_string()), Err(InvalidBundle::Base64)));
+}
+
+#[test]
+fn c40_c68_an_element_that_cannot_be_read_is_left_out_and_a_bundle_of_such_alone_is_empty() {
+    let good = json!({ "use": "x509-svid", "kty": "EC", "x5c": [x5c(&Ca::new("td.test"))] });
+    for bad in ["AAAA", "-_-_", "", "junk", "TUlJQg=="] {
+        let bad = json!({ "use": "x509-svid", "kty": "EC", "x5c": [bad] });
+        assert_eq!(anchors(json!([bad])), 0, "{bad}");
+        assert_eq!(anchors(json!([bad, good, bad])), 1, "{bad}");
+        let bundle = parse(json!({ "keys": [bad, good] }).to_string()).unwrap();
+        assert_eq!(bundle.skipped(), [PeerRefusal::Malformed], "{bad}");
+    }
 }
 
 #[test]
@@ -188,4 +196,18 @@ fn a_change_grows_the_version_and_wakes_watchers_and_none_does_not() {
     assert_eq!(bundles.trust_domains(), [(domain(), 1)]);
     assert!(bundles.remove(&domain()));
     assert!(bundles.trust_domains().is_empty());
+}
+
+#[test]
+fn a_forbidden_key_is_no_anchor_whatever_certificate_is_over_it() {
+    let (own, task_ca) = (Ca::new("td.test"), Ca::new("broker.test"));
+    let both = parse(format!("{}{}", own.pem(), task_ca.pem())).unwrap();
+    let bundles = TrustBundles::new([both.clone()]);
+    let (watch, before) = (bundles.watch(), bundles.version());
+    bundles.forbid([task_ca.der()]);
+    assert_eq!(bundles.trust_domains(), [(domain(), 1)]);
+    assert!(bundles.version() > before && watch.has_changed().unwrap(), "open connections are judged again");
+    assert!(!bundles.set(both), "nor does it come with the next reading");
+    assert!(bundles.set(parse(task_ca.pem()).unwrap()));
+    assert_eq!(bundles.trust_domains(), [(domain(), 0)]);
 }

@@ -79,7 +79,8 @@ pub(crate) async fn nothing_begun_or_minted_slips_behind_a_fence(h: &mut dyn Har
                 let mut made = Vec::new();
                 for draft in drafts {
                     let begun = store.begin(draft, now).await.unwrap();
-                    let BeginOutcome::Begun(record) = begun else { panic!("nothing blocks: {begun:?}") };
+                    let BeginOutcome::Begun(view) = begun else { panic!("nothing blocks: {begun:?}") };
+                    let record = view.record;
                     let minted = store.record(new_request(&record, now), now).await.unwrap();
                     made.push((record, minted));
                 }

@@ -272,6 +272,25 @@ pub(crate) async fn a_list_of_the_living_leaves_out_the_dead(h: &mut dyn Harness
     assert!([&below, &fenced].iter().all(|task| task.id != live.id));
 }
 
+pub(crate) async fn a_begin_tells_how_the_task_stands_by_the_partitions_time(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let draft = BeginTask { deadline: w.now.saturating_add(MINUTE), ..w.draft(AGENT) };
+    w.now = draft.deadline;
+    w.begun(OTHER).await;
+    w.now = w.now.saturating_sub(Duration::from_millis(500));
+    let BeginOutcome::Begun(view) = w.begin(&draft).await else { panic!("nothing forbids it") };
+    assert!(matches!(&view.status, Status::Ended(end) if end.reason == EndReason::Deadline), "{view:?}");
+    let live = w.draft(AGENT);
+    for _ in 0..2 {
+        let BeginOutcome::Begun(view) = w.begin(&live).await else { panic!("nothing forbids it") };
+        assert!(view.status.is_live());
+        assert_eq!(Some(*view), w.read(live.id).await);
+    }
+    w.end(w.ending(live.id, EndReason::Revoked)).await;
+    let BeginOutcome::Begun(view) = w.begin(&live).await else { panic!("it is the same task") };
+    assert!(!view.status.is_live());
+}
+
 pub(crate) async fn time_never_runs_back(h: &mut dyn Harness) {
     let mut w = World::new(h);
     let mut draft = w.draft(AGENT);

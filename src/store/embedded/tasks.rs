@@ -15,7 +15,8 @@ pub(super) fn begin(txn: &mut Txn<'_>, task: &BeginTask, now: Timestamp) -> Step
     let now = txn.enter(partition, now)?;
     let view = txn.view(partition, now)?;
     if let Some(there) = view.task(task.id)? {
-        return Ok(BeginOutcome::Begun(Box::new(same(task, there)?)));
+        let there = view.seen(task.id, same(task, there)?)?;
+        return Ok(BeginOutcome::Begun(Box::new(there)));
     }
     if let Some(asked) = &task.idempotency
         && let Some(outcome) = replayed(&view, asked)?
@@ -28,16 +29,17 @@ pub(super) fn begin(txn: &mut Txn<'_>, task: &BeginTask, now: Timestamp) -> Step
     if let Some(outcome) = under(&view, task)? {
         return Ok(outcome);
     }
-    let record = fresh(task, view.position());
+    let seen = view.seen(task.id, fresh(task, view.position()))?;
+    let record = &seen.record;
     txn.clear_task(task.id)?;
-    txn.put_task(task.id, None, &record)?;
+    txn.put_task(task.id, None, record)?;
     txn.put(&owner_key(&owner_hash(&task.owner), task.id), &[])?;
     if let Some(idempotency) = &task.idempotency {
         let key = idempotency_key(partition, &idempotency.key);
         txn.put(&key, &[task.id.as_bytes().as_slice(), &idempotency.request].concat())?;
         txn.put(&expiry_key(partition, record.head.readable_until, &key), &[])?;
     }
-    Ok(BeginOutcome::Begun(Box::new(record)))
+    Ok(BeginOutcome::Begun(Box::new(seen)))
 }
 
 /// The record that stands under the id, if it is of the same task.

@@ -446,8 +446,8 @@ impl<'h> Driver<'h> {
                 idempotency: None,
             };
             let begun = answered("begin", self.h.store().begin(draft.clone(), self.now).await)?;
-            let BeginOutcome::Begun(record) = begun else { return wrong(format!("a sentinel is {begun:?}")) };
-            let seen = (record.head.generation, record.head.began_seq);
+            let BeginOutcome::Begun(view) = begun else { return wrong(format!("a sentinel is {begun:?}")) };
+            let seen = (view.record.head.generation, view.record.head.began_seq);
             let known = self.remembered.get(&partition).map(|at| (at.generation, at.seq));
             match known {
                 Some(known) if covered => same("nothing was lost, work goes on", &seen, &known)?,
@@ -459,7 +459,7 @@ impl<'h> Driver<'h> {
             let part = self.model.part(partition);
             (part.generation, part.seq) = seen;
             let expected = self.model.begin(&draft, self.now);
-            same("begin of a sentinel", &Ok(BeginOutcome::Begun(record)), &expected)?;
+            same("begin of a sentinel", &Ok(BeginOutcome::Begun(view)), &expected)?;
             let end = EndTask {
                 id: draft.id,
                 reason: EndReason::Completed,

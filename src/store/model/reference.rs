@@ -202,7 +202,7 @@ impl Model {
                 && (&record.owner, &record.lineage, &record.facts)
                     == (&task.owner, &task.lineage, &task.facts);
             return match same {
-                true => Ok(BeginOutcome::Begun(Box::new(record.clone()))),
+                true => Ok(BeginOutcome::Begun(Box::new(part.view(task.id, now).unwrap()))),
                 false => Err(StoreError::Damaged(String::new())),
             };
         }
@@ -237,12 +237,12 @@ impl Model {
             facts: task.facts.clone(),
             ended_by: Actor::default(),
         };
-        part.tasks.insert(task.id, Task { record: record.clone(), credentials: Vec::new() });
+        part.tasks.insert(task.id, Task { record, credentials: Vec::new() });
         part.horizon = part.horizon.max(task.deadline);
         if let Some(asked) = task.idempotency {
             part.keys.insert(asked.key, (task.id, asked.request));
         }
-        Ok(BeginOutcome::Begun(Box::new(record)))
+        Ok(BeginOutcome::Begun(Box::new(part.view(task.id, now).unwrap())))
     }
 
     pub(super) fn extend(&mut self, id: TaskId, deadline: Timestamp, now: Timestamp) -> ExtendOutcome {

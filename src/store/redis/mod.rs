@@ -20,7 +20,7 @@
 //! | `{feed}r` | hash | who follows: stream to version 1, until 8, bound 8, length of the follower's name 2, follower, audience |
 //! | `{feed}u` | sorted set | those streams by the end of their registration |
 //! | `{keyring}` | hash | `version`, `document` |
-//! | `{run}` | string | the run id of the server for which the content has been proved |
+//! | `{run}` | string | the run id of the server for which the content has been proved, a space, and its replication id |
 //!
 //! Two channels: `nudge`, on which a script that has written to a history says so, and `brokers`, on which brokers announce. Nothing rests on either.
 //!

@@ -71,7 +71,7 @@ impl Names {
         format!("{}{{keyring}}", self.prefix)
     }
 
-    /// The run id of the server to which the store's content belongs.
+    /// The run id and replication id of the server to which the store's content belongs.
     pub(super) fn run(&self) -> String {
         format!("{}{{run}}", self.prefix)
     }

@@ -112,10 +112,12 @@ pub(super) async fn prove(context: &Context, lanes: Vec<MultiplexedConnection>) 
     Ok(())
 }
 
-/// The run id of the server behind a connection; an error if it is no master or too old.
+/// What is to be on record of the server behind a connection: the run id of its process, and the replication id of its content, which changes when it takes over
+/// another server's. An error if it is no master or too old.
 async fn server(lane: &MultiplexedConnection) -> Proved<String> {
     let info = text(ask(lane, &command(&["INFO", "server"])).await?);
-    master(&text(ask(lane, &command(&["INFO", "replication"])).await?)).map_err(Refusal::NotNow)?;
+    let replication = text(ask(lane, &command(&["INFO", "replication"])).await?);
+    master(&replication).map_err(Refusal::NotNow)?;
     let version = field(&info, "redis_version").unwrap_or_default();
     let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default();
     if major < 7 {
@@ -125,7 +127,8 @@ async fn server(lane: &MultiplexedConnection) -> Proved<String> {
     if run.is_empty() {
         return Err(Refusal::Setting("the store's INFO has no run_id".to_owned()));
     }
-    Ok(run.to_owned())
+    let content = field(&replication, "master_replid").unwrap_or_default();
+    Ok(format!("{run} {content}"))
 }
 
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
@@ -271,7 +274,7 @@ pub(super) async fn grow(
     let expected = present.map(|position| position.generation);
     let now = context.clock.now();
     let next = new_generation(now, known.max(expected)).map_err(|e| Refusal::NotNow(e.log_line()))?;
-    let clock = Pack::new().u64(bounded(now));
+    let clock = Pack::new().u64(bounded(now)).u64(crate::time::millis(context.options.clock_skew));
     let floor = Pack::new().u64(least);
     let before = expected.as_ref().map_or(&[][..], |generation: &Generation| generation.as_bytes());
     let args = [clock.as_ref(), before, next.as_bytes(), floor.as_ref()];

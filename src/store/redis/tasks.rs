@@ -19,11 +19,12 @@ const LAPSE_AT_MOST: usize = 1_000;
 impl TaskStore for RedisStore {
     async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome> {
         let value = idempotency(task.idempotency).bytes(&wire::fresh(&task)?);
-        let args = [task.id.as_bytes().as_slice(), value.as_ref()];
-        let answer = self.step(Step::Begin, task.id.partition(), &args, false, now).await?;
+        let id = task.id;
+        let args = [id.as_bytes().as_slice(), value.as_ref()];
+        let answer = self.step(Step::Begin, id.partition(), &args, false, now).await?;
         let mut reader = answer.reader();
         Ok(match answer.code {
-            b'b' => BeginOutcome::Begun(Box::new(wire::record(reader.0)?)),
+            b'b' => BeginOutcome::Begun(Box::new(reader.view(id)?)),
             b'p' => BeginOutcome::Replayed(reader.task_id()?),
             b'k' => BeginOutcome::KeyReused,
             b'f' => BeginOutcome::Blocked(reader.time()?),

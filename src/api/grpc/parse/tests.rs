@@ -65,6 +65,10 @@ fn a51_what_is_too_long_or_too_many_is_refused() {
     assert!(
         refused(proto::BeginTaskRequest { idempotency_key: long(129), ..begin() }).1.contains("at most 128")
     );
+    for subject in ["ann\n", "a\u{0}b", "\u{7f}", "ann\u{85}", "spiffe://example.org/agent/a1", "SPIFFE:x"] {
+        let request = proto::BeginTaskRequest { subject: subject.into(), ..begin() };
+        assert!(refused(request).1.contains("subject"), "{subject:?}");
+    }
     assert!(refused(proto::BeginTaskRequest { subject: long(257), ..begin() }).1.contains("at most 256"));
     let many: Vec<String> = (0..129).map(|n| format!("tool{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();

@@ -1,7 +1,7 @@
--- Begins a partition, or a new generation of it, if its generation is still the one expected ('' if unborn). ARGV: clock, expected, the new generation,
+-- Begins a partition, or a new generation of it, if its generation is still the one expected ('' if unborn). ARGV: clock and the skew that it bears, expected, the new generation,
 -- the least sequence to go on from. Answers with the position, ours or that of whoever was first.
 local call, pack, unpack, sub = redis.call, struct.pack, struct.unpack, string.sub
-local now = unpack('>I8', ARGV[1])
+local now, skew = unpack('>I8I8', ARGV[1])
 local base = sub(KEYS[1], 1, -2)
 local meta = call('GET', KEYS[1])
 if meta and sub(meta, 1, 1) ~= '\1' then return redis.error_reply('DAMAGED meta') end
@@ -15,7 +15,8 @@ if meta then
 else
   call('DEL', base .. 'h')
 end
-if clock > now then now = clock end
+-- All that the partition ever knew ends here: a time that ran far ahead is corrected, too.
+if clock > now and clock - now <= 2 * skew then now = clock end
 local least = unpack('>I8', ARGV[4])
 if least > seq then seq = least end
 local gen, at = ARGV[3], nil

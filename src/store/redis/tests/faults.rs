@@ -232,3 +232,44 @@ async fn a_damaged_record_is_told_and_nothing_is_done() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_took_over_anothers_older_content_is_not_the_same() {
+    let server = RedisServer::plain();
+    let options = RedisOptions::new(server.url());
+    let credential = {
+        let store = fresh(&options).await;
+        store.minted(store.begun(1).await).await
+    };
+    let mut older = RedisServer::plain();
+    older.restore(&server.copy());
+    fresh(&options).await.revoke(credential, now()).await.unwrap().unwrap();
+    // Its process lives on, and with it its run id.
+    server.command(&["REPLICAOF", "127.0.0.1", &older.port().to_string()]);
+    let since = Instant::now();
+    while server.info("master_link_status").trim() != "up" {
+        assert!(since.elapsed() < Duration::from_secs(20), "no sync");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    assert!(!fresh(&options).await.is_active(credential).await, "it was revoked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_whose_time_ran_ahead_is_refused_and_healed_by_a_new_generation() {
+    let server = RedisServer::plain();
+    let store = fresh(&RedisOptions::new(server.url())).await;
+    let task = store.begun(1).await;
+    // Both clocks were a day ahead for a moment, and a step was taken in it.
+    let tomorrow = now().saturating_add(DAY).as_millis().to_be_bytes();
+    let mut ahead = redis::cmd("SETRANGE");
+    ahead.arg("taskpass:{p01}m").arg(41).arg(&tomorrow).exec(&mut server.client()).unwrap();
+    let refused = store.read(task, now()).await;
+    assert!(matches!(refused, Err(StoreError::ClockSkew(by)) if by > DAY / 2), "{refused:?}");
+    assert!(matches!(store.begin(draft(1), now()).await, Err(StoreError::ClockSkew(_))));
+    store.declare_restored(now()).await.unwrap();
+    let after = store.begun(1).await;
+    let view = store.read(after, now()).await.unwrap().unwrap();
+    assert!(view.status.is_live(), "{view:?}");
+    assert!(store.is_active(store.minted(after).await).await);
+}
