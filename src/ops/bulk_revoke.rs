@@ -138,6 +138,8 @@ impl Broker {
                 "The end is recorded but not yet in force everywhere. Try again until this succeeds.";
             Error::new(Reason::NotFinished, sentence).with_detail(error)
         })?;
+        // Places of what has just died can be taken at once.
+        self.full.clear();
         reach(Place::FenceRaised);
         Ok(raised)
     }

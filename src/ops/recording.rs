@@ -47,6 +47,11 @@ impl Broker {
                     self.known.remove(&id);
                     return Err(ended(&Status::Ended(end)));
                 }
+                RecordOutcome::BeyondDeadline(deadline) => {
+                    return Err(Error::internal(format_args!(
+                        "a credential beyond its task's deadline {deadline}"
+                    )));
+                }
                 RecordOutcome::Exhausted => {
                     metrics::counter!("taskpass_limit_reached_total", "limit" => "credentials_per_task")
                         .increment(1);

@@ -95,14 +95,22 @@ impl Broker {
         };
         let claims = seen.token.claims();
         trail.fact("jti", claims.jti);
-        match self.store.check(claims.jti, now).await.map_err(store_error)? {
+        let record = match self.store.check(claims.jti, now).await.map_err(store_error)? {
             CheckOutcome::Active { record, generation, began_seq }
                 if record.kind == CredentialKind::Token
                     && record.expires_at == Timestamp::from_secs(claims.exp.0)
                     && record.issued_at == Timestamp::from_secs(claims.iat.0)
                     && generation == claims.taskpass.generation
-                    && began_seq == claims.taskpass.seq => {}
+                    && began_seq == claims.taskpass.seq =>
+            {
+                record
+            }
             other => return Ok(Err(Inactive(describe(&other)))),
+        };
+        let known = self.known_task(claims.jti.task, now).await?;
+        let granted = known.as_ref().and_then(|known| known.facts.grants.get(usize::from(record.grant)));
+        if granted.is_none_or(|grant| grant.audience != audience.uri().as_str()) {
+            return Ok(Err(Inactive("recorded for another audience".to_owned())));
         }
         Ok(Ok(answer::ActiveCredential {
             claims_json: seen.claims_json.clone(),

@@ -108,6 +108,7 @@ macro_rules! contract_suite {
                 a_mint_after_the_end_is_refused
                 a_mint_on_an_older_version_is_stale
                 a_mint_beyond_the_limit_is_refused
+                a_mint_beyond_the_deadline_is_refused
                 credential_numbers_are_unique_under_concurrency
                 what_was_never_recorded_is_unknown
                 a_credential_past_its_expiry_is_unknown
@@ -328,7 +329,11 @@ impl<'h> World<'h> {
             kind: CredentialKind::Token,
             grant: 3,
             issued_at: self.now.floor_to_second(),
-            expires_at: self.now.floor_to_second().saturating_add(2 * MINUTE),
+            expires_at: self
+                .now
+                .floor_to_second()
+                .saturating_add(2 * MINUTE)
+                .min(task.record.head.deadline.floor_to_second()),
             limit: 1_000_000,
         }
     }

@@ -270,6 +270,8 @@ pub enum RecordOutcome {
     Stale,
     /// The task has ended.
     Ended(End),
+    /// It would outlive its task, whose deadline this is (G7).
+    BeyondDeadline(Timestamp),
     /// The limit is reached.
     Exhausted,
     /// No such task.
@@ -317,7 +319,7 @@ pub enum CheckOutcome {
 #[async_trait]
 pub trait CredentialStore: Send + Sync {
     /// Records a credential on condition that its task is live in every respect and `version` is the stored one (looked at in this order: unknown, ended, stale,
-    /// exhausted). Its number is the count of those issued before it. **Not** idempotent: a step whose answer was lost
+    /// beyond the deadline, exhausted). Its number is the count of those issued before it. **Not** idempotent: a step whose answer was lost
     /// leaves a record that nobody holds a credential for.
     async fn record(&self, credential: RecordCredential, now: Timestamp) -> StepResult<RecordOutcome>;
 

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use crate::support::broker::Broker;
 use crate::support::client::Client;
 use crate::support::load::{Load, insist};
-use crate::support::story::{begin, docs, end, is_live, mint, refused, shown};
+use crate::support::story::{begin, docs, end, is_live, mail, mint, refused, shown};
 use crate::support::world::{DOCS, TENANT};
 use crate::support::{Store, eventually};
 
@@ -28,6 +28,23 @@ fn leave_intent(broker: &Broker, id: &[u8; 16], target: &str) {
     let mut hset = redis::cmd("HSET");
     hset.arg("taskpass:{fences}").arg(id).arg(value);
     hset.exec(&mut broker.redis.as_ref().unwrap().client()).unwrap();
+}
+
+#[tokio::test]
+async fn a_token_is_good_only_where_its_record_says() {
+    let broker = Broker::start(Store::Redis).await;
+    let agent = broker.agent();
+    let task = agent.begin(begin(&[docs(), mail()])).await.unwrap();
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    let verifier = broker.verifier();
+    assert!(verifier.accepts(&token).await);
+    // The number stands for a token of the other audience now, as it may after numbers were lost and given out again.
+    let mut client = broker.redis.as_ref().unwrap().client();
+    let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("taskpass:*}c:*").query(&mut client).unwrap();
+    redis::cmd("SETRANGE").arg(&keys[0]).arg(1).arg(&[1u8]).exec(&mut client).unwrap();
+    assert!(!verifier.accepts(&token).await);
+    redis::cmd("SETRANGE").arg(&keys[0]).arg(1).arg(&[0u8]).exec(&mut client).unwrap();
+    assert!(verifier.accepts(&token).await);
 }
 
 #[tokio::test]

@@ -55,6 +55,21 @@ pub(crate) async fn a_mint_on_an_older_version_is_stale(h: &mut dyn Harness) {
     assert_eq!(w.minted(&fresh).await.number, 2, "minting alone is no change of facts");
 }
 
+pub(crate) async fn a_mint_beyond_the_deadline_is_refused(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let deadline = w.now.floor_to_second().saturating_add(10 * MINUTE);
+    let draft = BeginTask { deadline, ..w.draft(AGENT) };
+    let task = w.begun_as(&draft).await;
+    let until = |expires_at| RecordCredential { expires_at, ..w.request(&task) };
+    let refused =
+        w.store().record(until(deadline.saturating_add(Duration::from_secs(1))), w.now).await.unwrap();
+    assert_eq!(refused, RecordOutcome::BeyondDeadline(deadline));
+    let RecordOutcome::Recorded { id, .. } = w.store().record(until(deadline), w.now).await.unwrap() else {
+        panic!("it may live as long as its task")
+    };
+    assert_eq!(id.number, 0, "what was refused left nothing");
+}
+
 pub(crate) async fn a_mint_beyond_the_limit_is_refused(h: &mut dyn Harness) {
     let mut w = World::new(h);
     let task = w.begun(AGENT).await;

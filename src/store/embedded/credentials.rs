@@ -19,6 +19,9 @@ pub(super) fn record(txn: &mut Txn<'_>, asked: &RecordCredential, now: Timestamp
     if asked.version != old.head.version {
         return Ok(RecordOutcome::Stale);
     }
+    if asked.expires_at > old.head.deadline {
+        return Ok(RecordOutcome::BeyondDeadline(old.head.deadline));
+    }
     if old.head.credentials >= asked.limit {
         return Ok(RecordOutcome::Exhausted);
     }

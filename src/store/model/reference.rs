@@ -328,6 +328,9 @@ impl Model {
         if head.version != asked.version {
             return RecordOutcome::Stale;
         }
+        if asked.expires_at > head.deadline {
+            return RecordOutcome::BeyondDeadline(head.deadline);
+        }
         if head.credentials >= asked.limit {
             return RecordOutcome::Exhausted;
         }

@@ -68,6 +68,7 @@ impl CredentialStore for RedisStore {
             }
             b's' => RecordOutcome::Stale,
             b'e' => RecordOutcome::Ended(reader.end()?),
+            b'd' => RecordOutcome::BeyondDeadline(reader.time()?),
             b'x' => RecordOutcome::Exhausted,
             b'u' => RecordOutcome::Unknown,
             _ => return Err(odd()),

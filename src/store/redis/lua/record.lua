@@ -5,6 +5,7 @@ if not t then return reply('u', '') end
 local dead = ending(t)
 if dead then return reply('e', dead) end
 if t.version ~= version then return reply('s', '') end
+if expires * 1000 > t.deadline then return reply('d', pack('>I8', t.deadline)) end
 local number = t.count
 if number >= limit then return reply('x', '') end
 local latest = math.max(t.last, expires * 1000)
