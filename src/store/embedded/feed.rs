@@ -53,7 +53,7 @@ fn entries<T: Table>(view: &View<'_, T>, after: u64, limit: usize) -> Stepped<Fe
 }
 
 /// A row of a history; see [`Entry::encode`].
-fn entry(key: &[u8], value: &[u8]) -> Result<FeedEntry, StoreError> {
+pub(super) fn entry(key: &[u8], value: &[u8]) -> Result<FeedEntry, StoreError> {
     const WHAT: &str = "history entry";
     let seq = key.last_chunk().copied().map(u64::from_be_bytes).ok_or_else(|| damaged(WHAT))?;
     let mut rest = Cursor(value, WHAT);
@@ -80,7 +80,7 @@ fn entry(key: &[u8], value: &[u8]) -> Result<FeedEntry, StoreError> {
 
 const COUNT_KEY: &[u8] = b"V";
 
-fn registration_key(stream: Uuid) -> Key {
+pub(super) fn registration_key(stream: Uuid) -> Key {
     key(b'S', &[stream.as_bytes()])
 }
 
@@ -88,7 +88,7 @@ fn until_key(until: Timestamp, stream: Uuid) -> Key {
     key(b'U', &[&until.as_millis().to_be_bytes(), stream.as_bytes()])
 }
 
-fn encode(registration: &Registration, until: Timestamp) -> Result<Vec<u8>, StoreError> {
+pub(super) fn encode(registration: &Registration, until: Timestamp) -> Result<Vec<u8>, StoreError> {
     let Registration { follower, audience, bound, .. } = registration;
     let too_long = |_| StoreError::Damaged("the name of a follower is too long".to_owned());
     let length = u16::try_from(follower.len()).map_err(too_long)?;
@@ -96,7 +96,7 @@ fn encode(registration: &Registration, until: Timestamp) -> Result<Vec<u8>, Stor
     Ok([times.as_slice(), &length.to_be_bytes(), follower.as_bytes(), audience.as_bytes()].concat())
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Result<Registration, StoreError> {
+pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<Registration, StoreError> {
     const WHAT: &str = "registration";
     let stream = key.last_chunk().copied().map(Uuid::from_bytes).ok_or_else(|| damaged(WHAT))?;
     let mut rest = Cursor(value, WHAT);

@@ -20,6 +20,7 @@
 //! S stream                          a registration: until 8, bound 8, length of the follower's name 2, follower, audience
 //! U moment stream                   nothing: when the registration goes
 //! V                                 number of registrations, 4
+//! Z                                 never committed: whether there is room
 //! ```
 
 use ring::digest::{SHA256, digest};

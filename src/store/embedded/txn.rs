@@ -15,6 +15,10 @@ use crate::task::TaskRecord;
 use crate::task::store::{Position, StoreError};
 use crate::time::Timestamp;
 
+const TRIAL_KEY: &[u8] = b"Z";
+/// More than all the pages together that an end changes.
+const TRIAL: usize = 64 * 1024;
+
 /// What steps need besides the rows.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
@@ -108,10 +112,11 @@ impl<'t> Txn<'t> {
         Ok(there)
     }
 
-    /// Where the last transaction failed, this one is committed even if it changes nothing, so that it fails as long as the file takes no writes.
+    /// Where the last transaction failed, this one takes as much room as an end, gives it back, and is committed: so it fails for as long as no end can be written.
     pub(super) fn write_if_failing(&mut self) -> Stepped<()> {
         if self.rules.failing.load(Relaxed) {
-            self.put(FORMAT_KEY, &FORMAT.to_be_bytes())?;
+            self.put(TRIAL_KEY, &[0; TRIAL])?;
+            self.remove(TRIAL_KEY)?;
         }
         Ok(())
     }

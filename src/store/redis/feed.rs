@@ -50,7 +50,7 @@ fn seen(value: &Value, known: Option<Position>) -> Seen {
 }
 
 /// Packs a registration: version 1, until 8, bound 8, length of the follower's name 2, follower, audience.
-fn packed(registration: &Registration) -> StepResult<Pack> {
+pub(super) fn packed(registration: &Registration) -> StepResult<Pack> {
     let Registration { follower, audience, bound, until, .. } = registration;
     let too_long = |_| StoreError::Damaged("the name of a follower is too long".to_owned());
     let length = u16::try_from(follower.len()).map_err(too_long)?;
@@ -58,7 +58,7 @@ fn packed(registration: &Registration) -> StepResult<Pack> {
     Ok(names.bytes(follower.as_bytes()).bytes(audience.as_bytes()))
 }
 
-fn unpacked(stream: &[u8], value: &[u8]) -> StepResult<Registration> {
+pub(super) fn unpacked(stream: &[u8], value: &[u8]) -> StepResult<Registration> {
     let stream = Uuid::from_slice(stream).map_err(|_| odd())?;
     let mut reader = Reader(value);
     if reader.byte()? != 1 {
@@ -70,7 +70,7 @@ fn unpacked(stream: &[u8], value: &[u8]) -> StepResult<Registration> {
 }
 
 /// An entry as append.lua writes it.
-fn entry(seq: u64, bytes: &[u8]) -> StepResult<FeedEntry> {
+pub(super) fn entry(seq: u64, bytes: &[u8]) -> StepResult<FeedEntry> {
     let (bytes, _chain) = bytes.split_last_chunk::<20>().ok_or_else(odd)?;
     let mut reader = Reader(bytes);
     if reader.byte()? != 1 {

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
+use super::super::feed::{decode, encode, entry, registration_key};
 use super::super::{EmbeddedOptions, EmbeddedStore};
 use super::harness::{Embedded, InMemory, SharedBytes, options};
 use crate::revoke::feed::{FeedStore, Registration};
@@ -9,6 +12,7 @@ use crate::revoke::history::{Durability, History};
 use crate::store::contract::{AGENT, HOUR, World, start};
 use crate::task::state::EndReason;
 use crate::task::store::*;
+use crate::time::Timestamp;
 
 fn fail(bytes: &SharedBytes, fails: bool) {
     bytes.with(|disk| disk.fails = fails);
@@ -116,4 +120,42 @@ async fn looks_write_nothing() {
     }
     assert_eq!(bytes.with(|disk| disk.done.take().unwrap().len()), 0);
     assert!(!nudges.has_changed().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_are_no_positions_while_the_disk_is_too_full_for_an_end() {
+    let bytes = SharedBytes::default();
+    let store = on(&bytes, |options| options);
+    let mut h = Embedded::in_memory();
+    let mut w = World::new(&mut h);
+    let before = store.positions(w.now).await.unwrap();
+    bytes.with(|disk| disk.full = true);
+    let unknown = w.draft(AGENT).id;
+    let end = EndTask { bury_unknown: Some(HOUR), ..w.ending(unknown, EndReason::Revoked) };
+    for _ in 0..3 {
+        let refused = store.end(end.clone(), w.now).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        let refused = store.positions(w.now).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    }
+    bytes.with(|disk| disk.full = false);
+    assert_eq!(store.positions(w.now).await.unwrap(), before);
+    assert!(matches!(store.end(end, w.now).await.unwrap(), EndOutcome::Buried(_)));
+}
+
+proptest! {
+    #[test]
+    fn a_registration_comes_back(stream: u128, follower in ".{0,60}", audience in ".{0,60}", bound: u32, until: u64) {
+        let (bound, until) = (Duration::from_millis(bound.into()), Timestamp::from_millis(until));
+        let all = Registration { stream: uuid::Uuid::from_u128(stream), follower, audience, bound, until };
+        let value = encode(&all, until).unwrap();
+        prop_assert_eq!(decode(&registration_key(all.stream), &value), Ok(all));
+    }
+
+    #[test]
+    fn what_does_not_parse_does_no_harm(key: Vec<u8>, bytes: Vec<u8>, kind in 0..7u8) {
+        let _ = decode(&key, &bytes);
+        let _ = entry(&key, &bytes);
+        let _ = entry(&[0; 10], &[[0; 28].as_slice(), &[kind, 0], &[0; 8], &bytes].concat());
+    }
 }

@@ -66,6 +66,8 @@ pub(super) struct Disk {
     pub(super) bytes: Vec<u8>,
     pub(super) done: Option<Vec<Done>>,
     pub(super) fails: bool,
+    /// Takes what is written, as long as the file need not grow.
+    pub(super) full: bool,
 }
 
 /// Bytes that outlive the database on them.
@@ -83,7 +85,8 @@ impl SharedBytes {
 
     fn change(&self, done: Done, how: impl FnOnce(&mut Vec<u8>)) -> std::io::Result<()> {
         self.with(|disk| {
-            if disk.fails {
+            let grows = matches!(done, Done::Length(length) if length > disk.bytes.len() as u64);
+            if disk.fails || disk.full && grows {
                 return Err(std::io::ErrorKind::StorageFull.into());
             }
             how(&mut disk.bytes);

@@ -1,5 +1,8 @@
 //! What followers rest on, where the server loses it, stops, or lies.
 
+use proptest::prelude::*;
+
+use super::super::feed::{entry, packed, unpacked};
 use super::*;
 use crate::revoke::feed::{FeedStore, Happened, Registration};
 
@@ -259,4 +262,20 @@ async fn an_outage_is_silent_and_costs_nothing_and_ends_by_itself() {
     let made = connections() - before;
     assert!(made < 40, "{made} connections in three seconds");
     heard(&store).await;
+}
+
+proptest! {
+    #[test]
+    fn a_registration_comes_back(stream: u128, follower in ".{0,60}", audience in ".{0,60}", bound: u32, until in 0..1u64 << 53) {
+        let (bound, until) = (Duration::from_millis(bound.into()), Timestamp::from_millis(until));
+        let all = Registration { stream: uuid::Uuid::from_u128(stream), follower, audience, bound, until };
+        prop_assert_eq!(unpacked(all.stream.as_bytes(), packed(&all).unwrap().as_ref()), Ok(all));
+    }
+
+    #[test]
+    fn what_does_not_parse_does_no_harm(bytes: Vec<u8>, kind in 0..6u8) {
+        let _ = unpacked(&[1; 16], &bytes);
+        let _ = entry(1, &bytes);
+        let _ = entry(1, &[[1, kind].as_slice(), &[0; 16], &bytes].concat());
+    }
 }
