@@ -11,6 +11,7 @@ mod ratios;
 mod report;
 mod seed;
 mod start;
+mod verdicts;
 mod world;
 
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ use process::Redis;
 use report::{Figure, Report};
 use world::StoreKind;
 
-/// Measure how fast and how large the broker is, against an empty RPC through the same listener
+/// Measure how fast and how large broker and verifier are: calls against an empty RPC through the same listener
 #[derive(Debug, Args)]
 pub(super) struct Bench {
     /// Also what takes minutes: 1,000,000 credentials, 100,000 tasks
@@ -91,6 +92,7 @@ async fn measure(setup: &Setup) -> Result<Report, Failure> {
     for kind in StoreKind::BOTH {
         ratios::measure(setup, kind, &mut report).await?;
     }
+    verdicts::measure(setup, &mut report).await?;
     start::measure(setup, &mut report).await?;
     complete::measure(setup, &mut report).await?;
     million::measure(setup, &mut report).await?;

@@ -86,7 +86,12 @@ impl Work {
     }
 }
 
-async fn mint_all(agents: &Agents, count: u64, lifetime: Option<Duration>) -> Result<Vec<Minted>, Failure> {
+/// So many tokens of the tasks in turn.
+pub(super) async fn mint_all(
+    agents: &Agents,
+    count: u64,
+    lifetime: Option<Duration>,
+) -> Result<Vec<Minted>, Failure> {
     let minted = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (agents, all) = (agents.clone(), Arc::clone(&minted));
     times(count, move |turn| {

@@ -36,6 +36,10 @@ pub(super) enum Figure {
     ReadyS,
     /// 99th percentile of a mint while 100,000 tasks lapse, against the quiet one
     LapseMintP99PerQuiet,
+    /// Judge a token at first sight with the verifier library, against ring's verification of its signature
+    VerifyFirstPerRing,
+    /// Judge a token again with the verifier library, in microseconds
+    VerifyRepeatUs,
 }
 
 /// What is wanted.
@@ -73,7 +77,10 @@ impl Figure {
             Self::Complete100kPer1 => Wanted::AtMost(1.2),
             Self::RedisBytesPerCredential => Wanted::AtMost(200.0),
             Self::RedisBytesPerTask => Wanted::AtMost(1024.0),
-            Self::Restart1mFirstMintS | Self::LapseMintP99PerQuiet => Wanted::AtMost(2.0),
+            Self::Restart1mFirstMintS | Self::LapseMintP99PerQuiet | Self::VerifyRepeatUs => {
+                Wanted::AtMost(2.0)
+            }
+            Self::VerifyFirstPerRing => Wanted::AtMost(1.35),
             Self::IdleRssMb => Wanted::AtMost(40.0),
             Self::ReadyS => Wanted::AtMost(0.3),
         }
@@ -181,6 +188,8 @@ mod tests {
                 "idle_rss_mb",
                 "ready_s",
                 "lapse_mint_p99_per_quiet",
+                "verify_first_per_ring",
+                "verify_repeat_us",
             ]
         );
     }

@@ -19,7 +19,8 @@ use crate::ids::random;
 use crate::keys::KeyEncryptionKey;
 use crate::time::{Clock as _, SystemClock, Timestamp};
 
-const WORKLOADS: &str = "bench.example.org";
+/// The trust domain of the agents and of the audience.
+pub(super) const WORKLOADS: &str = "bench.example.org";
 const BROKER: &str = "broker.example.org";
 const BROKER_ID: &str = "spiffe://broker.example.org/broker";
 const POLICIES: &str = include_str!("policies.cedar");
