@@ -1,7 +1,7 @@
 //! How the keyring lies in the store.
 //!
 //! ```text
-//! taskpass-keyring 1
+//! taskpass-keyring 2
 //! <HMAC-SHA-256 over all that follows this line, under the record MAC key of this document; base64url>
 //! {"trust_domain":...,"sequence":...,"keys":[...]}
 //! ```

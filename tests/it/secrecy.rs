@@ -311,7 +311,7 @@ async fn a44_no_secret_is_anywhere_after_a_whole_story(store: Store) {
         .chunks(2)
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
         .collect();
-    assert!(has(store, b"taskpass-keyring 1") && has(store, &id));
+    assert!(has(store, b"taskpass-keyring 2") && has(store, &id));
     assert!(has("audit.jsonl", task.id.as_bytes()) && has("broker.log", b"\"TRACE\""));
 }
 
