@@ -96,7 +96,7 @@ struct Heard {
     /// The newest beats, and when each came.
     beats: VecDeque<(u64, Instant)>,
     /// Frames that are not acknowledged, and how far each goes.
-    unacknowledged: VecDeque<(u64, Partition, u64)>,
+    unacknowledged: VecDeque<(u64, Partition, Sent)>,
 }
 
 impl Shared {
@@ -139,10 +139,10 @@ impl Reader {
         let mut applied = Vec::new();
         {
             let mut heard = self.shared.heard();
-            while let Some((_, partition, seq)) =
+            while let Some((_, partition, told)) =
                 heard.unacknowledged.pop_front_if(|(frame, ..)| *frame <= sequence)
             {
-                applied.push((partition, seq));
+                applied.push((partition, told));
             }
         }
         if !applied.is_empty() {
@@ -163,7 +163,7 @@ pub struct Following {
     /// How far the follower was told: less, where nothing since concerned it.
     told: Vec<Option<Sent>>,
     /// A snapshot that was cut off.
-    resume: Option<(Partition, u64)>,
+    resume: Option<(Partition, Sent)>,
     /// Partitions to go through before the next heartbeat.
     to_do: VecDeque<Partition>,
     heartbeat: Option<(Instant, u64)>,
@@ -255,7 +255,7 @@ impl Following {
 
     fn due_of(&mut self, partition: Partition) -> Option<Content> {
         let place = usize::from(partition.number());
-        let resume = self.resume.filter(|(of, _)| *of == partition).map(|(_, seq)| seq);
+        let resume = self.resume.filter(|(of, _)| *of == partition).map(|(_, told)| told);
         let seen = self.seen.get(place).copied().flatten();
         let due = self.hub.mirror.due(partition, seen, resume, &self.shared.audience, MOST_ENTRIES);
         let now = match &due {
@@ -265,7 +265,7 @@ impl Following {
         let told = self.told.get_mut(place)?;
         let content = match due {
             Due::Snapshot { entries, more, .. } => {
-                self.resume = more.then_some((partition, now.seq));
+                self.resume = more.then_some((partition, now));
                 Some(Content::Snapshot { partition, generation: now.generation, seq: now.seq, entries, more })
             }
             Due::Delta { entries, .. } if !entries.is_empty() => {
@@ -288,6 +288,7 @@ impl Following {
     /// After everything else of this look.
     fn heartbeat(&mut self) -> Option<Content> {
         let Look { began, time, partitions, .. } = self.look;
+        let partitions = partitions & self.told_partitions();
         let due = match self.heartbeat {
             None => true,
             Some((last, _)) if last >= began => false,
@@ -303,18 +304,30 @@ impl Following {
         Some(Content::Heartbeat { beat, time, bound: self.shared.bound, partitions })
     }
 
+    /// The partitions whose present generation the follower knows of: no other is kept fresh.
+    fn told_partitions(&self) -> u64 {
+        let told = |partition: &Partition| {
+            let seen = self.seen.get(usize::from(partition.number())).copied().flatten();
+            let now = self.hub.mirror.position(*partition);
+            seen.zip(now).is_some_and(|(seen, now)| seen.generation == now.generation)
+        };
+        Partition::all().filter(told).fold(0, |bits, partition| bits | 1 << partition.number())
+    }
+
     /// Remembers what is to be acknowledged. False: too much is not.
     fn note(&self, content: &Content) -> bool {
-        let (partition, seq) = match content {
-            Content::Snapshot { partition, seq, more: false, .. } => (*partition, *seq),
-            Content::Delta { partition, to, .. } => (*partition, *to),
+        let (partition, generation, seq) = match content {
+            Content::Snapshot { partition, generation, seq, more: false, .. } => {
+                (*partition, *generation, *seq)
+            }
+            Content::Delta { partition, generation, to, .. } => (*partition, *generation, *to),
             _ => return true,
         };
         let mut heard = self.shared.heard();
         if heard.unacknowledged.len() >= MOST_UNACKNOWLEDGED {
             return false;
         }
-        heard.unacknowledged.push_back((self.sequence, partition, seq));
+        heard.unacknowledged.push_back((self.sequence, partition, Sent { generation, seq }));
         true
     }
 }

@@ -236,11 +236,9 @@ impl Hub {
             }
             let page = self.store.entries(partition, known.map_or(0, |known| known.seq), PAGE, now).await?;
             let other = known.is_some_and(|known| {
-                let same_place =
-                    page.position.seq == known.seq && page.position.generation == known.generation;
-                page.position.seq < known.seq
-                    || page.position.generation < known.generation
-                    || (same_place && page.position.chain != known.chain)
+                let same_place = page.position.seq == known.seq && page.position.chain != known.chain;
+                // A new generation may have any sequence beyond what the broker that grew it knew.
+                page.position.generation != known.generation || page.position.seq < known.seq || same_place
             });
             if other {
                 // Not the history that was read before: everything anew.

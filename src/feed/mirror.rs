@@ -44,11 +44,19 @@ struct Part {
     items: VecDeque<Item>,
 }
 
-/// What a follower has of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sent {
-    pub(super) generation: Generation,
-    pub(super) seq: u64,
+/// How far somebody has come in a partition. A later generation is further, whatever its sequence: it refuses all that is older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sent {
+    /// Of the partition.
+    pub generation: Generation,
+    /// Up to and with this entry.
+    pub seq: u64,
+}
+
+impl From<Position> for Sent {
+    fn from(position: Position) -> Self {
+        Self { generation: position.generation, seq: position.seq }
+    }
 }
 
 /// What a follower has still to be told of a partition.
@@ -123,18 +131,19 @@ impl Mirror {
         &self,
         partition: Partition,
         sent: Option<Sent>,
-        resume: Option<u64>,
+        resume: Option<Sent>,
         audience: &str,
         most: usize,
     ) -> Due {
         self.with(partition, |part| {
             let Some(position) = part.position else { return Due::Nothing };
-            let known =
-                sent.filter(|sent| sent.seq <= position.seq && sent.generation <= position.generation);
+            let of_this = |sent: &Sent| sent.generation == position.generation && sent.seq <= position.seq;
+            // What was told of another generation is no part of this one.
+            let (known, resume) = (sent.filter(of_this), resume.filter(of_this));
             if resume.is_none() && known.is_some_and(|known| known.seq == position.seq) {
                 return Due::Nothing;
             }
-            let after = resume.or(known.map(|known| known.seq)).unwrap_or(0);
+            let after = resume.or(known).map_or(0, |known| known.seq);
             // Entries are in order of their sequence.
             let first = part.items.partition_point(|item| item.entry.seq <= after);
             let wanted = part.items.iter().skip(first).filter(|item| item.concern.covers(audience));

@@ -17,5 +17,5 @@ pub mod receipt;
 
 pub use follower::{Content, Following, Frame, Reader};
 pub use hub::{Concerns, Hub};
-pub use mirror::{Concern, Item};
+pub use mirror::{Concern, Item, Sent};
 pub use receipt::{Applied, Pending};

@@ -7,24 +7,24 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use taskpass_verifier::ids::Partition;
+use taskpass_verifier::ids::{Generation, Partition};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::hub::{BOUNDS, Hub};
-use super::mirror::Concern;
+use super::mirror::{Concern, Sent};
 use crate::revoke::feed::Registration;
 use crate::revoke::history::Durability;
 use crate::time::Timestamp;
 
-/// An announcement is a list of these: stream 16, partition 1, sequence 8.
-const RECORD: usize = 25;
+/// An announcement is a list of these: stream 16, partition 1, generation 12, sequence 8.
+const RECORD: usize = 37;
 /// The first byte of an announcement of acknowledgements.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// Acknowledgements in one announcement.
-const MOST_RECORDS: usize = 2_000;
+const MOST_RECORDS: usize = 1_500;
 /// Streams whose acknowledgements are remembered.
 const MOST_STREAMS: usize = 20_000;
 /// Of a stream that was not heard of for longer nothing is remembered.
@@ -58,13 +58,13 @@ pub struct Applied {
     pub closed_by: Timestamp,
 }
 
-type Places = BTreeMap<u8, u64>;
+type Places = BTreeMap<u8, Sent>;
 
 /// How far each stream has applied each partition, of all brokers that were heard.
 #[derive(Default)]
 pub(super) struct Acknowledged {
     streams: Mutex<HashMap<Uuid, (Places, Timestamp)>>,
-    outbox: Mutex<Vec<(Uuid, Partition, u64)>>,
+    outbox: Mutex<Vec<(Uuid, Partition, Sent)>>,
     to_send: Notify,
     news: watch::Sender<u64>,
 }
@@ -75,14 +75,14 @@ impl Acknowledged {
     }
 
     /// A follower of this broker has applied something.
-    pub(super) fn applied_here(&self, stream: Uuid, applied: &[(Partition, u64)], now: Timestamp) {
+    pub(super) fn applied_here(&self, stream: Uuid, applied: &[(Partition, Sent)], now: Timestamp) {
         self.note(applied.iter().map(|(partition, seq)| (stream, *partition, *seq)), now);
         let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
         outbox.extend(applied.iter().map(|(partition, seq)| (stream, *partition, *seq)));
         self.to_send.notify_one();
     }
 
-    fn note(&self, applied: impl Iterator<Item = (Uuid, Partition, u64)>, now: Timestamp) {
+    fn note(&self, applied: impl Iterator<Item = (Uuid, Partition, Sent)>, now: Timestamp) {
         {
             let mut streams = self.streams();
             for (stream, partition, seq) in applied {
@@ -90,7 +90,7 @@ impl Acknowledged {
                     continue;
                 }
                 let (places, heard) = streams.entry(stream).or_default();
-                let place = places.entry(partition.number()).or_default();
+                let place = places.entry(partition.number()).or_insert(seq);
                 (*place, *heard) = ((*place).max(seq), now);
             }
         }
@@ -102,29 +102,33 @@ impl Acknowledged {
         let Some((&FORMAT, records)) = message.split_first() else { return };
         let read = |record: &[u8]| {
             let (stream, rest) = record.split_first_chunk::<16>()?;
-            let (&partition, seq) = rest.split_first()?;
+            let (&partition, rest) = rest.split_first()?;
+            let (generation, seq) = rest.split_first_chunk::<12>()?;
+            let generation = Generation::from_bytes(*generation);
             let partition = Partition::all().find(|one| one.number() == partition)?;
-            Some((Uuid::from_bytes(*stream), partition, u64::from_be_bytes(seq.try_into().ok()?)))
+            let told = Sent { generation, seq: u64::from_be_bytes(seq.try_into().ok()?) };
+            Some((Uuid::from_bytes(*stream), partition, told))
         };
         self.note(records.chunks_exact(RECORD).take(MOST_RECORDS).filter_map(read), now);
     }
 
     fn to_announce(&self) -> Vec<Vec<u8>> {
         let outbox = std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
-        let message = |records: &[(Uuid, Partition, u64)]| {
+        let message = |records: &[(Uuid, Partition, Sent)]| {
             let mut message = Vec::with_capacity(1 + records.len() * RECORD);
             message.push(FORMAT);
-            for (stream, partition, seq) in records {
+            for (stream, partition, told) in records {
                 message.extend(stream.as_bytes());
                 message.push(partition.number());
-                message.extend(seq.to_be_bytes());
+                message.extend(told.generation.as_bytes());
+                message.extend(told.seq.to_be_bytes());
             }
             message
         };
         outbox.chunks(MOST_RECORDS).map(message).collect()
     }
 
-    fn has(&self, stream: Uuid, at: &[(Partition, u64)]) -> bool {
+    fn has(&self, stream: Uuid, at: &[(Partition, Sent)]) -> bool {
         let streams = self.streams();
         let Some((places, _)) = streams.get(&stream) else { return false };
         at.iter().all(|(partition, seq)| places.get(&partition.number()).is_some_and(|place| place >= seq))
@@ -164,7 +168,7 @@ impl Hub {
     /// was acknowledged, never before: whoever registers from then on finds the end in its snapshot.
     ///
     /// Where the store does not say who follows, the answer holds for whoever might.
-    pub async fn applied(&self, at: &[(Partition, u64)], concern: &Concern, wait: Duration) -> Applied {
+    pub async fn applied(&self, at: &[(Partition, Sent)], concern: &Concern, wait: Duration) -> Applied {
         let written = self.clock.now();
         let mut news = self.acknowledged.news.subscribe();
         let registered = match self.store.registrations(written).await {

@@ -11,7 +11,7 @@ use crate::revoke::history::Durability;
 use crate::secret::Secret;
 use crate::task::TaskFacts;
 use crate::task::state::Status;
-use crate::task::store::CredentialRecord;
+use crate::task::store::{CredentialRecord, Position};
 use crate::time::Timestamp;
 
 /// A task as it stands.
@@ -37,7 +37,7 @@ pub struct Receipt {
     /// How sure the end is.
     pub durability: Durability,
     /// Its place in the partition's history.
-    pub sequence: u64,
+    pub position: Position,
 }
 
 /// The answer to a bulk end.

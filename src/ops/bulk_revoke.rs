@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::audit::Outcome;
 use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
-use crate::feed::{Applied, Concern};
+use crate::feed::{Applied, Concern, Sent};
 use crate::identity::TrustDomain;
 use crate::ids::{self, PARTITIONS, Partition};
 use crate::policy::action::{self, BlockFor};
@@ -126,11 +126,11 @@ impl Broker {
     }
 
     /// Idempotent: a partition that has the fence is left as it is.
-    async fn raise_everywhere(&self, intent: &FenceIntent, now: Timestamp) -> Result<Vec<(Partition, u64)>> {
+    async fn raise_everywhere(&self, intent: &FenceIntent, now: Timestamp) -> Result<Vec<(Partition, Sent)>> {
         let raised = join_all(Partition::all().map(async |partition| {
             let raised = self.store.raise(partition, intent, now).await;
             reach(Place::FenceRaisedInSome);
-            raised.map(|position| (partition, position.seq))
+            raised.map(|position| (partition, Sent::from(position)))
         }));
         let raised: StepResult<Vec<_>> = raised.await.into_iter().collect();
         let raised = raised.map_err(|error| {

@@ -31,7 +31,7 @@ impl Broker {
         let mut trail = Trail::new("CompleteTask", id);
         let result = self.complete(caller, id, wish.note, now, &mut trail).await;
         let (task, receipt) = self.finish(caller, trail, result, now).await?;
-        let spread = Spread::from(id.partition(), receipt.sequence, concern_of(&task.facts));
+        let spread = Spread::from(id.partition(), receipt.position, concern_of(&task.facts));
         Ok((task, receipt, self.propagated(&spread, wish.wait).await))
     }
 
@@ -69,7 +69,7 @@ impl Broker {
         let result = self.revoke_one(caller, id, wish.note, now, &mut trail).await;
         let (task, receipt) = self.finish(caller, trail, result, now).await?;
         let concern = task.as_ref().map_or(Concern::All, |task| concern_of(&task.facts));
-        let spread = Spread::from(id.partition(), receipt.sequence, concern);
+        let spread = Spread::from(id.partition(), receipt.position, concern);
         Ok((task, receipt, self.propagated(&spread, wish.wait).await))
     }
 
@@ -125,7 +125,7 @@ impl Broker {
             ended_at: now,
             expires_by: Some(now.saturating_add(longest)),
             durability: self.store.durability(),
-            sequence: position.seq,
+            position,
         }
     }
 
@@ -175,7 +175,7 @@ impl Broker {
             ended_at,
             expires_by: unexpired(&view.record.head, now),
             durability: self.store.durability(),
-            sequence: position.seq,
+            position,
         };
         let task = answer::Task {
             facts: std::sync::Arc::clone(facts),

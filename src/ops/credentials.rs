@@ -84,7 +84,7 @@ impl Broker {
             self.store.revoke(id, now).await.map_err(store_error)?.ok_or_else(missing)?;
         reach(Place::CredentialRevoked);
         trail.fact("seq", position.seq);
-        let spread = Spread::from(id.task.partition(), position.seq, concern_of(&known.facts));
+        let spread = Spread::from(id.task.partition(), position, concern_of(&known.facts));
         Ok((answered(&known.facts, record), spread))
     }
 }

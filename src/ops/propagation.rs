@@ -5,7 +5,8 @@ use std::time::Duration;
 use taskpass_verifier::ids::Partition;
 
 use super::Broker;
-use crate::feed::{Applied, Concern};
+use crate::feed::{Applied, Concern, Sent};
+use crate::task::store::Position;
 
 /// How long an end waits for followers if the caller does not say.
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
@@ -14,15 +15,15 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Spread {
     /// Its places in the histories of partitions.
-    pub(super) at: Vec<(Partition, u64)>,
+    pub(super) at: Vec<(Partition, Sent)>,
     /// Whom it concerns.
     pub(super) concern: Concern,
 }
 
 impl Spread {
     /// Of one entry.
-    pub(super) fn from(partition: Partition, seq: u64, concern: Concern) -> Self {
-        Self { at: vec![(partition, seq)], concern }
+    pub(super) fn from(partition: Partition, position: Position, concern: Concern) -> Self {
+        Self { at: vec![(partition, position.into())], concern }
     }
 }
 

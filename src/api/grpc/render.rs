@@ -83,7 +83,7 @@ pub(super) fn receipt(receipt: &answer::Receipt, applied: &Applied) -> proto::Re
         ended_at: Some(timestamp(receipt.ended_at)),
         expires_by: receipt.expires_by.map(timestamp),
         durability: receipt.durability.as_str().to_owned(),
-        sequence: receipt.sequence,
+        sequence: receipt.position.seq,
         propagation: Some(propagation(applied)),
     }
 }
