@@ -50,6 +50,16 @@ impl Broker {
         Err(not_found(task.id).with_detail(format_args!("NOT_THE_OWNER: it is a task of {}", task.owner)))
     }
 
+    /// Only those who are enrolled in the register verify for an audience, whatever policy says.
+    pub(super) fn enrolled(caller: &Caller, audience: &Audience) -> Result<()> {
+        if audience.is_verifier(caller.spiffe_id()) {
+            return Ok(());
+        }
+        let sentence =
+            "You are not enrolled as a verifier of this audience. Its declaration names those who are.";
+        Err(Error::new(Reason::PolicyDenied, sentence))
+    }
+
     /// A registered audience.
     pub(super) fn audience(&self, uri: &str) -> Result<Arc<Audience>> {
         let found = self.audiences.snapshot().get(uri).map(Arc::clone);

@@ -49,6 +49,7 @@ impl Broker {
     ) -> Result<Followed> {
         let audience = self.audience(&command.audience)?;
         let _permit = self.permit::<action::Follow>(caller, &audience, AsVerifier, trail)?;
+        Self::enrolled(caller, &audience)?;
         let bound = command.bound.map_or(audience.bound(), |asked| asked.min(audience.bound()));
         let trust_domain = audience.trust_domain();
         let unserved = || Error::internal("an audience of a trust domain without keys");
@@ -71,7 +72,8 @@ impl Broker {
     pub fn may_still_follow(&self, caller: &Caller, audience: &str) -> Result<()> {
         let audience = self.audience(audience)?;
         let mut aside = Trail::new("Follow", "");
-        self.permit::<action::Follow>(caller, &audience, AsVerifier, &mut aside).map(drop)
+        self.permit::<action::Follow>(caller, &audience, AsVerifier, &mut aside)?;
+        Self::enrolled(caller, &audience)
     }
 }
 

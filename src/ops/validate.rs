@@ -55,6 +55,7 @@ impl Broker {
         let judged =
             if matches!(command.shown, Shown::Token(_)) { Judged::Token } else { Judged::Certificate };
         let _permit = self.permit::<action::Validate>(caller, &audience, judged, trail)?;
+        Self::enrolled(caller, &audience)?;
         let presented = Presented { certificate: command.certificate, jkt: command.jkt };
         let verdict = match &command.shown {
             Shown::Token(token) => self.judge_token(token.expose(), &audience, presented, now, trail).await?,
