@@ -72,7 +72,7 @@ impl Broker {
     pub fn may_still_follow(&self, caller: &Caller, audience: &str) -> Result<()> {
         let audience = self.audience(audience)?;
         let mut aside = Trail::new("Follow", "");
-        self.permit::<action::Follow>(caller, &audience, AsVerifier, &mut aside)?;
+        let _permit = self.permit::<action::Follow>(caller, &audience, AsVerifier, &mut aside)?;
         Self::enrolled(caller, &audience)
     }
 }
