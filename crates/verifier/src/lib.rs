@@ -23,6 +23,8 @@ mod moment;
 pub mod refusal;
 mod time;
 pub mod token;
+#[cfg(feature = "tower")]
+pub mod tower;
 pub mod verifier;
 pub mod view;
 mod wire;

@@ -17,6 +17,8 @@ pub use self::confirmation::Confirmation;
 pub use self::delegation::{Actor, MAX_ACTORS};
 pub use self::details::{AuthorizationDetail, AuthorizationDetails, DETAIL_TYPE};
 pub use self::lineage::{Lineage, MAX_LINEAGE};
+#[cfg(feature = "tower")]
+pub(crate) use self::scope::ADMISSION;
 pub use self::scope::{InvalidToolName, MAX_SCOPE_ITEMS, MAX_TOOL_NAME_BYTES, Scope, ToolName};
 pub use crate::agent::{AgentId, InvalidAgentId, MAX_SPIFFE_ID_BYTES, MAX_TRUST_DOMAIN_BYTES};
 pub use crate::digest::{GoalDigest, InvalidDigest, Thumbprint};

@@ -12,7 +12,7 @@ pub const MAX_SCOPE_ITEMS: usize = 256;
 pub const MAX_TOOL_NAME_BYTES: usize = 128;
 
 /// Admits to the endpoint and grants no tool.
-const ADMISSION: &str = "mcp";
+pub(crate) const ADMISSION: &str = "mcp";
 const TOOL: &str = "mcp:tool:";
 
 /// The name of a tool: 1 to 128 of the characters `A-Z a-z 0-9 . - _ /`, all legal in a scope (RFC 6749, section 3.3).
