@@ -1,7 +1,7 @@
 //! Every RPC of the broker, by its descriptor, is called by those who must not: without a certificate, with one that nothing here trusts,
 //! from another tenant, in another role. An RPC that is added without an entry in [`ROLES`] fails here.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -14,7 +14,7 @@ use crate::support::broker::Broker;
 use crate::support::ca::leaf;
 use crate::support::client::Client;
 use crate::support::raw;
-use crate::support::story::{begin, docs, mint, other_docs, seconds, shown};
+use crate::support::story::{begin, docs, mint, mint_for, other_docs, seconds, shown};
 use crate::support::world::{DOCS, OTHER_DOCS, OTHER_TENANT, TENANT};
 
 /// Trusted callers.
@@ -68,7 +68,8 @@ struct Things {
 impl Things {
     async fn new(owner: &Client) -> Self {
         let task = owner.docs_task().await;
-        let minted = owner.mint(mint(&task, DOCS)).await.unwrap();
+        // For as long as all the calls about it may take.
+        let minted = owner.mint(mint_for(&task, DOCS, 300)).await.unwrap();
         Self { task, credential: minted.credential_id, token: minted.token }
     }
 }
@@ -222,19 +223,20 @@ const ROLES: &[Entry] = &[
     },
 ];
 
-/// The paths of all methods: of our own descriptor set, and of the standard services beside them.
-fn methods() -> BTreeSet<String> {
+/// The paths of all methods, and whether they take a stream of messages: of our own descriptor set, and of the standard services beside them.
+fn methods() -> BTreeMap<String, bool> {
     let sets = [
         proto::DESCRIPTORS,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
         reflection::v1::FILE_DESCRIPTOR_SET,
         reflection::v1alpha::FILE_DESCRIPTOR_SET,
     ];
-    let mut methods = BTreeSet::new();
+    let mut methods = BTreeMap::new();
     for file in sets.iter().flat_map(|set| FileDescriptorSet::decode(*set).unwrap().file) {
         for service in &file.service {
             for method in &service.method {
-                methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                methods.insert(path, method.client_streaming());
             }
         }
     }
@@ -256,15 +258,25 @@ fn is_refusal(status: &Status) -> bool {
 fn every_method_has_an_entry_and_every_entry_is_a_method() {
     let methods = methods();
     assert!(methods.len() >= 20, "{methods:?}");
-    assert!(methods.iter().all(|method| entry(method).method == method));
+    assert!(methods.keys().all(|method| entry(method).method == method));
     for entry in ROLES {
-        assert!(methods.contains(entry.method), "{} is no method any more", entry.method);
+        assert!(methods.contains_key(entry.method), "{} is no method any more", entry.method);
+    }
+}
+
+/// The first message of the answer.
+async fn call(client: &Client, method: &str, streams: bool, message: Vec<u8>) -> Result<Vec<u8>, Status> {
+    if streams {
+        raw::open_call(client, method, message).await
+    } else {
+        raw::call(client, method, message).await
     }
 }
 
 /// The broker closes the connection in the handshake, so the caller hears of no status of ours.
-async fn is_unheard(client: &Client, method: &str, things: &Things) {
-    let status = raw::call(client, method, (entry(method).message)(things)).await.expect_err(method);
+async fn is_unheard(client: &Client, method: &str, streams: bool, things: &Things) {
+    let answer = call(client, method, streams, (entry(method).message)(things)).await;
+    let status = answer.expect_err(method);
     let from_us = tonic_types::StatusExt::get_details_error_info(&status).is_some();
     assert!(!from_us && matches!(status.code(), Code::Unavailable | Code::Unknown), "{method}: {status:?}");
 }
@@ -274,8 +286,8 @@ async fn every_method_refuses_a_caller_without_a_certificate() {
     let broker = Broker::start(Store::Embedded).await;
     let things = Things::new(&broker.agent()).await;
     let anonymous = Client::anonymous(broker.grpc, &broker.world.broker_ca);
-    for method in methods() {
-        is_unheard(&anonymous, &method, &things).await;
+    for (method, streams) in methods() {
+        is_unheard(&anonymous, &method, streams, &things).await;
     }
     let (_, metrics) = broker.page("/metrics").await;
     assert!(metrics.contains("taskpass_peer_refused_total{reason=\"no_certificate\"}"), "{metrics}");
@@ -298,8 +310,8 @@ async fn every_method_refuses_a_certificate_that_no_bundle_here_trusts() {
     ];
     for svid in &untrusted {
         let client = broker.client(svid);
-        for method in methods() {
-            is_unheard(&client, &method, &things).await;
+        for (method, streams) in methods() {
+            is_unheard(&client, &method, streams, &things).await;
         }
     }
     let audit = broker.audit();
@@ -312,9 +324,9 @@ async fn every_method_serves_its_roles_and_refuses_all_others(store: Store) {
     let mut things = Things::new(&owner).await;
     for role in ALL {
         let client = role.client(&broker);
-        for method in methods() {
+        for (method, streams) in methods() {
             let entry = entry(&method);
-            let answer = raw::call(&client, &method, (entry.message)(&things)).await;
+            let answer = call(&client, &method, streams, (entry.message)(&things)).await;
             match (entry.may.contains(&role), answer) {
                 (true, Ok(_)) if *entry.may == ALL => {}
                 // It may have ended what it was about.
@@ -351,7 +363,10 @@ async fn another_tenants_own_things_are_in_reach_of_nobody_here() {
     let things = Things { task: task.clone(), credential: minted.credential_id, token: minted.token };
     for role in [Owner, Agent, Verifier, OtherVerifier, Nobody] {
         let client = role.client(&broker);
-        for method in methods().iter().filter(|method| !entry(method).may.contains(&Nobody)) {
+        for (method, streams) in methods() {
+            if entry(&method).may.contains(&Nobody) {
+                continue;
+            }
             let message = match method.as_str() {
                 "/taskpass.v1.TaskService/BeginTask" => begin(&[other_docs()]).encode_to_vec(),
                 "/taskpass.v1.CredentialService/MintToken" => mint(&task, OTHER_DOCS).encode_to_vec(),
@@ -363,7 +378,7 @@ async fn another_tenants_own_things_are_in_reach_of_nobody_here() {
                 }
                 method => (entry(method).message)(&things),
             };
-            let status = raw::call(&client, method, message).await.expect_err(method);
+            let status = call(&client, &method, streams, message).await.expect_err(&method);
             assert!(is_refusal(&status), "{role:?} {method}: {status:?}");
         }
     }

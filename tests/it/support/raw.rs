@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
 
@@ -55,13 +56,24 @@ impl Decoder for Bytes {
     }
 }
 
-/// Calls a method by its path with one message, and returns the first message of the answer. On the wire this is what a unary call is, and
-/// it serves streams as well.
+/// Calls a method by its path with one message, and returns the first message of the answer. On the wire this is what a unary call is.
 pub async fn call(client: &Client, path: &str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
+    first_answer(client, path, tokio_stream::once(message)).await
+}
+
+/// The same for a method that takes a stream of messages: the caller's side stays open, for its end may end the call before it is answered.
+pub async fn open_call(client: &Client, path: &str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
+    first_answer(client, path, tokio_stream::once(message).chain(tokio_stream::pending())).await
+}
+
+async fn first_answer(
+    client: &Client,
+    path: &str,
+    messages: impl Stream<Item = Vec<u8>> + Send + 'static,
+) -> Result<Vec<u8>, Status> {
     let mut grpc = tonic::client::Grpc::new(client.channel.clone());
     grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
     let path = path.parse().unwrap();
-    let messages = tokio_stream::once(message);
     let mut answer = grpc.streaming(Request::new(messages), path, Bytes).await?.into_inner();
     answer.message().await?.ok_or_else(|| Status::internal("no message in the answer"))
 }
