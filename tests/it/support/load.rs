@@ -1,6 +1,6 @@
 //! Light load that notes what it was told, so that it can be held against what is so afterwards.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use super::client::Client;
-use super::story::{begin, docs, is_live};
+use super::story::{begin, docs, is_live, seconds};
 use super::world::DOCS;
 use super::{PATIENCE, eventually};
 
@@ -51,6 +51,9 @@ struct Noted {
     slowest_failure: AtomicU64,
     stop: AtomicBool,
 }
+
+/// How many tasks a worker leaves alive: with all workers' together, well below what policy lets one workload have.
+const LEFT_ALIVE: usize = 3;
 
 /// Workers that begin tasks, mint, and end most of them, until they are stopped. They go on when a call fails.
 pub struct Load {
@@ -95,11 +98,6 @@ impl Load {
 }
 
 impl Word {
-    /// Adds what was heard later.
-    pub fn add(&mut self, later: Self) {
-        self.0.extend(later.0);
-    }
-
     /// Every end that was told is one, every task that nobody ended lives, and no token outlives its task. What was asked for in vain is done
     /// now.
     pub async fn is_kept(&mut self, agent: &Client, verifier: &Client) {
@@ -150,32 +148,45 @@ impl Noted {
 }
 
 async fn work(agent: Client, noted: Arc<Noted>) {
+    let mut alive = VecDeque::new();
     let mut round = 0;
     while !noted.stopped() {
-        if one_task(&agent, &noted, round % 3 != 2).await.is_none() {
+        if one_task(&agent, &noted, (round % 3 == 2).then_some(&mut alive)).await.is_none() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         round += 1;
     }
 }
 
-/// One task from its beginning to its end, if it is to have one; `None` as soon as a call fails.
-async fn one_task(agent: &Client, noted: &Noted, to_its_end: bool) -> Option<()> {
+/// One task from its beginning to its end; or it stays alive, and the oldest of those ends when they are too many; `None` as soon as a call fails.
+async fn one_task(agent: &Client, noted: &Noted, alive: Option<&mut VecDeque<String>>) -> Option<()> {
     let since = Instant::now();
     let id = noted.counted(since, agent.begin(begin(&[docs()])).await)?.id;
     noted.of(&id, |_| {});
     for _ in 0..2 {
-        let request =
-            proto::MintTokenRequest { task_id: id.clone(), audience: DOCS.into(), ..Default::default() };
+        let request = proto::MintTokenRequest {
+            task_id: id.clone(),
+            audience: DOCS.into(),
+            // Longer than the default, so that it outlives a test on a slow machine: an expired token looks like a dead one.
+            lifetime: seconds(300),
+            ..Default::default()
+        };
         let since = Instant::now();
         let token = noted.counted(since, agent.mint(request).await)?.token;
         noted.of(&id, |heard| heard.tokens.push(token));
     }
-    if to_its_end {
-        noted.of(&id, |heard| heard.asked = true);
-        let since = Instant::now();
-        noted.counted(since, agent.complete(&id).await)?;
-        noted.of(&id, |heard| heard.ended = true);
+    let Some(alive) = alive else { return end(agent, noted, &id).await };
+    alive.push_back(id);
+    if alive.len() <= LEFT_ALIVE {
+        return Some(());
     }
+    end(agent, noted, &alive.pop_front()?).await
+}
+
+async fn end(agent: &Client, noted: &Noted, id: &str) -> Option<()> {
+    noted.of(id, |heard| heard.asked = true);
+    let since = Instant::now();
+    noted.counted(since, agent.complete(id).await)?;
+    noted.of(id, |heard| heard.ended = true);
     Some(())
 }
