@@ -184,7 +184,8 @@ impl Broker {
 
     /// A caller with this SVID.
     pub fn client(&self, svid: &Svid) -> Client {
-        Client::new(self.grpc, &self.world.broker_ca, svid)
+        let store = self.redis.as_ref().map(RedisServer::calm);
+        Client::new(self.grpc, &self.world.broker_ca, svid).patient_with(store)
     }
 
     /// A workload of the first tenant.

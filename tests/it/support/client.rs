@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
@@ -15,10 +16,14 @@ use taskpass::proto::validation_service_client::ValidationServiceClient;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_types::StatusExt as _;
 
+use super::PATIENCE;
 use super::ca::{Ca, Svid};
+use super::redis::Calm;
 
 /// A caller with a channel of its own, which connects at the first call and again when the connection is lost.
 #[derive(Clone)]
@@ -27,6 +32,8 @@ pub struct Client {
     connections: Arc<AtomicUsize>,
     /// SHA-256 of the certificate that it shows; empty if it shows none.
     pub thumbprint: Vec<u8>,
+    /// The broker's store, if it is a server of its own.
+    store: Option<Calm>,
 }
 
 impl Client {
@@ -57,7 +64,35 @@ impl Client {
             }
         });
         let endpoint = Endpoint::from_static("http://localhost");
-        Self { channel: endpoint.connect_with_connector_lazy(connector), connections, thumbprint: Vec::new() }
+        let channel = endpoint.connect_with_connector_lazy(connector);
+        Self { channel, connections, thumbprint: Vec::new(), store: None }
+    }
+
+    /// Makes it patient, as clients in production are: a store that no test has disturbed is only slow, and is asked again.
+    #[must_use]
+    pub fn patient_with(self, store: Option<Calm>) -> Self {
+        Self { store, ..self }
+    }
+
+    /// Calls, and calls again while the answer is that a calm store does not answer.
+    pub async fn calls<T, F: Future<Output = Result<Response<T>, Status>>>(
+        &self,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, Status> {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            match call().await {
+                Err(status) if self.store_is_slow(&status) && Instant::now() < give_up => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                answer => return answer.map(Response::into_inner),
+            }
+        }
+    }
+
+    fn store_is_slow(&self, status: &Status) -> bool {
+        self.store.as_ref().is_some_and(Calm::still)
+            && status.get_details_error_info().is_some_and(|info| info.reason == "STORE_UNAVAILABLE")
     }
 
     /// How many connections were made so far.

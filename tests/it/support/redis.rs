@@ -7,6 +7,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -51,6 +53,18 @@ pub(crate) struct RedisServer {
     dir: TempDir,
     port: u16,
     child: Option<Child>,
+    calm: Calm,
+}
+
+/// Whether a server has been left in peace by its test so far.
+#[derive(Clone, Default)]
+pub(crate) struct Calm(Arc<AtomicBool>);
+
+impl Calm {
+    /// It has: where it does not answer in time, the machine is busy.
+    pub(crate) fn still(&self) -> bool {
+        !self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// A copy of a server's data, to be put back later.
@@ -63,7 +77,7 @@ impl RedisServer {
         if let Some(users) = &setup.users {
             fs::write(dir.path().join("users.acl"), users).expect("the ACL file");
         }
-        let mut server = Self { setup, dir, port: 0, child: None };
+        let mut server = Self { setup, dir, port: 0, child: None, calm: Calm::default() };
         for _ in 0..20 {
             server.port = free_port();
             if server.launch() {
@@ -111,8 +125,18 @@ impl RedisServer {
         self.dir.path()
     }
 
+    /// See [`Calm`].
+    pub(crate) fn calm(&self) -> Calm {
+        self.calm.clone()
+    }
+
+    fn disturbed(&self) {
+        self.calm.0.store(true, Ordering::SeqCst);
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
+        self.disturbed();
         if let Some(mut child) = self.child.take() {
             // One that is paused dies of this, too.
             let _ = child.kill();
@@ -144,6 +168,7 @@ impl RedisServer {
 
     /// `SIGSTOP`: it holds its connections and answers nothing.
     pub(crate) fn pause(&self) {
+        self.disturbed();
         self.signal("-STOP");
     }
 
@@ -154,6 +179,7 @@ impl RedisServer {
 
     /// `FLUSHALL`.
     pub(crate) fn flush(&self) {
+        self.disturbed();
         self.command(&["FLUSHALL"]);
     }
 

@@ -88,7 +88,7 @@ pub fn serial(serial: &str, audience: &str) -> proto::ValidateRequest {
 
 impl Client {
     pub async fn begin(&self, request: proto::BeginTaskRequest) -> Result<proto::Task, Status> {
-        Ok(self.tasks().begin_task(request).await?.into_inner().task.unwrap())
+        Ok(self.calls(async || self.tasks().begin_task(request.clone()).await).await?.task.unwrap())
     }
 
     /// A task of ten minutes at the documentation server.
@@ -104,46 +104,50 @@ impl Client {
 
     pub async fn get(&self, id: &str) -> Result<proto::Task, Status> {
         let request = proto::GetTaskRequest { task_id: id.into() };
-        Ok(self.tasks().get_task(request).await?.into_inner().task.unwrap())
+        Ok(self.calls(async || self.tasks().get_task(request.clone()).await).await?.task.unwrap())
     }
 
     pub async fn list(&self, request: proto::ListTasksRequest) -> Result<proto::ListTasksResponse, Status> {
-        Ok(self.tasks().list_tasks(request).await?.into_inner())
+        self.calls(async || self.tasks().list_tasks(request.clone()).await).await
     }
 
     pub async fn extend(&self, id: &str, lifetime: i64) -> Result<proto::Task, Status> {
         let request = proto::ExtendTaskRequest { task_id: id.into(), lifetime: seconds(lifetime) };
-        Ok(self.tasks().extend_task(request).await?.into_inner().task.unwrap())
+        Ok(self.calls(async || self.tasks().extend_task(request.clone()).await).await?.task.unwrap())
     }
 
     pub async fn complete(&self, id: &str) -> Result<proto::CompleteTaskResponse, Status> {
         let request = proto::CompleteTaskRequest { task_id: id.into(), note: "done".into(), wait: None };
-        Ok(self.tasks().complete_task(request).await?.into_inner())
+        self.calls(async || self.tasks().complete_task(request.clone()).await).await
     }
 
     pub async fn mint(&self, request: proto::MintTokenRequest) -> Result<proto::MintTokenResponse, Status> {
-        Ok(self.credentials().mint_token(request).await?.into_inner())
+        self.calls(async || self.credentials().mint_token(request.clone()).await).await
     }
 
     pub async fn issue(
         &self,
         request: proto::IssueCertificateRequest,
     ) -> Result<proto::IssueCertificateResponse, Status> {
-        Ok(self.credentials().issue_certificate(request).await?.into_inner())
+        self.calls(async || self.credentials().issue_certificate(request.clone()).await).await
     }
 
     pub async fn list_credentials(&self, task: &str) -> Result<Vec<proto::Credential>, Status> {
         let request = proto::ListCredentialsRequest { task_id: task.into(), ..Default::default() };
-        Ok(self.credentials().list_credentials(request).await?.into_inner().credentials)
+        Ok(self.calls(async || self.credentials().list_credentials(request.clone()).await).await?.credentials)
     }
 
     pub async fn revoke_credential(&self, id: &str) -> Result<proto::Credential, Status> {
         let request = proto::RevokeCredentialRequest { credential_id: id.into(), wait: None };
-        Ok(self.credentials().revoke_credential(request).await?.into_inner().credential.unwrap())
+        Ok(self
+            .calls(async || self.credentials().revoke_credential(request.clone()).await)
+            .await?
+            .credential
+            .unwrap())
     }
 
     pub async fn validate(&self, request: proto::ValidateRequest) -> Result<proto::ValidateResponse, Status> {
-        Ok(self.validation().validate(request).await?.into_inner())
+        self.calls(async || self.validation().validate(request.clone()).await).await
     }
 
     /// Is the token good at the documentation server?
@@ -153,7 +157,7 @@ impl Client {
 
     pub async fn revoke(&self, id: &str) -> Result<proto::RevokeTaskResponse, Status> {
         let request = proto::RevokeTaskRequest { task_id: id.into(), note: "enough".into(), wait: None };
-        Ok(self.operator().revoke_task(request).await?.into_inner())
+        self.calls(async || self.operator().revoke_task(request.clone()).await).await
     }
 
     pub async fn revoke_workload(&self, id: &str, block_for: i64) -> Result<proto::FenceReceipt, Status> {
@@ -163,7 +167,11 @@ impl Client {
             note: "enough".into(),
             wait: None,
         };
-        Ok(self.operator().revoke_workload(request).await?.into_inner().receipt.unwrap())
+        Ok(self
+            .calls(async || self.operator().revoke_workload(request.clone()).await)
+            .await?
+            .receipt
+            .unwrap())
     }
 
     pub async fn revoke_trust_domain(
@@ -177,7 +185,11 @@ impl Client {
             note: "enough".into(),
             wait: None,
         };
-        Ok(self.operator().revoke_trust_domain(request).await?.into_inner().receipt.unwrap())
+        Ok(self
+            .calls(async || self.operator().revoke_trust_domain(request.clone()).await)
+            .await?
+            .receipt
+            .unwrap())
     }
 }
 
