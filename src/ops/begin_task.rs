@@ -189,7 +189,14 @@ impl Broker {
             idempotency,
         };
         reach(Place::BeginReserved);
-        let outcome = self.store.begin(task, now).await.map_err(store_error)?;
+        let outcome = match (self.blocked(&facts.owner, now), idempotency) {
+            (None, _) => self.store.begin(task, now).await.map_err(store_error)?,
+            (Some(blocked), None) => blocked,
+            (Some(blocked), Some(key)) => {
+                let known = self.store.replay(id.partition(), key, now).await.map_err(store_error)?;
+                known.unwrap_or(blocked)
+            }
+        };
         reach(Place::BeginStored);
         if !matches!(outcome, BeginOutcome::Begun(_)) {
             self.give_back(facts, id).await;

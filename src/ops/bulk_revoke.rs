@@ -127,6 +127,7 @@ impl Broker {
 
     /// Idempotent: a partition that has the fence is left as it is.
     async fn raise_everywhere(&self, intent: &FenceIntent, now: Timestamp) -> Result<Vec<(Partition, Sent)>> {
+        self.blocks.remember(std::slice::from_ref(intent), now);
         let raised = join_all(Partition::all().map(async |partition| {
             let raised = self.store.raise(partition, intent, now).await;
             reach(Place::FenceRaisedInSome);

@@ -14,6 +14,7 @@ mod directory;
 mod extend_task;
 mod follow;
 mod issue_certificate;
+mod keep_blocks;
 mod keep_keyring;
 mod memory;
 mod mint_token;
@@ -39,6 +40,7 @@ use crate::feed::Hub;
 use crate::identity::TrustDomain;
 use crate::keys::{KeySets, Keyring, Signer};
 use crate::policy::PolicyEngine;
+use crate::revoke::blocks::Blocks;
 use crate::store::Store;
 use crate::token::TokenIssuer;
 
@@ -63,6 +65,7 @@ pub struct Broker {
     known: memory::KnownTasks,
     seen: memory::SeenTokens,
     full: memory::FullWorkloads,
+    blocks: Blocks,
     /// When the store was last found to hold our keyring, in milliseconds.
     keyring_seen: AtomicU64,
 }
@@ -120,6 +123,7 @@ impl Broker {
             known,
             seen,
             full: memory::full_workloads(),
+            blocks: Blocks::default(),
             keyring_seen,
         })
     }

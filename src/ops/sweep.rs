@@ -1,4 +1,5 @@
-//! The sweep: writes down deadlines that have passed, forgets what is over, and finishes bulk ends that a dead broker began.
+//! The sweep: writes down deadlines that have passed, forgets what is over, finishes bulk ends that a dead broker began, and
+//! gives back to the store what it has lost and this broker knows: the keyring, and blocks.
 //!
 //! It changes no verdict. It asks each partition what is due at `now` and when next, remembers that, and goes only where something is due; every
 //! [`IDLE`] it asks all of them again, for what others have begun since. It works in small steps so that calls keep flowing. A partition where nothing
@@ -16,6 +17,7 @@ use crate::task::store::Lapsed;
 use crate::time::{Clock, Timestamp};
 
 use super::Broker;
+use super::keep_blocks::Kept;
 use super::trail::Trail;
 
 /// Tasks in one step.
@@ -64,6 +66,7 @@ struct Rounds {
     /// When all partitions are to be asked; a clock that steps back does not move it away.
     whole_at: Timestamp,
     due: BTreeMap<Partition, Timestamp>,
+    kept: Kept,
 }
 
 impl Rounds {
@@ -96,6 +99,9 @@ impl Broker {
         if whole {
             if let Err(error) = self.finish_intents(now).await {
                 tracing::debug!(error = error.log_line(), "bulk ends wait for the store");
+            }
+            if let Err(error) = self.keep_blocks(&mut rounds.kept, now).await {
+                tracing::debug!(error = error.log_line(), "blocks wait for the store");
             }
             if let Err(error) = self.keep_keyring(now).await {
                 tracing::debug!(error = error.log_line(), "the keyring waits for the store");

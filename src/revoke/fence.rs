@@ -73,6 +73,10 @@ pub trait FenceStore: Send + Sync {
     async fn raise(&self, partition: Partition, intent: &FenceIntent, now: Timestamp)
     -> StepResult<Position>;
 
+    /// The fences of a partition that refuse new tasks still, each as the intent that raised it last, with the block and the memory that it has come to. Reads only.
+    /// One that cannot be read is left out, with an error in the log.
+    async fn blocks(&self, partition: Partition, now: Timestamp) -> StepResult<Vec<FenceIntent>>;
+
     /// Takes the intent away, once every partition has it. Idempotent.
     async fn finish(&self, id: Uuid) -> StepResult<()>;
 }

@@ -130,6 +130,8 @@ macro_rules! contract_suite {
                 a_fence_cuts_whatever_its_clock_says
                 new_tasks_are_refused_until_the_block_is_over
                 a_block_only_grows
+                the_blocks_that_stand_are_told
+                a_lost_block_that_is_raised_again_refuses_and_cuts
                 intents_stay_until_they_are_finished
                 a_broker_that_died_in_the_middle_is_finished_by_another
                 a_fence_raised_late_is_kept_while_something_older_could_live

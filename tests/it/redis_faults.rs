@@ -10,10 +10,10 @@ use taskpass::time::{Clock as _, SystemClock};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
 use crate::support::load::{Load, insist};
-use crate::support::story::{begin, docs, end, is_live, mail, mint, refused, shown};
+use crate::support::story::{begin, docs, end, is_live, mail, mint, reason, refused, shown};
 use crate::support::world::{DOCS, TENANT};
 use crate::support::{Store, eventually};
 
@@ -304,6 +304,57 @@ async fn a_store_that_comes_back_empty_revokes_and_gets_its_keyring_back() {
         broker.redis.as_mut().unwrap().restart_empty()
     })
     .await;
+}
+
+/// Refused because an operator said so, as soon as the store answers.
+async fn is_blocked(agent: &Client) {
+    let answer = insist(async || agent.begin(begin(&[docs()])).await).await;
+    refused(answer, Code::FailedPrecondition, "BLOCKED");
+}
+
+async fn is_blocked_by_the_store(agent: &Client) {
+    eventually("the block", async || {
+        let answer = insist(async || agent.begin(begin(&[docs()])).await).await;
+        answer.is_err_and(|status| reason(&status) == "BLOCKED")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_store_gets_the_blocks_back_that_a_living_broker_knows_of() {
+    let broker = Broker::start(Store::Redis).await;
+    let (agent, other) = (broker.agent(), broker.second_agent());
+    broker.operator().revoke_workload(A1, 3_600).await.unwrap();
+    broker.redis.as_ref().unwrap().flush();
+    // The broker refuses by its own memory at once; one that starts later, by the store's.
+    is_blocked(&agent).await;
+    let raised = |line: &serde_json::Value| line["action"] == "KeepBlock" && line["object"] == A1;
+    eventually("the block to be raised again", async || broker.audit().iter().any(raised)).await;
+    let line = broker.audit().into_iter().find(raised).unwrap();
+    assert_eq!((&line["outcome"], &line["facts"]["partitions"]), (&"done".into(), &"64".into()), "{line}");
+    assert_eq!(line["facts"]["by"], "spiffe://example.org/operator/alice", "{line}");
+    let (running, client) = second(&broker).await;
+    is_blocked(&client).await;
+    running.drain().await.unwrap();
+    is_blocked(&agent).await;
+    assert!(is_live(&insist(async || other.begin(begin(&[docs()])).await).await.unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_an_older_copy_from_a_broker_that_did_not_raise_them_itself() {
+    let first = Broker::process(Setup::on(Store::Redis)).await;
+    let copy = first.redis.as_ref().unwrap().copy();
+    first.operator().revoke_trust_domain(TENANT, 3_600).await.unwrap();
+    let mut broker = first.restart().await;
+    eventually("the block to be seen", async || {
+        broker.page("/metrics").await.1.contains("taskpass_blocks_remembered 1")
+    })
+    .await;
+    broker.redis.as_mut().unwrap().restore(&copy);
+    is_blocked(&broker.agent()).await;
+    let (running, client) = second(&broker).await;
+    is_blocked_by_the_store(&client).await;
+    running.drain().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -211,6 +211,64 @@ pub(crate) async fn a_block_only_grows(h: &mut dyn Harness) {
     assert_eq!(w.begin(&draft).await, BeginOutcome::Blocked(longer));
 }
 
+/// What tells one block from another: how long it is remembered grows with what its partition holds.
+fn told(blocks: Vec<FenceIntent>) -> Vec<(uuid::Uuid, FenceTarget, Timestamp, Timestamp, Actor)> {
+    let mut told: Vec<_> =
+        blocks.into_iter().map(|it| (it.id, it.target, it.at, it.block_until, it.by)).collect();
+    told.sort_by_key(|(id, ..)| *id);
+    told
+}
+
+pub(crate) async fn the_blocks_that_stand_are_told(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let (first, last) = (Partition::from_low_bits(0), Partition::from_low_bits(63));
+    assert_eq!(w.store().blocks(first, w.now).await.unwrap(), []);
+    let until = w.now.saturating_add(30 * MINUTE);
+    let workload = FenceIntent {
+        block_until: until,
+        by: Actor { spiffe_id: OPERATOR.to_owned(), note: "two\nlines, and ümlauts".to_owned() },
+        ..w.workload(AGENT)
+    };
+    let domain = w.intent(FenceTarget::TrustDomain("two.example".to_owned()));
+    let domain = FenceIntent { block_until: until.saturating_add(MINUTE), ..domain };
+    let without_block = w.workload(OTHER);
+    for intent in [&workload, &domain, &without_block] {
+        w.fence(intent).await;
+    }
+    w.h.crash(w.now).await;
+    for partition in [first, last] {
+        let blocks = w.store().blocks(partition, w.now).await.unwrap();
+        assert!(blocks.iter().all(|block| block.forget_at >= block.block_until));
+        assert_eq!(told(blocks), told(vec![workload.clone(), domain.clone()]));
+    }
+    // A later one on the same target takes the place, and the block stays.
+    let later = w.workload(AGENT);
+    w.fence(&later).await;
+    let stands = FenceIntent { block_until: until, ..later };
+    let blocks = w.store().blocks(first, w.now).await.unwrap();
+    assert_eq!(told(blocks), told(vec![domain.clone(), stands]));
+    w.now = until;
+    assert_eq!(told(w.store().blocks(last, w.now).await.unwrap()), told(vec![domain]));
+    w.pass(MINUTE);
+    assert_eq!(w.store().blocks(last, w.now).await.unwrap(), []);
+}
+
+pub(crate) async fn a_lost_block_that_is_raised_again_refuses_and_cuts(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let until = w.now.saturating_add(30 * MINUTE);
+    let intent = FenceIntent { block_until: until, ..w.workload(AGENT) };
+    w.fence(&intent).await;
+    w.h.flush(w.now).await;
+    let task = w.begun(AGENT).await;
+    let partition = task.id.partition();
+    assert_eq!(w.store().blocks(partition, w.now).await.unwrap(), []);
+    w.store().raise(partition, &intent, w.now).await.unwrap();
+    assert_eq!(told(w.store().blocks(partition, w.now).await.unwrap()), told(vec![intent.clone()]));
+    assert_eq!(w.end_of(&task).await.reason, EndReason::WorkloadRevoked);
+    let draft = w.draft_in(AGENT, partition);
+    assert_eq!(w.begin(&draft).await, BeginOutcome::Blocked(until));
+}
+
 pub(crate) async fn intents_stay_until_they_are_finished(h: &mut dyn Harness) {
     let mut w = World::new(h);
     assert_eq!(w.store().intents().await.unwrap(), []);

@@ -5,9 +5,9 @@ use uuid::Uuid;
 
 use super::rows::*;
 use super::txn::Txn;
-use super::view::{self, Stepped, Table};
+use super::view::{self, Stepped, Table, View};
 use crate::keys::store::StoredKeyring;
-use crate::revoke::fence::FenceIntent;
+use crate::revoke::fence::{FenceIntent, FenceTarget};
 use crate::task::store::{Position, StoreError};
 use crate::time::Timestamp;
 
@@ -72,6 +72,26 @@ pub(super) fn raise(
     txn.put(&expiry_key(partition, fence.forget_at, &key), &[])?;
     txn.change(partition, |row| row.fences = row.fences.saturating_add(u32::from(!there)))?;
     Ok(position)
+}
+
+/// The fences whose block is not over.
+pub(super) fn blocks<T: Table>(view: &View<'_, T>) -> Stepped<Vec<FenceIntent>> {
+    let prefix = fences_of(view.partition);
+    let rows = view.table.range(prefix.as_slice()..after_prefix(&prefix).as_slice())?;
+    let mut blocks = Vec::new();
+    for row in rows {
+        let (key, value) = row?;
+        let target = key.value().get(prefix.len()..).and_then(|target| std::str::from_utf8(target).ok());
+        let target = target.and_then(FenceTarget::from_key).ok_or_else(|| damaged("fence"));
+        match target.and_then(|target| Ok(Fence::decode(value.value())?.standing_on(target))) {
+            Ok(fence) if fence.block_until > view.now => blocks.push(fence),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "a stored bulk end cannot be read, and its block is not remembered");
+            }
+        }
+    }
+    Ok(blocks)
 }
 
 fn deadline_of(bytes: &[u8]) -> Result<Timestamp, StoreError> {

@@ -83,6 +83,11 @@ pub(super) fn fence_key(partition: Partition, target: &str) -> Key {
     key(b'F', &[&[partition.number()], target.as_bytes()])
 }
 
+/// Before the keys of all fences of a partition.
+pub(super) fn fences_of(partition: Partition) -> Key {
+    fence_key(partition, "")
+}
+
 pub(super) fn history_key(partition: Partition, seq: u64) -> Key {
     key(b'H', &[&[partition.number()], &seq.to_be_bytes()])
 }
@@ -265,6 +270,12 @@ impl Fence {
         let cut = rest.u64()?;
         let (at, block_until, forget_at) = (rest.time()?, rest.time()?, rest.time()?);
         Ok(Self { intent, cut, at, block_until, forget_at, by: rest.actor()? })
+    }
+
+    /// As the intent that would raise it again.
+    pub(super) fn standing_on(self, target: FenceTarget) -> FenceIntent {
+        let Self { intent: id, cut: _, at, block_until, forget_at, by } = self;
+        FenceIntent { id, target, at, block_until, forget_at, by }
     }
 }
 

@@ -139,6 +139,10 @@ impl FenceStore for EmbeddedStore {
         self.writing(move |txn| fences::raise(txn, partition, &intent, now)).await
     }
 
+    async fn blocks(&self, partition: Partition, now: Timestamp) -> StepResult<Vec<FenceIntent>> {
+        self.reading(partition, now, fences::blocks).await
+    }
+
     async fn finish(&self, id: Uuid) -> StepResult<()> {
         self.writing(move |txn| fences::finish(txn, id)).await
     }

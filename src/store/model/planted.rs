@@ -321,6 +321,10 @@ impl FenceStore for PlantedStore {
         self.sound.raise(partition, &intent, now).await
     }
 
+    async fn blocks(&self, partition: Partition, now: Timestamp) -> StepResult<Vec<FenceIntent>> {
+        self.sound.blocks(partition, now).await
+    }
+
     async fn finish(&self, id: Uuid) -> StepResult<()> {
         if self.has(Bug::IntentsStay) {
             return Ok(());

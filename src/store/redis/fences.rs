@@ -38,12 +38,24 @@ fn unpacked(id: &[u8], value: &[u8]) -> StepResult<FenceIntent> {
     Ok(FenceIntent { id, target, at, block_until, forget_at, by: actor(spiffe_id, note) })
 }
 
+/// A fence as raise.lua writes it.
+fn standing(target: &[u8], value: &[u8]) -> StepResult<FenceIntent> {
+    let target = FenceTarget::from_key(text(target)?).ok_or_else(odd)?;
+    let mut reader = Reader(value);
+    if reader.byte()? != 1 {
+        return Err(odd());
+    }
+    let _cut = reader.u64()?;
+    let (at, block_until, forget_at) = (reader.time()?, reader.time()?, reader.time()?);
+    let id = Uuid::from_bytes(reader.array()?);
+    let (spiffe_id, note) = text(reader.0)?.split_once('\n').ok_or_else(odd)?;
+    Ok(FenceIntent { id, target, at, block_until, forget_at, by: actor(spiffe_id, note) })
+}
+
 /// One that is damaged, or of a later version, must not hold up the others.
-fn readable(intent: StepResult<FenceIntent>) -> Option<FenceIntent> {
+fn readable(intent: StepResult<FenceIntent>, consequence: &'static str) -> Option<FenceIntent> {
     intent
-        .inspect_err(|error| {
-            tracing::error!(%error, "a stored bulk end cannot be read, and is not finished by this broker");
-        })
+        .inspect_err(|error| tracing::error!(%error, "a stored bulk end cannot be read, and {consequence}"))
         .ok()
 }
 
@@ -71,7 +83,10 @@ impl FenceStore for RedisStore {
             (Value::BulkString(id), Value::BulkString(value)) => unpacked(&id, &value),
             _ => Err(odd()),
         };
-        let mut intents: Vec<_> = pairs.into_iter().filter_map(|pair| readable(one(pair))).collect();
+        let mut intents: Vec<_> = pairs
+            .into_iter()
+            .filter_map(|pair| readable(one(pair), "is not finished by this broker"))
+            .collect();
         intents.sort_by_key(|intent| intent.id);
         Ok(intents)
     }
@@ -91,6 +106,18 @@ impl FenceStore for RedisStore {
         let args = [asked.as_ref(), target.as_bytes(), by.as_bytes()];
         let answer = self.step(Step::Raise, partition, &args, true, now).await?;
         answer.reader().position()
+    }
+
+    async fn blocks(&self, partition: Partition, now: Timestamp) -> StepResult<Vec<FenceIntent>> {
+        let answer = self.step(Step::Blocks, partition, &[], false, now).await?;
+        let mut reader = answer.reader();
+        let mut blocks = Vec::new();
+        while !reader.0.is_empty() {
+            let target = reader.long_bytes()?;
+            let fence = standing(target, reader.long_bytes()?);
+            blocks.extend(readable(fence, "its block is not remembered by this broker"));
+        }
+        Ok(blocks)
     }
 
     async fn finish(&self, id: Uuid) -> StepResult<()> {

@@ -17,6 +17,7 @@ pub(super) enum Step {
     Revoke,
     Credentials,
     Raise,
+    Blocks,
     Grow,
     Observe,
     Reserve,
@@ -37,7 +38,7 @@ macro_rules! join {
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Begin,
         Self::Replay,
         Self::Read,
@@ -50,6 +51,7 @@ impl Step {
         Self::Revoke,
         Self::Credentials,
         Self::Raise,
+        Self::Blocks,
         Self::Grow,
         Self::Observe,
         Self::Reserve,
@@ -76,6 +78,7 @@ impl Step {
             Self::Revoke => join!(must "guard" "tick" "task" "append" "cell" "revoke"),
             Self::Credentials => join!(must "guard" "task" "credentials"),
             Self::Raise => join!(must "guard" "tick" "append" "raise"),
+            Self::Blocks => join!(must "guard" "blocks"),
             Self::Grow => join!(must "grow" "append" "grown"),
             Self::Observe => join!(must "observe"),
             Self::Reserve => join!(may "reserve"),

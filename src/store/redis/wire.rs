@@ -96,6 +96,11 @@ impl<'a> Reader<'a> {
         text(self.take(usize::from(length))?)
     }
 
+    pub(super) fn long_bytes(&mut self) -> StepResult<&'a [u8]> {
+        let length = usize::try_from(self.u32()?).map_err(|_| odd())?;
+        self.take(length)
+    }
+
     pub(super) fn task_id(&mut self) -> StepResult<TaskId> {
         TaskId::from_bytes(self.array()?).map_err(|_| odd())
     }
