@@ -20,6 +20,7 @@ use crate::feed::Hub;
 use crate::identity::{
     self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustDomain,
 };
+use crate::keys::store::{AsRead, KeyringStore};
 use crate::keys::{KeyEncryptionKey, KeyPlan, KeySets, Keyring, KeyringError};
 use crate::ops::{Broker, ByFacts, Settings, Sweep};
 use crate::policy::PolicyEngine;
@@ -348,15 +349,27 @@ pub(crate) async fn open_store(config: &Config, clock: Arc<dyn Clock>) -> Result
         }
         StoreConfig::Redis(redis) => {
             let store = RedisStore::connect(redis_options(redis), history, clock).await;
-            Ok(Arc::new(store.map_err(|refusal| {
-                let fault = match &refusal {
-                    Refusal::Setting(_) => StartFault::Configuration,
-                    Refusal::NotNow(_) => StartFault::Unreachable,
-                };
-                StartError { fault, ..StartError::new(&redis.url, refusal) }
-            })?))
+            Ok(Arc::new(store.map_err(|refusal| unfit(redis, refusal))?))
         }
     }
+}
+
+fn unfit(redis: &RedisConfig, refusal: Refusal) -> StartError {
+    let fault = match &refusal {
+        Refusal::Setting(_) => StartFault::Configuration,
+        Refusal::NotNow(_) => StartFault::Unreachable,
+    };
+    StartError { fault, ..StartError::new(&redis.url, refusal) }
+}
+
+/// Reaches the configured store and judges it as a start would, changing nothing in it: the server, and whether its keyring opens. An embedded store is left alone: it belongs
+/// to the process that runs on it.
+pub(crate) async fn examine_store(config: &Config, clock: Arc<dyn Clock>) -> Result<(), StartError> {
+    let StoreConfig::Redis(redis) = &config.store else { return Ok(()) };
+    let examined = RedisStore::examine(redis_options(redis), Arc::clone(&clock)).await;
+    let Some(keyring) = examined.map_err(|refusal| unfit(redis, refusal))? else { return Ok(()) };
+    let (settings, store) = (settings(config)?, AsRead(keyring));
+    open_keys(config, &settings, &store, clock.as_ref()).await.map(drop)
 }
 
 /// What the store's client is given; its files are not looked at.
@@ -381,7 +394,7 @@ pub(crate) fn redis_options(redis: &RedisConfig) -> RedisOptions {
 async fn open_keys(
     config: &Config,
     settings: &Settings,
-    store: &dyn Store,
+    store: &dyn KeyringStore,
     clock: &dyn Clock,
 ) -> Result<Keyring, StartError> {
     let key = match &config.keys.key_encryption_key {

@@ -134,7 +134,7 @@ fn run(command: Command, out: Output) -> Outcome {
             Command::Dev(dev) => dev.run(out).await,
             Command::Serve(serve) => serve.run(out).await,
             Command::Store(store) => store.run(out).await,
-            Command::Config(config) => config.run(out),
+            Command::Config(config) => config.run(out).await,
             Command::Task(task) => task.run(out).await,
             Command::Token(token) => token.run(out).await,
             Command::Cert(cert) => cert.run(out).await,

@@ -13,6 +13,21 @@ pub struct StoredKeyring {
     pub document: Vec<u8>,
 }
 
+/// A keyring that was read, as a store: for a look at whether it opens. What is written to it is forgotten with it.
+#[derive(Debug)]
+pub struct AsRead(pub StoredKeyring);
+
+#[async_trait]
+impl KeyringStore for AsRead {
+    async fn load(&self) -> StepResult<Option<StoredKeyring>> {
+        Ok(Some(self.0.clone()))
+    }
+
+    async fn compare_and_set(&self, _expected: Option<u64>, document: &[u8]) -> StepResult<StoredKeyring> {
+        Ok(StoredKeyring { version: self.0.version.saturating_add(1), document: document.to_vec() })
+    }
+}
+
 /// One document, written by compare-and-set.
 #[async_trait]
 pub trait KeyringStore: Send + Sync {

@@ -1,6 +1,6 @@
 //! Everything that can be known of a configuration without starting a broker: each part is opened as `serve` opens it.
 //!
-//! Not looked at: whether Redis answers, whether ports are free, what is in the store, what the broker may write.
+//! Not looked at: whether ports are free, what the broker may write; nor, without `--connect`, whether Redis answers and what is in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;

@@ -17,6 +17,7 @@ use super::Context;
 use super::options::{Endpoint, RedisDurability};
 use super::proof::{self, Refusal};
 use crate::coalesce::Coalesced;
+use crate::keys::store::StoredKeyring;
 
 /// How long to wait before trying again to connect, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(200));
@@ -166,7 +167,27 @@ async fn reconnect(context: &Arc<Context>, state: &watch::Sender<State>) -> Arc<
 }
 
 /// Connects, proves, and only then hands out.
-async fn attempt(context: &Arc<Context>) -> Result<Arc<Live>, Refusal> {
+async fn attempt(context: &Context) -> Result<Arc<Live>, Refusal> {
+    let live = open(context).await?;
+    let lanes: Vec<_> = live.lanes.iter().chain(&live.sure).cloned().collect();
+    let proved = tokio::time::timeout(context.options.step_timeout * 2, proof::prove(context, &lanes));
+    proved.await.unwrap_or_else(|_| Err(Refusal::NotNow("no proof in time".to_owned())))?;
+    if live.ended.is_cancelled() {
+        return Err(Refusal::NotNow("a connection ended during the proof".to_owned()));
+    }
+    Ok(Arc::new(live))
+}
+
+/// Connects once and looks, without changing anything in the server: see [`proof::examine`].
+pub(super) async fn examine(context: &Context) -> Result<Option<StoredKeyring>, Refusal> {
+    let live = open(context).await?;
+    let lanes: Vec<_> = live.lanes.iter().chain(&live.sure).cloned().collect();
+    let examined = tokio::time::timeout(context.options.step_timeout * 2, proof::examine(context, &lanes));
+    examined.await.unwrap_or_else(|_| Err(Refusal::NotNow("no answer in time".to_owned())))
+}
+
+/// All connections, behind which nothing is proved yet.
+async fn open(context: &Context) -> Result<Live, Refusal> {
     let endpoint = Endpoint::resolve(&context.options).map_err(|bad| Refusal::Setting(bad.what))?;
     let mut live = Live::none();
     let ended = live.ended.clone();
@@ -182,13 +203,7 @@ async fn attempt(context: &Arc<Context>) -> Result<Arc<Live>, Refusal> {
         Ok(())
     });
     connected.await.unwrap_or_else(|_| Err(Refusal::NotNow("no connection in time".to_owned())))?;
-    let lanes: Vec<_> = live.lanes.iter().chain(&live.sure).cloned().collect();
-    let proved = tokio::time::timeout(limit * 2, proof::prove(context, lanes));
-    proved.await.unwrap_or_else(|_| Err(Refusal::NotNow("no proof in time".to_owned())))?;
-    if ended.is_cancelled() {
-        return Err(Refusal::NotNow("a connection ended during the proof".to_owned()));
-    }
-    Ok(Arc::new(live))
+    Ok(live)
 }
 
 /// How each connection is set up.

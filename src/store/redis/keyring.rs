@@ -1,28 +1,38 @@
 //! The wrapped keyring: one document, written by compare-and-set.
 
 use async_trait::async_trait;
-use redis::Value;
+use redis::{Cmd, Value};
 
-use super::RedisStore;
 use super::scripts::Step;
 use super::wire::{Reader, odd, text};
+use super::{Context, RedisStore};
 use crate::keys::store::{KeyringStore, StoredKeyring};
 use crate::task::store::{StepResult, StoreError};
+
+/// What to ask for the stored keyring.
+pub(super) fn question(context: &Context) -> Cmd {
+    let mut cmd = redis::cmd("HMGET");
+    cmd.arg(context.names.keyring()).arg("version").arg("document");
+    cmd
+}
+
+/// The answer to it.
+pub(super) fn stored(answer: &Value) -> StepResult<Option<StoredKeyring>> {
+    let Value::Array(found) = answer else { return Err(odd()) };
+    match found.as_slice() {
+        [Value::Nil, Value::Nil] => Ok(None),
+        [Value::BulkString(version), Value::BulkString(document)] => {
+            let version = text(version)?.parse().map_err(|_| odd())?;
+            Ok(Some(StoredKeyring { version, document: document.clone() }))
+        }
+        _ => Err(odd()),
+    }
+}
 
 #[async_trait]
 impl KeyringStore for RedisStore {
     async fn load(&self) -> StepResult<Option<StoredKeyring>> {
-        let mut cmd = redis::cmd("HMGET");
-        cmd.arg(self.context.names.keyring()).arg("version").arg("document");
-        let Value::Array(found) = self.link.command(&cmd, false).await? else { return Err(odd()) };
-        match found.as_slice() {
-            [Value::Nil, Value::Nil] => Ok(None),
-            [Value::BulkString(version), Value::BulkString(document)] => {
-                let version = text(version)?.parse().map_err(|_| odd())?;
-                Ok(Some(StoredKeyring { version, document: document.clone() }))
-            }
-            _ => Err(odd()),
-        }
+        stored(&self.link.command(&question(&self.context), false).await?)
     }
 
     async fn compare_and_set(&self, expected: Option<u64>, document: &[u8]) -> StepResult<StoredKeyring> {

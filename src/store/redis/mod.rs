@@ -58,6 +58,7 @@ pub use options::{BadSetting, RedisDurability, RedisOptions, RedisTls};
 
 pub use proof::Refusal;
 
+use crate::keys::store::StoredKeyring;
 use crate::revoke::history::{Durability, History};
 use crate::store::Maintenance;
 use crate::store::news::News;
@@ -99,6 +100,17 @@ impl RedisStore {
         let news = Arc::<News>::default();
         let listener = tokio::spawn(listener::listen(Arc::clone(&context), Arc::clone(&news)));
         Ok(Self { context, link, news, _listener: AbortOnDropHandle::new(listener) })
+    }
+
+    /// Connects once and judges the server as [`Self::connect`] would, without writing: whether this user may log in and run scripts, whether the server keeps what is configured
+    /// and its clock is right. Answers within three times the step's limit, with the keyring that is stored there. Not judged: whether the user may write, and whether
+    /// something was lost.
+    pub async fn examine(
+        options: RedisOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Option<StoredKeyring>, Refusal> {
+        let names = Names::new(&options.prefix);
+        keeper::examine(&Context { options, names, history: Arc::default(), clock }).await
     }
 
     /// What begins the arguments of each step: see guard.lua.

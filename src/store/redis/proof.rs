@@ -8,8 +8,9 @@ use taskpass_verifier::ids::{Generation, Partition};
 use super::options::RedisDurability;
 use super::scripts::Step;
 use super::wire::{Pack, Reader, bounded};
-use super::{Context, link};
+use super::{Context, keyring, link};
 use crate::ids::new_generation;
+use crate::keys::store::StoredKeyring;
 use crate::revoke::history::{Observed, Proof, judge};
 use crate::task::store::{Position, StoreError};
 
@@ -83,21 +84,12 @@ fn command(words: &[&str]) -> Cmd {
 }
 
 /// Proves the server behind all of `lanes`.
-pub(super) async fn prove(context: &Context, lanes: Vec<MultiplexedConnection>) -> Proved<()> {
-    let infos = try_join_all(lanes.iter().map(server)).await?;
-    let Some((lane, run)) = lanes.first().zip(infos.first()) else {
-        return Err(Refusal::NotNow("there is no connection".to_owned()));
-    };
-    if infos.iter().any(|other| other != run) {
-        return Err(Refusal::NotNow("the connections lead to different servers".to_owned()));
-    }
-    settings(context, lane).await?;
-    clocks(context, lane).await?;
-    load_scripts(lane).await?;
+pub(super) async fn prove(context: &Context, lanes: &[MultiplexedConnection]) -> Proved<()> {
+    let (lane, run) = fit(context, lanes).await?;
     // Scripts nudge, and do not mind if they may not; so it is asked for here.
     ask(lane, &command(&["PUBLISH", &context.names.nudges(), ""])).await?;
     let on_record = text(ask(lane, &command(&["GET", &context.names.run()])).await?);
-    let same_run = on_record == *run;
+    let same_run = on_record == run;
     let proofs = Partition::all().map(|partition| prove_partition(context, lane, partition, same_run));
     let positions = try_join_all(proofs).await?;
     if !same_run {
@@ -110,6 +102,44 @@ pub(super) async fn prove(context: &Context, lanes: Vec<MultiplexedConnection>) 
         context.history.acknowledge(partition, position);
     }
     Ok(())
+}
+
+/// Whether the server behind all of `lanes` may be used, its content aside: one of them, and what is to be on record of it. Writes nothing, but puts the
+/// scripts into the server's cache.
+async fn fit<'a>(
+    context: &Context,
+    lanes: &'a [MultiplexedConnection],
+) -> Proved<(&'a MultiplexedConnection, String)> {
+    let infos = try_join_all(lanes.iter().map(server)).await?;
+    let Some((lane, run)) = lanes.first().zip(infos.first()) else {
+        return Err(Refusal::NotNow("there is no connection".to_owned()));
+    };
+    if infos.iter().any(|other| other != run) {
+        return Err(Refusal::NotNow("the connections lead to different servers".to_owned()));
+    }
+    settings(context, lane).await?;
+    clocks(context, lane).await?;
+    load_scripts(lane).await?;
+    Ok((lane, run.clone()))
+}
+
+/// What [`prove`] would say before it writes anything, and the stored keyring. A script is run, which a server that may not write refuses; whether the user may write,
+/// and whether something was lost, is not asked.
+pub(super) async fn examine(
+    context: &Context,
+    lanes: &[MultiplexedConnection],
+) -> Proved<Option<StoredKeyring>> {
+    let (lane, _) = fit(context, lanes).await?;
+    ask(lane, &command(&["GET", &context.names.run()])).await?;
+    observe(context, lane, Partition::from_low_bits(0)).await?;
+    if let RedisDurability::Replicas(wanted) = context.options.durability {
+        let replication = text(ask(lane, &command(&["INFO", "replication"])).await?);
+        let have = field(&replication, "connected_slaves").and_then(|have| have.parse().ok()).unwrap_or(0);
+        if have < wanted {
+            return Err(Refusal::NotNow(format!("the store has {have} of {wanted} replicas")));
+        }
+    }
+    Ok(keyring::stored(&ask(lane, &keyring::question(context)).await?)?)
 }
 
 /// What is to be on record of the server behind a connection: the run id of its process, and the replication id of its content, which changes when it takes over

@@ -1,9 +1,12 @@
 //! `taskpass serve`, `taskpass config` and `taskpass store`: what operators run.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::{Dev, Process, run, taskpass};
-use crate::support::broker::Setup;
+use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
 use crate::support::raw::{is_full, silent};
+use crate::support::redis::{RedisServer, RedisSetup};
 use crate::support::{Store, eventually};
 
 #[test]
@@ -31,6 +34,65 @@ fn a_good_configuration_has_no_problem() {
     let said = run(setup.world.dir(), &["config", "check", "--config", file.to_str().unwrap(), "--json"]);
     let said = said.expect(0).json();
     assert_eq!((said["ok"].as_bool(), said["problems"].as_array().map(Vec::len)), (Some(true), Some(0)));
+}
+
+/// `config check --connect`, and all that it says.
+fn checked(setup: &Setup) -> (i32, String) {
+    let file = setup.write_config();
+    let said = run(setup.world.dir(), &["config", "check", "--connect", "--config", file.to_str().unwrap()]);
+    (said.code, said.stdout + &said.stderr)
+}
+
+#[test]
+fn the_check_of_a_configuration_can_ask_redis_and_changes_nothing_there() {
+    let password = "s3cret-of-redis";
+    let mut setup = Setup::on(Store::Redis)
+        .with("store", "username = \"taskpass\"")
+        .with("store", "password_file = \"redis.password\"");
+    let users =
+        format!("user default on >{password} ~* &* +@all\nuser taskpass on >{password} ~* &* +@all\n");
+    let redis = RedisSetup {
+        append: Some("always"),
+        users: Some(users),
+        admin: Some(("default", password)),
+        ..RedisSetup::default()
+    };
+    setup.redis = Some(RedisServer::start(redis));
+    let password_file = setup.world.path("redis.password");
+    setup.world.write("redis.password", password);
+    std::fs::set_permissions(&password_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let keys = |setup: &Setup| setup.redis.as_ref().unwrap().command(&["DBSIZE"]);
+
+    assert_eq!(checked(&setup), (0, "No problem found.\n".to_owned()));
+    assert_eq!(keys(&setup), redis::Value::Int(0), "nothing was written");
+    std::fs::write(&password_file, "another one").unwrap();
+    let (code, said) = checked(&setup);
+    assert!(code == 2 && said.contains("refuses this user"), "{code}: {said}");
+    assert!(!said.contains("another one") && !said.contains(password), "{said}");
+    std::fs::write(&password_file, password).unwrap();
+    setup.redis.as_ref().unwrap().command(&["CONFIG", "SET", "appendfsync", "no"]);
+    let (code, said) = checked(&setup);
+    assert!(code == 2 && said.contains("appendfsync no"), "{code}: {said}");
+    setup.redis.as_mut().unwrap().kill();
+    assert_eq!(checked(&setup).0, 3);
+}
+
+#[tokio::test]
+async fn the_check_of_a_configuration_finds_another_key_encryption_key() {
+    let broker = Broker::start(Store::Redis).await;
+    let document = || broker.redis.as_ref().unwrap().command(&["HGETALL", "taskpass:{keyring}"]);
+    let before = document();
+    let file = broker.world.path("taskpass.toml");
+    let check = || {
+        let args = ["config", "check", "--connect", "--json", "--config", file.to_str().unwrap()];
+        run(broker.world.dir(), &args)
+    };
+    assert_eq!(check().expect(0).json()["ok"], true);
+    broker.world.remove("kek");
+    taskpass::keys::KeyEncryptionKey::create_file(&broker.world.path("kek")).unwrap();
+    let said = check().expect(2).json();
+    assert!(said["problems"][0]["problem"].as_str().unwrap().contains("key-encryption key"), "{said}");
+    assert_eq!(document(), before);
 }
 
 #[test]
