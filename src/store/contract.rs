@@ -59,6 +59,12 @@ pub(crate) trait Harness: Send + Sync {
         self.store()
     }
 
+    /// The stored record of a task becomes something that nobody can read, behind the broker's back.
+    async fn damage_task(&mut self, id: TaskId);
+
+    /// The same of a credential.
+    async fn damage_credential(&mut self, id: CredentialId);
+
     /// How often the cases that race something do so.
     fn races(&self) -> usize;
 }
@@ -86,6 +92,7 @@ macro_rules! contract_suite {
                 a_list_of_the_living_leaves_out_the_dead
                 a_begin_tells_how_the_task_stands_by_the_partitions_time
                 time_never_runs_back
+                a_damaged_task_hides_no_other_from_a_list
             ;
             ends:
                 a25_the_first_end_stays
@@ -116,6 +123,7 @@ macro_rules! contract_suite {
                 one_credential_is_revoked_and_the_others_live
                 a_revocation_sent_again_is_no_second_entry
                 unexpired_credentials_are_listed_in_order
+                a_damaged_credential_hides_no_other_from_a_list
                 a_long_task_goes_on_minting_after_its_oldest_are_gone
                 the_task_counts_its_credentials_and_knows_the_latest_expiry
                 credentials_are_there_after_a_crash

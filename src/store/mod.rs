@@ -7,10 +7,11 @@ pub mod embedded;
 #[cfg(test)]
 pub(crate) mod model;
 mod news;
+pub mod redis;
+
+use std::fmt::Display;
 
 use async_trait::async_trait;
-
-pub mod redis;
 
 use crate::keys::store::KeyringStore;
 use crate::revoke::feed::FeedStore;
@@ -18,6 +19,12 @@ use crate::revoke::fence::FenceStore;
 use crate::revoke::history::Durability;
 use crate::task::store::{CredentialStore, QuotaStore, StepResult, TaskStore};
 use crate::time::Timestamp;
+
+/// Leaves a record that cannot be read out of a list, so that it hides none of the others: it is counted, and named in the log. A step on it alone fails.
+fn leave_out(kind: &'static str, id: impl Display, why: impl Display) {
+    metrics::counter!("taskpass_damaged_records_total", "kind" => kind).increment(1);
+    tracing::warn!(kind, %id, %why, "a stored record cannot be read and is left out of a list");
+}
 
 /// What every store can say of itself.
 #[async_trait]

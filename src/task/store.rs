@@ -214,7 +214,8 @@ pub trait TaskStore: Send + Sync {
     /// credentials either: what was recorded under its id before is unknown to every step from then on.
     async fn end(&self, end: EndTask, now: Timestamp) -> StepResult<EndOutcome>;
 
-    /// Tasks that are still readable. A task that begins or changes between pages may be missed or shown twice.
+    /// Tasks that are still readable. A task that begins or changes between pages may be missed or shown twice. One whose record, or what its status rests on, is damaged
+    /// is left out, counted and logged.
     async fn list(&self, query: ListTasks, now: Timestamp) -> StepResult<TaskPage>;
 
     /// Writes the end of up to `limit` tasks whose deadline is not after `now`, forgets up to `limit` records of each sort (tasks, credentials, fences, history
@@ -334,7 +335,8 @@ pub trait CredentialStore: Send + Sync {
         now: Timestamp,
     ) -> StepResult<Option<(CredentialRecord, Position)>>;
 
-    /// Unexpired credentials of a task with numbers from `from` on, at most `limit`, in order of number, and the number to go on from.
+    /// Unexpired credentials of a task with numbers from `from` on, at most `limit`, in order of number, and the number to go on from. One that is damaged is left
+    /// out, counted and logged.
     async fn credentials(
         &self,
         task: TaskId,

@@ -260,3 +260,17 @@ pub(crate) async fn credentials_are_there_after_a_crash(h: &mut dyn Harness) {
         assert!(w.is_active(id).await);
     }
 }
+
+pub(crate) async fn a_damaged_credential_hides_no_other_from_a_list(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let task = w.begun(AGENT).await;
+    let mut minted = Vec::new();
+    for _ in 0..70 {
+        minted.push(w.minted(&task).await);
+    }
+    for number in [64, 1] {
+        w.h.damage_credential(minted.remove(number)).await;
+    }
+    let (listed, next) = w.store().credentials(task.id, 0, 100, w.now).await.unwrap();
+    assert_eq!((listed.iter().map(|record| record.id).collect::<Vec<_>>(), next), (minted, None));
+}

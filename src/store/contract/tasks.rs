@@ -316,3 +316,24 @@ pub(crate) async fn time_never_runs_back(h: &mut dyn Harness) {
     w.now = w.now.saturating_sub(Duration::from_millis(500));
     assert!(!w.status(&second).await.is_live());
 }
+
+pub(crate) async fn a_damaged_task_hides_no_other_from_a_list(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let partition = Partition::from_low_bits(7);
+    let mut tasks = Vec::new();
+    for _ in 0..3 {
+        let draft = w.draft_in(AGENT, partition);
+        tasks.push(w.begun_as(&draft).await);
+    }
+    tasks.sort_by_key(|task| task.id);
+    let damaged = tasks.remove(1);
+    w.h.damage_task(damaged.id).await;
+    for (owner, limit) in [(None, 10), (None, 1), (Some(AGENT), 10), (Some(AGENT), 1)] {
+        let listed = w.list(owner, false, limit).await;
+        let listed: Vec<_> = listed.iter().map(|task| task.id).collect();
+        let whole: Vec<_> = tasks.iter().map(|task| task.id).collect();
+        assert_eq!(listed, whole, "{owner:?}, {limit} a page");
+    }
+    let alone = w.store().read(damaged.id, w.now).await;
+    assert!(matches!(alone, Err(StoreError::Damaged(_))), "{alone:?}");
+}

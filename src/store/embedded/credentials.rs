@@ -5,6 +5,7 @@ use taskpass_verifier::ids::{CredentialId, TaskId};
 use super::rows::*;
 use super::txn::Txn;
 use super::view::{Stepped, Table, View};
+use crate::store::leave_out;
 use crate::task::store::*;
 use crate::time::Timestamp;
 
@@ -93,8 +94,11 @@ pub(super) fn list<T: Table>(
         let (key, value) = row?;
         let number = key.value().last_chunk().copied().map(u32::from_be_bytes);
         let number = number.ok_or_else(|| damaged("credential"))?;
-        let unexpired = Chunk(value.value().to_vec());
-        let unexpired = unexpired.records(task, number).filter(|record| record.expires_at > view.now);
+        let chunk = Chunk(value.value().to_vec());
+        for id in chunk.damaged(task, number).filter(|id| id.number >= from) {
+            leave_out("credential", id, "it is of no kind that is known");
+        }
+        let unexpired = chunk.records(task, number).filter(|record| record.expires_at > view.now);
         for record in unexpired.filter(|record| record.id.number >= from) {
             if records.len() >= limit.max(1) {
                 return Ok((records, Some(record.id.number)));

@@ -36,7 +36,7 @@ use crate::time::Timestamp;
 pub(super) const FORMAT: u32 = 1;
 /// How many credentials lie in one row.
 pub(super) const CHUNK: u32 = 64;
-const SLOT: usize = 12;
+pub(super) const SLOT: usize = 12;
 
 /// What a key is made of, after its tag.
 pub(super) type Key = Vec<u8>;
@@ -358,6 +358,16 @@ impl Chunk {
         let first = chunk.saturating_mul(CHUNK);
         (first..=first.saturating_add(CHUNK - 1))
             .filter_map(move |number| self.get(CredentialId { task, number }))
+    }
+
+    /// Those in whose place there is something that is no credential.
+    pub(super) fn damaged(&self, task: TaskId, chunk: u32) -> impl Iterator<Item = CredentialId> {
+        let (slots, _) = self.0.as_chunks::<SLOT>();
+        let numbers = (chunk.saturating_mul(CHUNK)..).zip(slots);
+        numbers.filter_map(move |(number, [flags, ..])| {
+            let id = CredentialId { task, number };
+            (*flags != 0 && self.get(id).is_none()).then_some(id)
+        })
     }
 
     /// When the last of them expires; the epoch if there are none.

@@ -4,7 +4,8 @@ use taskpass_verifier::ids::TaskId;
 
 use super::rows::*;
 use super::txn::Txn;
-use super::view::{self, Stepped, Table, View};
+use super::view::{self, Fault, Stepped, Table, View};
+use crate::store::leave_out;
 use crate::task::state::{Actor, End};
 use crate::task::store::*;
 use crate::task::{SealedFacts, TaskHead, TaskRecord};
@@ -207,6 +208,14 @@ fn bury(txn: &mut Txn<'_>, end: &EndTask, until: Timestamp, now: Timestamp) -> S
     Ok(EndOutcome::Buried(txn.enter_history(partition, &entry, until)?))
 }
 
+/// A task, if the query asks for it.
+fn wanted<T: Table>(view: &View<'_, T>, query: &ListTasks, id: TaskId) -> Stepped<Option<TaskView>> {
+    let of_owner = |record: &TaskRecord| query.owner.as_ref().is_none_or(|owner| *owner == record.owner);
+    let Some(record) = view.task(id)?.filter(of_owner) else { return Ok(None) };
+    let seen = view.seen(id, record)?;
+    Ok((!query.live_only || seen.status.is_live()).then_some(seen))
+}
+
 /// How many rows a page looks at, whatever it finds.
 const LOOKS: usize = 1_024;
 
@@ -230,12 +239,10 @@ pub(super) fn page<T: Table>(
         let (key, _) = row?;
         let id = key.value().last_chunk().and_then(|id| TaskId::from_bytes(*id).ok());
         let id = id.ok_or_else(|| damaged("task id"))?;
-        let wanted = |record: &TaskRecord| query.owner.as_ref().is_none_or(|owner| *owner == record.owner);
-        if let Some(record) = view.task(id)?.filter(wanted) {
-            let seen = view.seen(id, record)?;
-            if !query.live_only || seen.status.is_live() {
-                tasks.push(seen);
-            }
+        match wanted(view, query, id) {
+            Ok(seen) => tasks.extend(seen),
+            Err(Fault::Step(StoreError::Damaged(why))) => leave_out("task", id, why),
+            Err(fault) => return Err(fault),
         }
         if tasks.len() >= query.limit.max(1) || looked >= LOOKS {
             return Ok((tasks, Some(id)));

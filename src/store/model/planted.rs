@@ -124,6 +124,14 @@ impl<H: Forgetful> Harness for Planted<H> {
         self.sound.flush(now).await;
     }
 
+    async fn damage_task(&mut self, id: TaskId) {
+        self.sound.damage_task(id).await;
+    }
+
+    async fn damage_credential(&mut self, id: CredentialId) {
+        self.sound.damage_credential(id).await;
+    }
+
     fn races(&self) -> usize {
         self.sound.races()
     }

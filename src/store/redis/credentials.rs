@@ -6,6 +6,7 @@ use taskpass_verifier::ids::{CredentialId, TaskId};
 use super::RedisStore;
 use super::scripts::Step;
 use super::wire::{Pack, Reader, odd};
+use crate::store::leave_out;
 use crate::task::store::{
     CheckOutcome, CredentialKind, CredentialRecord, CredentialStore, Position, RecordCredential,
     RecordOutcome, StepResult,
@@ -24,6 +25,9 @@ fn seconds(at: Timestamp) -> u32 {
 fn asked(id: CredentialId) -> Pack {
     Pack::new().bytes(id.task.as_bytes()).u32(id.number)
 }
+
+/// The bytes of a credential.
+const CELL: usize = 10;
 
 fn cell(reader: &mut Reader<'_>, id: CredentialId) -> StepResult<CredentialRecord> {
     let [kind, grant] = reader.array()?;
@@ -129,7 +133,11 @@ impl CredentialStore for RedisStore {
             next = Some(reader.u32()?).filter(|next| *next != u32::MAX);
             while !reader.0.is_empty() {
                 let number = reader.u32()?;
-                found.push(cell(&mut reader, CredentialId { task, number })?);
+                let id = CredentialId { task, number };
+                match cell(&mut Reader(reader.take(CELL)?), id) {
+                    Ok(record) => found.push(record),
+                    Err(damage) => leave_out("credential", id, damage),
+                }
             }
         }
         Ok((found, next))

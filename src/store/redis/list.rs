@@ -7,6 +7,7 @@ use taskpass_verifier::ids::{Partition, TaskId};
 use super::RedisStore;
 use super::scripts::Step;
 use super::wire::odd;
+use crate::store::leave_out;
 use crate::task::store::{ListTasks, StepResult, TaskPage, TaskView};
 use crate::time::Timestamp;
 
@@ -125,7 +126,10 @@ impl RedisStore {
         let mut views = Vec::new();
         while !reader.0.is_empty() {
             let id = reader.task_id()?;
-            views.push(reader.view(id)?);
+            match reader.view_or_damage(id)? {
+                Ok(view) => views.push(view),
+                Err(damage) => leave_out("task", id, damage),
+            }
         }
         Ok(views)
     }

@@ -10,6 +10,9 @@ use crate::time::Timestamp;
 /// The greatest number that a script's floating point numbers hold exactly; later moments are taken as this one.
 const GREATEST: u64 = (1 << 53) - 1;
 
+/// What views.lua says in the place of a status.
+const DAMAGED: u8 = 255;
+
 /// Milliseconds, as scripts can hold them.
 pub(super) fn bounded(at: Timestamp) -> u64 {
     at.as_millis().min(GREATEST)
@@ -142,9 +145,19 @@ impl<'a> Reader<'a> {
     /// As `view` in task.lua says it.
     pub(super) fn view(&mut self, id: TaskId) -> StepResult<TaskView> {
         let status = self.status()?;
-        let length = usize::try_from(self.u32()?).map_err(|_| odd())?;
-        let record = record(self.take(length)?)?;
+        let record = record(self.long_bytes()?)?;
         Ok(TaskView { id, record, status })
+    }
+
+    /// As [`Self::view`], where the script or we may find that the record is damaged: then what comes after it can be read still.
+    pub(super) fn view_or_damage(&mut self, id: TaskId) -> StepResult<StepResult<TaskView>> {
+        if self.0.first() == Some(&DAMAGED) {
+            self.byte()?;
+            return Ok(Err(StoreError::Damaged("its script cannot read it".to_owned())));
+        }
+        let status = self.status()?;
+        let record = record(self.long_bytes()?);
+        Ok(record.map(|record| TaskView { id, record, status }))
     }
 }
 

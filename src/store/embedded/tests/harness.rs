@@ -6,11 +6,15 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use redb::{Database, StorageBackend};
+use taskpass_verifier::ids::{CredentialId, TaskId};
 
 use crate::revoke::history::History;
 use crate::store::Store;
 use crate::store::contract::Harness;
 use crate::store::embedded::file::{Medium, StoreFile, open_on};
+use crate::store::embedded::rows::{CHUNK, SLOT, chunk_key, task_key};
+use crate::store::embedded::txn::Txn;
+use crate::store::embedded::view;
 use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::store::model::Forgetful;
 use crate::task::store::StepResult;
@@ -260,6 +264,22 @@ impl Harness for Embedded {
         self.close();
         self.content.replace(None);
         self.open();
+    }
+
+    async fn damage_task(&mut self, id: TaskId) {
+        let store = self.store.as_ref().unwrap();
+        store.writing(move |txn| txn.put(&task_key(id), b"garbage")).await.unwrap();
+    }
+
+    async fn damage_credential(&mut self, id: CredentialId) {
+        let store = self.store.as_ref().unwrap();
+        let damage = move |txn: &mut Txn<'_>| {
+            let key = chunk_key(id.task, id.number / CHUNK);
+            let mut chunk = view::get(txn.table(), &key, |bytes| Ok(bytes.to_vec()))?.unwrap();
+            chunk[usize::try_from(id.number % CHUNK).unwrap() * SLOT] = 9;
+            txn.put(&key, &chunk)
+        };
+        store.writing(damage).await.unwrap();
     }
 
     fn races(&self) -> usize {

@@ -6,7 +6,11 @@ while t and from < t.count and #found < limit do
   if from % 64 == 0 or not chunk then
     if seen == 256 then break end
     seen = seen + 1
-    chunk = call('GET', base .. 'c:' .. id .. pack('>I4', floor(from / 64))) or ''
+    chunk = redis.pcall('GET', base .. 'c:' .. id .. pack('>I4', floor(from / 64))) or ''
+    if type(chunk) == 'table' then
+      -- No chunk at all: one cell that is none stands for what it held.
+      chunk, found[#found + 1] = '', pack('>I4', from) .. string.rep('\255', 10)
+    end
   end
   local cell = sub(chunk, from % 64 * 10 + 1, from % 64 * 10 + 10)
   if #cell == 10 and sub(cell, 1, 1) ~= '\0' and unpack('>I4', cell, 7) * 1000 > now then

@@ -223,10 +223,6 @@ async fn a_damaged_record_is_told_and_nothing_is_done() {
             store.read(task, now()).await.map(drop),
             store.record(request(task), now()).await.map(drop),
             store.end(ending(task), now()).await.map(drop),
-            store
-                .list(ListTasks { owner: None, live_only: false, after: None, limit: 10 }, now())
-                .await
-                .map(drop),
         ] {
             assert!(matches!(refused, Err(StoreError::Damaged(_))), "{refused:?}");
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use taskpass_verifier::ids::{CredentialId, TaskId};
 
 use super::super::server::{RedisCopy, RedisServer, RedisSetup};
 use super::super::*;
@@ -20,6 +21,12 @@ fn options(url: &str) -> RedisOptions {
 
 async fn connect(options: RedisOptions, history: &Arc<History>) -> Result<Arc<RedisStore>, Refusal> {
     RedisStore::connect(options, Arc::clone(history), Arc::new(SystemClock)).await.map(Arc::new)
+}
+
+/// A key beside the task's.
+fn key_of(options: &RedisOptions, task: TaskId, name: &[&[u8]]) -> Vec<u8> {
+    let partition = format!("{}{{p{:02}}}", options.prefix, task.partition().number());
+    [partition.as_bytes(), &name.concat()].concat()
 }
 
 /// A broker and its server, as the contract suite handles them.
@@ -83,6 +90,18 @@ impl Harness for OnServer {
 
     async fn another(&self) -> Arc<dyn Store> {
         connect(self.options.clone(), &Arc::default()).await.unwrap()
+    }
+
+    async fn damage_task(&mut self, id: TaskId) {
+        let key = key_of(&self.options, id, &[b"t:", id.as_bytes()]);
+        redis::cmd("SET").arg(key).arg("garbage").exec(&mut self.server.client()).unwrap();
+    }
+
+    async fn damage_credential(&mut self, id: CredentialId) {
+        let chunk = (id.number / 64).to_be_bytes();
+        let key = key_of(&self.options, id.task, &[b"c:", id.task.as_bytes(), &chunk]);
+        let place = id.number % 64 * 10;
+        redis::cmd("SETRANGE").arg(key).arg(place).arg(&[9u8]).exec(&mut self.server.client()).unwrap();
     }
 
     fn races(&self) -> usize {
@@ -190,6 +209,18 @@ impl Harness for Shared {
 
     async fn another(&self) -> Arc<dyn Store> {
         connect(self.options.clone(), &Arc::default()).await.unwrap()
+    }
+
+    async fn damage_task(&mut self, id: TaskId) {
+        let key = key_of(&self.options, id, &[b"t:", id.as_bytes()]);
+        redis::cmd("SET").arg(key).arg("garbage").exec(&mut self.server.client()).unwrap();
+    }
+
+    async fn damage_credential(&mut self, id: CredentialId) {
+        let chunk = (id.number / 64).to_be_bytes();
+        let key = key_of(&self.options, id.task, &[b"c:", id.task.as_bytes(), &chunk]);
+        let place = id.number % 64 * 10;
+        redis::cmd("SETRANGE").arg(key).arg(place).arg(&[9u8]).exec(&mut self.server.client()).unwrap();
     }
 
     fn races(&self) -> usize {
