@@ -1,5 +1,6 @@
 //! The accept loop: TCP in, connections of verified peers out, each closed when its peer is no longer to be trusted.
 
+mod origin;
 mod refusals;
 mod stream;
 
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::identity::shares::Shares;
 use crate::identity::tls::{Handshake, ServerTls};
 
+use origin::Origin;
 use refusals::Refusals;
 pub use stream::{CloseReason, PeerConnection, PeerStream};
 
@@ -29,7 +31,8 @@ const HANDED_OVER: usize = 16;
 pub struct Limits {
     /// A handshake that takes longer is broken off.
     pub handshake_timeout: Duration,
-    /// Handshakes at a time, at least one; more wait in the system's queue.
+    /// Handshakes at a time, at least one; more wait in the system's queue. One address (of IPv6, the first 64 bits) has a quarter of them at a time: one more from
+    /// there is closed at once, so that others get their turn.
     pub handshakes: usize,
     /// Connections at a time, those in handshake included; one more is closed at once.
     pub connections: usize,
@@ -64,6 +67,8 @@ struct Shared {
     tls: ServerTls,
     limits: Limits,
     handshakes: Arc<Semaphore>,
+    /// Of the handshakes, by where they come from.
+    origins: Arc<Shares<Origin>>,
     connections: Arc<Semaphore>,
     shares: Arc<Shares>,
     refusals: Refusals,
@@ -75,7 +80,8 @@ pub type Incoming = ReceiverStream<std::io::Result<PeerStream>>;
 impl Listener {
     /// Listens on `tcp`.
     pub fn new(tcp: TcpListener, tls: ServerTls, limits: Limits) -> Self {
-        let handshakes = Arc::new(Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)));
+        let turns = limits.handshakes.clamp(1, Semaphore::MAX_PERMITS);
+        let (handshakes, origins) = (Arc::new(Semaphore::new(turns)), Shares::new(turns.div_ceil(4)));
         let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
         let shares = Shares::new(limits.connections_per_workload);
         Self {
@@ -84,6 +90,7 @@ impl Listener {
                 tls,
                 limits,
                 handshakes,
+                origins,
                 connections,
                 shares,
                 refusals: Refusals::default(),
@@ -130,6 +137,11 @@ impl Shared {
         ready: mpsc::Sender<std::io::Result<PeerStream>>,
         close: CancellationToken,
     ) {
+        let Some(turn) = self.origins.take(&remote.ip().into()).map(|share| (turn, share)) else {
+            limit_reached("handshakes_per_address");
+            let why = "its address has as many handshakes under way as it may";
+            return self.refusals.add(remote, "too_many_handshakes_of_address", &why);
+        };
         let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() else {
             limit_reached("connections");
             return self.refusals.add(remote, "too_many_connections", &"the limit of connections is reached");

@@ -1,32 +1,33 @@
-//! How much of something scarce each workload holds at the moment, so that none takes it all.
+//! How much of something scarce each workload, or whoever else is told apart, holds at the moment, so that none takes it all.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::SpiffeId;
 
-/// Counts by workload. Forgets a workload that holds nothing, so that it is as large as what is held.
+/// Counts by holder. Forgets one that holds nothing, so that it is as large as what is held.
 #[derive(Debug)]
-pub struct Shares {
+pub struct Shares<K = SpiffeId> {
     most: usize,
-    held: Mutex<HashMap<SpiffeId, usize>>,
+    held: Mutex<HashMap<K, usize>>,
 }
 
-/// One of the things that a workload may hold; dropping it gives it back.
+/// One of the things that somebody may hold; dropping it gives it back.
 #[derive(Debug)]
-pub struct Share {
-    of: Arc<Shares>,
-    who: SpiffeId,
+pub struct Share<K: Eq + Hash = SpiffeId> {
+    of: Arc<Shares<K>>,
+    who: K,
 }
 
-impl Shares {
-    /// At most `most` for each workload.
+impl<K: Clone + Eq + Hash> Shares<K> {
+    /// At most `most` for each.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
     /// One more for `who`; nothing if it holds as many as it may.
-    pub fn take(self: &Arc<Self>, who: &SpiffeId) -> Option<Share> {
+    pub fn take(self: &Arc<Self>, who: &K) -> Option<Share<K>> {
         let mut held = self.held();
         match held.get_mut(who) {
             Some(count) if *count >= self.most => return None,
@@ -36,14 +37,16 @@ impl Shares {
         }
         Some(Share { of: Arc::clone(self), who: who.clone() })
     }
+}
 
-    fn held(&self) -> MutexGuard<'_, HashMap<SpiffeId, usize>> {
+impl<K> Shares<K> {
+    fn held(&self) -> MutexGuard<'_, HashMap<K, usize>> {
         // Whoever panicked has left whole numbers.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Share {
+impl<K: Eq + Hash> Drop for Share<K> {
     fn drop(&mut self) {
         let mut held = self.of.held();
         match held.get_mut(&self.who) {

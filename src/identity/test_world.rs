@@ -103,11 +103,15 @@ impl World {
 
     /// The client's end of a connection by which `svid` is presented, whatever it is.
     pub(super) async fn raw_client(&self, svid: &Svid) -> TlsStream<TcpStream> {
+        self.raw_client_on(TcpStream::connect(self.address).await.unwrap(), svid).await
+    }
+
+    /// The same on a connection that is there.
+    pub(super) async fn raw_client_on(&self, tcp: TcpStream, svid: &Svid) -> TlsStream<TcpStream> {
         let key = rustls::crypto::ring::sign::any_supported_type(&svid.key_der()).unwrap();
         let certified = rustls::sign::CertifiedKey::new(svid.chain.clone(), key);
         let mut config = rustls::ClientConfig::clone(self.client(&self.a.svid("agent")).config());
         config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(certified));
-        let tcp = TcpStream::connect(self.address).await.unwrap();
         let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
     }

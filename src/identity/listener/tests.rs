@@ -128,6 +128,41 @@ async fn a_silent_peer_is_cut_off_and_keeps_no_one_else_waiting_longer() {
     talk(&mut client, &mut server).await;
 }
 
+#[test]
+fn no_address_takes_the_handshakes_of_others() {
+    let counts = counted(async {
+        let limits =
+            Limits { handshakes: 8, handshake_timeout: Duration::from_secs(60), ..Limits::default() };
+        let mut world = World::with(limits, NOW).await;
+        let mut silent = Vec::new();
+        for _ in 0..2 {
+            silent.push(TcpStream::connect(world.address).await.unwrap());
+        }
+        for _ in 0..8 {
+            ends(&mut TcpStream::connect(world.address).await.unwrap()).await;
+        }
+        // Whoever comes from elsewhere gets a turn at once, and so does the same address when it lets one go.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let elsewhere = socket.connect(world.address).await.unwrap();
+        let _client = world.raw_client_on(elsewhere, &world.a.svid("other")).await;
+        assert_eq!(world.accepted().await.connection().peer().spiffe_id().path(), "/other");
+        drop(silent.pop());
+        let again = async || {
+            let client = world.client(&world.a.svid("again"));
+            loop {
+                if let Ok(connected) = client.connect(world.address).await {
+                    break connected;
+                }
+            }
+        };
+        let _client = soon(again()).await;
+    });
+    let limit = "taskpass_limit_reached_total{limit=\"handshakes_per_address\"}";
+    let refused = "taskpass_peer_refused_total{reason=\"too_many_handshakes_of_address\"}";
+    assert!(counts.contains(limit) && counts.contains(refused), "{counts}");
+}
+
 #[tokio::test]
 async fn one_connection_too_many_is_closed_and_a_place_that_is_free_again_is_taken() {
     let limits = Limits { connections: 1, handshake_timeout: Duration::from_secs(60), ..Limits::default() };
