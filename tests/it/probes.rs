@@ -10,6 +10,7 @@ use taskpass::proto;
 use taskpass::time::{Clock, SystemClock, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -328,6 +329,27 @@ async fn who_watches_health_is_told_of_a_drain_and_holds_up_none() {
         }
         assert_eq!(news.message().await.unwrap(), None, "the stream goes on");
     }
+    assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
+    assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn who_explores_the_broker_by_reflection_holds_up_no_drain() {
+    let setup = Setup::on(Store::Embedded).with("", "drain = \"60s\"");
+    let mut broker = Broker::process(setup).await;
+    let operator = broker.operator();
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let questions = tokio_stream::once(request).chain(tokio_stream::pending());
+    let answers = operator.reflection().server_reflection_info(questions).await;
+    let mut answers = answers.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    let began = Instant::now();
+    broker.as_process().signal("-TERM");
+    let rest = tokio::time::timeout(PATIENCE, answers.message()).await.expect("the stream goes on");
+    assert_eq!(rest.unwrap(), None);
     assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
     assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
 }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use http::{HeaderValue, Request, Response};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic_health::pb::health_server;
@@ -44,6 +46,7 @@ struct Shared {
     meters: Meters,
     slots: Slots,
     patience: Duration,
+    stop: CancellationToken,
 }
 
 /// A call that may begin: whose it is, and its place among the calls in flight. Stands in the extensions of its request.
@@ -54,16 +57,18 @@ pub(super) struct Admitted {
 }
 
 impl GateLayer {
-    /// For a broker. A call that takes longer than its limit is given up; a decision of the gate itself is one of `operations`.
+    /// For a broker. A call that takes longer than its limit is given up; a decision of the gate itself is one of `operations`. At `stop` no more questions are taken
+    /// from those who ask by a stream.
     pub(super) fn new(
         broker: Arc<Broker>,
         clock: Arc<dyn Clock>,
         operations: TaskTracker,
         limits: &Limits,
+        stop: CancellationToken,
     ) -> Self {
         let slots = Slots::new(limits.calls, limits.calls_per_workload);
         let (meters, patience) = (Meters::new(), limits.call_timeout);
-        Self(Arc::new(Shared { broker, clock, operations, meters, slots, patience }))
+        Self(Arc::new(Shared { broker, clock, operations, meters, slots, patience, stop }))
     }
 }
 
@@ -166,6 +171,10 @@ impl Shared {
                 return Ok(refused.into_http());
             }
             request.extensions_mut().insert(admitted);
+            let request = match standard {
+                Some(Standard::Reflection) => request.map(|body| ended_by(self.stop.clone(), body)),
+                Some(Standard::Health) | None => request,
+            };
             inner.call(request).await
         };
         match tokio::time::timeout(self.patience, answer).await {
@@ -190,6 +199,11 @@ impl Shared {
         });
         permitted.await.unwrap_or_else(|panicked| Err(status::to_status(&Error::internal(panicked))))
     }
+}
+
+/// A stream of questions that ends at `stop` as if the caller had no more: what was asked is answered, and nobody waits for the rest.
+fn ended_by(stop: CancellationToken, questions: Body) -> Body {
+    Body::new(StreamBody::new(BodyStream::new(questions).take_until(stop.cancelled_owned())))
 }
 
 /// An answer that may be a stream without end: it has its place as long as it goes on.

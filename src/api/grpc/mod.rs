@@ -65,7 +65,7 @@ pub async fn serve(
     let feed = FeedFace::new(Arc::clone(&broker), Arc::clone(&clock), stop.clone());
     let health = Health::new(meters::services(), health);
     let routes = routes(face, feed, health, config.limits.message_bytes);
-    let gate = GateLayer::new(Arc::clone(&broker), clock, operations, &config.limits);
+    let gate = GateLayer::new(Arc::clone(&broker), clock, operations, &config.limits, stop.clone());
     let empty = config.empty_rpc.then_some(EmptyLayer);
     let (mut doors, mut servers) = (Vec::new(), Vec::new());
     for age in ages(config.listen.max_connection_age) {
