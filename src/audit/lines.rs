@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Event, SINK_PATIENCE, Sink};
@@ -21,7 +22,8 @@ use writer::{Order, Writer};
 /// Lines that may wait to be written.
 const BACKLOG: usize = 8_192;
 
-/// Writes JSON lines. Lines are handed to the operating system in order, and at once when no more are waiting; they are not synced to disk one by one.
+/// Writes JSON lines. Lines are handed to the operating system in order, many by one call where many come, before those who wrote them go on: so they outlive the process. They
+/// are not synced to disk one by one.
 ///
 /// What cannot be written is kept and tried again until it can; as long as that lasts, [`Sink::check`] and [`Sink::write`] fail.
 #[derive(Debug)]
@@ -51,6 +53,10 @@ impl LineSink {
     }
 
     async fn send(&self, order: Order) -> Result<()> {
+        let order = match self.orders.try_send(order) {
+            Err(TrySendError::Full(order)) => order,
+            sent => return sent.map_err(|_| stuck("the audit writer has stopped")),
+        };
         match tokio::time::timeout(SINK_PATIENCE, self.orders.send(order)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(stuck("the audit writer has stopped")),
@@ -67,9 +73,15 @@ fn stuck(detail: &'static str) -> Error {
 #[async_trait]
 impl Sink for LineSink {
     async fn write(&self, event: Event) -> Result<()> {
-        self.send(Order::Line(event.to_line())).await?;
-        // It is kept, and written when that is possible again. But nobody is told of an effect before.
-        self.check()
+        let (written, wait) = oneshot::channel();
+        self.send(Order::Line(event.to_line(), written)).await?;
+        // From here on it is kept, and written when that is possible again. But nobody is told of an effect before.
+        self.check()?;
+        match tokio::time::timeout(SINK_PATIENCE, wait).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(stuck("the audit log cannot be written")),
+            Err(_) => Err(stuck("the audit writer is too slow")),
+        }
     }
 
     fn check(&self) -> Result<()> {

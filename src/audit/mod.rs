@@ -56,8 +56,8 @@ pub enum Outcome {
 /// Takes audit lines.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Takes charge of a line. An error if it cannot within [`SINK_PATIENCE`], or if lines cannot be written at present; then the line may come
-    /// later.
+    /// Hands a line over, so that it is there even if this process is killed the next moment. An error if that takes longer than [`SINK_PATIENCE`], or if lines cannot be
+    /// written at present; then the line may come later.
     async fn write(&self, event: Event) -> Result<()>;
 
     /// Whether lines can be written, as far as is known: to be asked before an effect, which must not be without its line.

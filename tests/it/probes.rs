@@ -457,8 +457,8 @@ async fn a_broker_whose_audit_log_is_full_refuses_until_there_is_room() {
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
     let mut broker = Broker::process(setup).await;
     let agent = broker.agent();
-    // The first may be taken: nothing has failed yet.
-    let _ = agent.begin(begin(&[docs()])).await;
+    // The first is begun, as nothing has failed yet; but nobody is told.
+    refused(agent.begin(begin(&[docs()])).await, Code::Unavailable, "AUDIT_UNAVAILABLE");
     eventually("not ready", async || broker.page("/readyz").await.0 == 503).await;
     assert!(broker.page("/readyz").await.1.contains("audit"));
     for _ in 0..3 {

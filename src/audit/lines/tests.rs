@@ -88,9 +88,9 @@ async fn a_full_disk_loses_nothing_and_heals(takes_back: bool) {
     }
     sink.flush().await.unwrap();
     sink.check().unwrap();
-    // This one does not fit. Whether its caller hears of it depends on who is first; the next one does.
-    let _ = sink.write(event(2)).await;
-    until(|| sink.check().is_err()).await;
+    // This one does not fit, and its caller hears of it; so does the next one.
+    sink.write(event(2)).await.unwrap_err();
+    assert!(sink.check().is_err());
     let refused = sink.write(event(3)).await.unwrap_err();
     assert_eq!(refused.reason(), Reason::AuditUnavailable);
     if takes_back {
@@ -113,6 +113,17 @@ async fn a_full_disk_loses_no_line_and_heals_by_itself() {
 #[tokio::test]
 async fn a_pipe_that_takes_nothing_back_has_no_torn_line_either() {
     a_full_disk_loses_nothing_and_heals(false).await;
+}
+
+#[tokio::test]
+async fn a_line_is_in_the_file_before_its_caller_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let sink = LineSink::file(&path).unwrap();
+    for n in 0..50 {
+        sink.write(event(n)).await.unwrap();
+        assert_whole(&std::fs::read_to_string(&path).unwrap(), n + 1);
+    }
 }
 
 #[tokio::test]

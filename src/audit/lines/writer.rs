@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::target::Target;
 
-/// How long lines are gathered after some were written: so a busy broker does not wake the writer for each.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long lines are gathered after some were written: so a busy broker does not wake the writer for each. Their calls wait for it.
+const GATHER: Duration = Duration::from_micros(500);
 /// Bytes in one write, about.
 const BATCH: usize = 64 * 1024;
 /// The pause after a failure; it doubles up to [`LONGEST_PAUSE`].
@@ -21,8 +21,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the writer is asked.
 pub(super) enum Order {
-    /// To write a line.
-    Line(Vec<u8>),
+    /// To write a line, and to say when it is written; or to drop the sender, when it could not be written at the first try.
+    Line(Vec<u8>, oneshot::Sender<()>),
     /// To say when all lines before are written.
     Flush(oneshot::Sender<()>),
 }
@@ -36,13 +36,16 @@ pub(super) struct Writer<T> {
     batch: Vec<u8>,
     /// How much of them the target has.
     written: usize,
+    /// Who waits for a line of the batch.
+    callers: Vec<oneshot::Sender<()>>,
     flushes: Vec<oneshot::Sender<()>>,
 }
 
 impl<T: Target> Writer<T> {
     /// Says by `failing` whether the last try failed.
     pub(super) fn new(inbox: mpsc::Receiver<Order>, target: T, failing: Arc<AtomicBool>) -> Self {
-        Self { inbox, target, failing, batch: Vec::new(), written: 0, flushes: Vec::new() }
+        let (batch, callers, flushes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { inbox, target, failing, batch, written: 0, callers, flushes }
     }
 
     /// Writes until nobody is left who could ask for more.
@@ -52,7 +55,7 @@ impl<T: Target> Writer<T> {
             if !self.insist() {
                 return;
             }
-            for written in self.flushes.drain(..) {
+            for written in self.callers.drain(..).chain(self.flushes.drain(..)) {
                 let _ = written.send(());
             }
             sleep(GATHER);
@@ -63,7 +66,10 @@ impl<T: Target> Writer<T> {
         let mut next = Some(first);
         while let Some(order) = next {
             match order {
-                Order::Line(line) => self.batch.extend(line),
+                Order::Line(line, written) => {
+                    self.batch.extend(line);
+                    self.callers.push(written);
+                }
                 Order::Flush(written) => self.flushes.push(written),
             }
             next = if self.batch.len() < BATCH { self.inbox.try_recv().ok() } else { None };
@@ -78,6 +84,7 @@ impl<T: Target> Writer<T> {
             if !self.failing.swap(true, Ordering::Relaxed) {
                 tracing::error!(%error, "the audit log cannot be written; calls are refused until it can");
             }
+            self.callers.clear();
             self.mend();
             if self.inbox.is_closed() {
                 let lines = self.batch.iter().skip(self.written).filter(|byte| **byte == b'\n').count();
