@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::hub::{Hub, Look};
+use super::hub::{Hub, Look, REGISTRATION_SLACK};
 use super::mirror::{Due, Item, Sent};
 use crate::time::Timestamp;
 
@@ -97,6 +97,8 @@ struct Heard {
     beats: VecDeque<(u64, Instant)>,
     /// Frames that are not acknowledged, and how far each goes.
     unacknowledged: VecDeque<(u64, Partition, Sent)>,
+    /// When its registration was last renewed.
+    registered: Option<Instant>,
 }
 
 impl Shared {
@@ -106,6 +108,17 @@ impl Shared {
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its registration was renewed at this moment.
+    pub(super) fn is_registered(&self, at: Instant) {
+        self.heard().registered = Some(at);
+    }
+
+    /// Whether its registration outlives what a look of this moment keeps fresh: if not, a receipt could leave out a follower that accepts.
+    fn outlives(&self, look: Instant) -> bool {
+        let registered = self.heard().registered;
+        registered.is_some_and(|at| look.saturating_duration_since(at) < REGISTRATION_SLACK)
     }
 
     /// The newest beat that had come by then; 0 if none.
@@ -248,6 +261,8 @@ impl Following {
             if let Some(content) = self.due_of(partition) {
                 return Some(content);
             }
+            // A snapshot that cannot go on, for its partition is being read anew, begins anew at a later look.
+            self.resume = None;
             self.to_do.pop_front();
         }
         self.heartbeat()
@@ -288,7 +303,7 @@ impl Following {
     /// After everything else of this look.
     fn heartbeat(&mut self) -> Option<Content> {
         let Look { began, time, partitions, .. } = self.look;
-        let partitions = partitions & self.told_partitions();
+        let partitions = if self.shared.outlives(began) { partitions & self.told_partitions() } else { 0 };
         let due = match self.heartbeat {
             None => true,
             Some((last, _)) if last >= began => false,

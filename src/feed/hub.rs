@@ -39,7 +39,7 @@ const LOOKED_UP_AT_ONCE: usize = 32;
 /// How often entries whose time is over are let go.
 const TRIM: Duration = Duration::from_secs(10);
 /// A registration outlives the last heartbeat by the stream's bound and this.
-const REGISTRATION_SLACK: Duration = Duration::from_secs(15);
+pub(super) const REGISTRATION_SLACK: Duration = Duration::from_secs(15);
 
 /// Whom the end of a task concerns.
 #[async_trait]
@@ -169,6 +169,10 @@ impl Hub {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.changed.notified() => continue,
+                    () = tokio::time::sleep(TRIM) => {
+                        self.trim();
+                        continue;
+                    }
                 }
             };
             tokio::select! {
@@ -181,17 +185,22 @@ impl Hub {
             self.look().await;
             if registered.elapsed() >= bound.min(REGISTRATION_SLACK / 3) {
                 registered = Instant::now();
-                let streams = self.streams();
-                if let Err(error) = self.register(&streams).await {
-                    tracing::warn!(error = error.log_line(), "followers are not registered; looks go on");
+                if let Err(error) = self.register(&self.streams()).await {
+                    tracing::warn!(error = error.log_line(), "followers are not registered");
                 }
             }
             if trimmed.elapsed() >= TRIM {
                 trimmed = Instant::now();
-                self.mirror.trim(self.clock.now());
-                self.acknowledged.trim(self.clock.now());
+                self.trim();
             }
         }
+    }
+
+    /// Lets go of what need not be known any more.
+    fn trim(&self) {
+        let now = self.clock.now();
+        self.mirror.trim(now);
+        self.acknowledged.trim(now);
     }
 
     /// Looks at the store once, and tells the streams.
@@ -270,14 +279,16 @@ impl Hub {
     }
 
     async fn register(&self, streams: &[Arc<Shared>]) -> Result<()> {
-        let now = self.clock.now();
+        let (began, now) = (Instant::now(), self.clock.now());
         let registrations: Vec<_> = streams.iter().map(|stream| stream.registration(now)).collect();
         if registrations.is_empty() {
             return Ok(());
         }
         self.store.register(&registrations, now).await.map_err(|error| {
             Error::new(Reason::StoreUnavailable, "The store does not answer. Try again.").with_detail(error)
-        })
+        })?;
+        streams.iter().for_each(|stream| stream.is_registered(began));
+        Ok(())
     }
 
     pub(super) fn largest_bound(&self) -> Duration {

@@ -80,7 +80,8 @@ async fn what_a_caller_left_behind_is_finished_before_a_broker_ends() {
     broker.as_process().signal("-TERM");
     eventually("draining", async || broker.as_process().log().contains("draining")).await;
     // Nobody is connected any more: nothing but the operations holds the broker up.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let listens = async || tokio::net::TcpStream::connect(broker.grpc).await.is_ok();
+    eventually("the listener to close", async || !listens().await).await;
     broker.redis.as_ref().unwrap().resume();
     assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
     let ends = broker.audit().iter().filter(|line| line["action"] == "CompleteTask").count();
