@@ -76,6 +76,8 @@ reasons! {
     TaskEnded = "TASK_ENDED", State;
     /// New tasks of this workload or trust domain are refused for now, by an operator.
     Blocked = "BLOCKED", State;
+    /// The audience's staleness bound was lowered below that of the stream.
+    BoundLowered = "BOUND_LOWERED", State;
     /// The least of the lifetimes leaves nothing.
     NoLifetimeLeft = "NO_LIFETIME_LEFT", State;
     /// The audience asks for a binding that the request does not carry, or another one.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::hub::{Hub, Look, REGISTRATION_SLACK};
 use super::mirror::{Due, Item, Sent};
+use crate::task::store::Position;
 use crate::time::Timestamp;
 
 /// Entries in one frame.
@@ -33,6 +34,8 @@ pub enum Content {
         generation: Generation,
         /// Up to where this part goes.
         seq: u64,
+        /// The digest of the partition's history up to there.
+        chain: [u8; 20],
         /// What is not yet to be forgotten, as far as it concerns the audience.
         entries: Vec<Item>,
         /// Another part of it follows.
@@ -48,6 +51,8 @@ pub enum Content {
         from: u64,
         /// Up to and with this one.
         to: u64,
+        /// The digest of the partition's history up to there.
+        chain: [u8; 20],
         /// As far as it concerns the audience.
         entries: Vec<Item>,
     },
@@ -99,6 +104,8 @@ struct Heard {
     unacknowledged: VecDeque<(u64, Partition, Sent)>,
     /// When its registration was last renewed.
     registered: Option<Instant>,
+    /// When it ended.
+    left: Option<Instant>,
 }
 
 impl Shared {
@@ -113,6 +120,25 @@ impl Shared {
     /// Its registration was renewed at this moment.
     pub(super) fn is_registered(&self, at: Instant) {
         self.heard().registered = Some(at);
+    }
+
+    /// Its registration may have been lost.
+    pub(super) fn is_unregistered(&self) {
+        self.heard().registered = None;
+    }
+
+    /// It has ended.
+    pub(super) fn leave(&self) {
+        self.heard().left.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.heard().left.is_some()
+    }
+
+    /// Whether it has ended so long ago that it is registered no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.heard().left.is_some_and(|left| left.elapsed() > self.bound + REGISTRATION_SLACK)
     }
 
     /// Whether its registration outlives what a look of this moment keeps fresh: if not, a receipt could leave out a follower that accepts.
@@ -230,7 +256,12 @@ impl Following {
         self.shared.id
     }
 
-    /// Whose stream it is.
+    /// After how long without news it refuses.
+    pub fn bound(&self) -> Duration {
+        self.shared.bound
+    }
+
+    /// For whom it follows.
     pub fn audience(&self) -> &Arc<str> {
         &self.shared.audience
     }
@@ -280,21 +311,22 @@ impl Following {
         let told = self.told.get_mut(place)?;
         let content = match due {
             Due::Snapshot { entries, more, .. } => {
-                self.resume = more.then_some((partition, now));
-                Some(Content::Snapshot { partition, generation: now.generation, seq: now.seq, entries, more })
+                self.resume = more.then_some((partition, now.into()));
+                let Position { generation, seq, chain } = now;
+                Some(Content::Snapshot { partition, generation, seq, chain, entries, more })
             }
             Due::Delta { entries, .. } if !entries.is_empty() => {
-                let from = told.map_or(0, |told| told.seq);
-                Some(Content::Delta { partition, generation: now.generation, from, to: now.seq, entries })
+                let (Position { generation, seq: to, chain }, from) = (now, told.map_or(0, |told| told.seq));
+                Some(Content::Delta { partition, generation, from, to, chain, entries })
             }
             _ => None,
         };
         if self.resume.is_none() {
             if content.is_some() {
-                *told = Some(now);
+                *told = Some(now.into());
             }
             if let Some(seen) = self.seen.get_mut(place) {
-                *seen = Some(now);
+                *seen = Some(now.into());
             }
         }
         content

@@ -20,7 +20,7 @@ use crate::error::{Error, Reason, Result};
 use crate::ids::random;
 use crate::revoke::feed::{FeedEntry, FeedStore, Happened, Registration};
 use crate::revoke::history::Durability;
-use crate::task::store::{Position, StepResult};
+use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::{Clock, Timestamp};
 
 /// The least and the greatest bound of an audience.
@@ -34,6 +34,12 @@ const MOST_STREAMS: usize = 10_000;
 const MOST_OF_ONE_FOLLOWER: usize = 2_000;
 /// Entries that are read in one step.
 const PAGE: usize = 512;
+/// Partitions that are read at a time.
+const READ_AT_ONCE: usize = 16;
+/// How long a look takes at least, with the pause after it: what ends meanwhile is found by one look.
+const LEAST_LOOK: Duration = Duration::from_millis(2);
+/// Ends are told for so much longer than anything that they end lives, for clocks run apart.
+const FORGET_SLACK: Duration = Duration::from_secs(10);
 /// Tasks that are looked up at a time, to know whom their end concerns.
 const LOOKED_UP_AT_ONCE: usize = 32;
 /// How often entries whose time is over are let go.
@@ -44,8 +50,8 @@ pub(super) const REGISTRATION_SLACK: Duration = Duration::from_secs(15);
 /// Whom the end of a task concerns.
 #[async_trait]
 pub trait Concerns: Send + Sync {
-    /// Its audiences; [`Concern::All`] if the task is not known, or not to be had.
-    async fn of(&self, task: TaskId, now: Timestamp) -> Concern;
+    /// Its audiences, [`Concern::All`] if the task is not known, or not to be had; and when the last of all that it has minted expires, if that is known.
+    async fn of(&self, task: TaskId, now: Timestamp) -> (Concern, Option<Timestamp>);
 
     /// The largest bound of any audience that is registered now.
     fn largest_bound(&self) -> Duration;
@@ -81,6 +87,8 @@ pub struct Hub {
     out_of_reach: Mutex<Instant>,
     /// A follower came or left.
     changed: tokio::sync::Notify,
+    /// By what the store was when all streams were registered last, see [`FeedStore::proved_since`].
+    registered_by: Mutex<Instant>,
 }
 
 impl std::fmt::Debug for Hub {
@@ -111,12 +119,13 @@ impl Hub {
             reading: tokio::sync::Mutex::default(),
             out_of_reach: Mutex::new(Instant::now()),
             changed: tokio::sync::Notify::new(),
+            registered_by: Mutex::new(Instant::now()),
         }
     }
 
     /// How many streams this broker serves.
     pub fn followers(&self) -> usize {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.streams().len()
     }
 
     /// How many entries are kept for those who come.
@@ -134,18 +143,45 @@ impl Hub {
         let bound = bound.clamp(*BOUNDS.start(), *BOUNDS.end());
         let shared = Arc::new(Shared::new(Uuid::from_bytes(random()?), follower, audience, bound));
         let following = Following::new(Arc::clone(self), self.taken_in(&shared)?, self.looks.subscribe());
-        self.register(std::slice::from_ref(&shared)).await?;
+        self.register(std::slice::from_ref(&shared)).await.map_err(|error| {
+            Error::new(Reason::StoreUnavailable, "The store does not answer. Try again.").with_detail(error)
+        })?;
         self.changed.notify_one();
         // Not from what was seen before it was registered.
         self.look().await;
         Ok(following.registered())
     }
 
-    /// One more of the streams of this broker, if there is room.
+    /// How far each partition has been read.
+    pub fn positions(&self) -> Vec<(Partition, Position)> {
+        Partition::all().filter_map(|partition| Some((partition, self.mirror.position(partition)?))).collect()
+    }
+
+    /// Holds positions that some broker of this store has known against the store; where it does not cover them a new generation begins. In which partitions one did.
+    pub async fn hold_against(&self, known: &[(Partition, Position)]) -> StepResult<Vec<Partition>> {
+        let now = self.clock.now();
+        let moved =
+            known.iter().copied().filter(|(partition, at)| self.mirror.position(*partition) != Some(*at));
+        let moved: Vec<_> = moved.collect();
+        let held = moved.into_iter().map(|(partition, at)| async move {
+            let grew = self.store.hold_against(partition, at, now).await?;
+            Ok(grew.then_some(partition))
+        });
+        let held = futures_util::stream::iter(held).buffered(READ_AT_ONCE);
+        let grown: Vec<_> = held.collect::<Vec<_>>().await.into_iter().collect::<StepResult<Vec<_>>>()?;
+        let grown: Vec<_> = grown.into_iter().flatten().collect();
+        if !grown.is_empty() {
+            self.look().await;
+        }
+        Ok(grown)
+    }
+
+    /// One more of the streams of this broker, if there is room. Those that have ended count for as long as they are registered, so that nobody fills the store by coming and going.
     fn taken_in(&self, stream: &Arc<Shared>) -> Result<Arc<Shared>> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let of_it = streams.values().filter(|one| one.follower == stream.follower).count();
-        if streams.len() >= MOST_STREAMS || of_it >= MOST_OF_ONE_FOLLOWER {
+        let open = streams.values().filter(|one| !one.has_left()).count();
+        if open >= MOST_STREAMS || of_it >= MOST_OF_ONE_FOLLOWER {
             metrics::counter!("taskpass_limit_reached_total", "limit" => "streams").increment(1);
             let sentence = "There are too many streams of the feed. End some, or follow another broker.";
             return Err(Error::new(Reason::TooManyStreams, sentence));
@@ -156,7 +192,11 @@ impl Hub {
 
     /// A stream has ended. Its registration stays: the follower may hold itself for fresh until its bound is over.
     pub(super) fn left(&self, id: Uuid) {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stream) = streams.get(&id) {
+            stream.leave();
+        }
+        drop(streams);
         self.changed.notify_one();
     }
 
@@ -182,17 +222,19 @@ impl Hub {
                 changed = nudges.changed() => if changed.is_err() { return },
             }
             nudges.mark_unchanged();
+            let began = Instant::now();
             self.look().await;
             if registered.elapsed() >= bound.min(REGISTRATION_SLACK / 3) {
                 registered = Instant::now();
                 if let Err(error) = self.register(&self.streams()).await {
-                    tracing::warn!(error = error.log_line(), "followers are not registered");
+                    tracing::warn!(%error, "followers are not registered");
                 }
             }
             if trimmed.elapsed() >= TRIM {
                 trimmed = Instant::now();
                 self.trim();
             }
+            tokio::time::sleep_until(began + LEAST_LOOK).await;
         }
     }
 
@@ -201,6 +243,7 @@ impl Hub {
         let now = self.clock.now();
         self.mirror.trim(now);
         self.acknowledged.trim(now);
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, stream| !stream.is_over());
     }
 
     /// Looks at the store once, and tells the streams.
@@ -225,15 +268,40 @@ impl Hub {
 
     async fn read(&self, now: Timestamp) -> StepResult<u64> {
         let positions = self.store.positions(now).await?;
-        let mut fresh = 0;
-        for (partition, position) in Partition::all().zip(positions) {
-            let Some(position) = position else { continue };
-            match self.catch_up(partition, position, now).await {
-                Ok(()) => fresh |= 1_u64 << partition.number(),
-                Err(error) => tracing::debug!(%partition, %error, "a partition's history could not be read"),
+        let positions: Vec<_> = Partition::all().zip(positions).collect();
+        self.register_anew(&positions).await?;
+        let caught_up = positions.into_iter().map(|(partition, position)| async move {
+            match self.catch_up(partition, position?, now).await {
+                Ok(()) => Some(partition),
+                Err(error) => {
+                    tracing::debug!(%partition, %error, "a partition's history could not be read");
+                    None
+                }
             }
+        });
+        let caught_up = futures_util::stream::iter(caught_up).buffer_unordered(READ_AT_ONCE);
+        let fresh = caught_up.fold(0_u64, |bits, partition| async move {
+            partition.map_or(bits, |partition| bits | 1 << partition.number())
+        });
+        Ok(fresh.await)
+    }
+
+    /// Where the store may have lost registrations, all streams are registered again before they hear of anything later: an end of what began since must find them. What shows it is a store
+    /// that had to be proved anew, or a new generation.
+    async fn register_anew(&self, positions: &[(Partition, Option<Position>)]) -> StepResult<()> {
+        let proved = self.store.proved_since();
+        let grown = positions.iter().any(|(partition, position)| {
+            let known = self.mirror.position(*partition);
+            known.zip(*position).is_some_and(|(known, now)| known.generation != now.generation)
+        });
+        if !grown && *self.registered_by.lock().unwrap_or_else(PoisonError::into_inner) == proved {
+            return Ok(());
         }
-        Ok(fresh)
+        let streams = self.streams();
+        streams.iter().for_each(|stream| stream.is_unregistered());
+        self.register(&streams).await?;
+        *self.registered_by.lock().unwrap_or_else(PoisonError::into_inner) = proved;
+        Ok(())
     }
 
     /// Reads the partition's history up to `wanted`, or further.
@@ -244,6 +312,10 @@ impl Hub {
                 return Ok(());
             }
             let page = self.store.entries(partition, known.map_or(0, |known| known.seq), PAGE, now).await?;
+            if page.position.generation != wanted.generation {
+                // It grew between the look and this: the next look registers the streams anew before it tells them.
+                return Err(StoreError::Unavailable("the generation has just grown".to_owned()));
+            }
             let other = known.is_some_and(|known| {
                 let same_place = page.position.seq == known.seq && page.position.chain != known.chain;
                 // A new generation may have any sequence beyond what the broker that grew it knew.
@@ -255,7 +327,7 @@ impl Hub {
                 continue;
             }
             let position = match page.entries.last() {
-                Some(last) if page.more => Position { seq: last.seq, ..page.position },
+                Some(last) if page.more => Position { seq: last.seq, chain: last.chain, ..page.position },
                 _ => page.position,
             };
             let items = self.concerned(page.entries, now).await;
@@ -268,25 +340,27 @@ impl Hub {
 
     async fn concerned(&self, entries: Vec<FeedEntry>, now: Timestamp) -> Vec<Item> {
         let items = entries.into_iter().map(|entry| async move {
-            let concern = match &entry.what {
+            let (concern, last) = match &entry.what {
                 Happened::TaskEnded(task) => self.concerns.of(*task, now).await,
-                Happened::CredentialRevoked(credential) => self.concerns.of(credential.task, now).await,
-                Happened::Fence(_) | Happened::Generation => Concern::All,
+                Happened::CredentialRevoked(credential) => {
+                    (self.concerns.of(credential.task, now).await.0, None)
+                }
+                Happened::Fence(_) | Happened::Generation => (Concern::All, None),
             };
-            Item { entry, concern }
+            let last = last.map(|last| last.max(entry.at).saturating_add(FORGET_SLACK));
+            let forget_at = last.map_or(entry.forget_at, |last| last.min(entry.forget_at));
+            Item { entry, concern, forget_at }
         });
         futures_util::stream::iter(items).buffered(LOOKED_UP_AT_ONCE).collect().await
     }
 
-    async fn register(&self, streams: &[Arc<Shared>]) -> Result<()> {
+    async fn register(&self, streams: &[Arc<Shared>]) -> StepResult<()> {
         let (began, now) = (Instant::now(), self.clock.now());
         let registrations: Vec<_> = streams.iter().map(|stream| stream.registration(now)).collect();
         if registrations.is_empty() {
             return Ok(());
         }
-        self.store.register(&registrations, now).await.map_err(|error| {
-            Error::new(Reason::StoreUnavailable, "The store does not answer. Try again.").with_detail(error)
-        })?;
+        self.store.register(&registrations, now).await?;
         streams.iter().for_each(|stream| stream.is_registered(began));
         Ok(())
     }
@@ -295,17 +369,21 @@ impl Hub {
         self.concerns.largest_bound()
     }
 
-    pub(super) fn out_of_reach(&self) -> Instant {
-        *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Since when the store has been in reach without interruption.
+    pub(super) fn in_reach_since(&self) -> Instant {
+        let seen = *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.max(self.store.proved_since())
     }
 
+    /// Those that are open.
     fn streams(&self) -> Vec<Arc<Shared>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.values().filter(|stream| !stream.has_left()).cloned().collect()
     }
 
     fn least_bound(&self) -> Option<Duration> {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.values().map(|stream| stream.bound).min()
+        streams.values().filter(|stream| !stream.has_left()).map(|stream| stream.bound).min()
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Item {
     pub entry: FeedEntry,
     /// Whom to tell.
     pub concern: Concern,
+    /// From then on nobody need be told: nothing that it has ended could still be accepted. Never later than the entry's own time, by which it goes from the store.
+    pub forget_at: Timestamp,
 }
 
 /// A partition as far as it was read.
@@ -65,9 +67,9 @@ pub(super) enum Due {
     #[default]
     Nothing,
     /// It knows nothing of the partition, or what it knows is no part of this history.
-    Snapshot { now: Sent, entries: Vec<Item>, more: bool },
+    Snapshot { now: Position, entries: Vec<Item>, more: bool },
     /// What happened since.
-    Delta { now: Sent, entries: Vec<Item> },
+    Delta { now: Position, entries: Vec<Item> },
 }
 
 /// See the module's text.
@@ -115,10 +117,21 @@ impl Mirror {
     pub(super) fn trim(&self, now: Timestamp) {
         for partition in Partition::all() {
             self.with_mut(partition, |part| {
-                part.items.retain(|item| item.entry.forget_at > now);
+                part.items.retain(|item| item.forget_at > now);
                 part.items.shrink_to(part.items.len().saturating_mul(2));
             });
         }
+    }
+
+    /// The last place of this history at which the partition's followers were told what has happened: the entry itself, or a new generation, which says as much. `None` if nobody has to
+    /// be told any more.
+    pub(super) fn place_of(&self, partition: Partition, what: &Happened) -> Option<Sent> {
+        self.with(partition, |part| {
+            let generation = part.position?.generation;
+            let says_so = |item: &&Item| item.entry.what == *what || item.entry.what == Happened::Generation;
+            let item = part.items.iter().rev().find(says_so)?;
+            Some(Sent { generation, seq: item.entry.seq })
+        })
     }
 
     /// How many entries are kept.
@@ -150,8 +163,12 @@ impl Mirror {
             let mut entries: Vec<_> = wanted.take(most.saturating_add(1)).cloned().collect();
             let more = entries.len() > most;
             entries.truncate(most);
-            let seq = if more { entries.last().map_or(after, |item| item.entry.seq) } else { position.seq };
-            let now = Sent { generation: position.generation, seq };
+            let now = match entries.last() {
+                Some(Item { entry, .. }) if more => {
+                    Position { seq: entry.seq, chain: entry.chain, ..position }
+                }
+                _ => position,
+            };
             match resume.is_none() && known.is_some() {
                 true => Due::Delta { now, entries },
                 false => Due::Snapshot { now, entries, more },

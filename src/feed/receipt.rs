@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::hub::{BOUNDS, Hub};
 use super::mirror::{Concern, Sent};
-use crate::revoke::feed::Registration;
+use crate::revoke::feed::{Happened, Registration};
 use crate::revoke::history::Durability;
 use crate::time::Timestamp;
 
@@ -141,6 +141,16 @@ impl Acknowledged {
 }
 
 impl Hub {
+    /// Where followers were told of something that had happened before: somewhere at or before `present`, a position that the store has shown since. No place: nobody has to be told any more, for
+    /// nothing that it has ended could still be accepted. Where it cannot be known, `present` itself.
+    pub async fn place_of(&self, partition: Partition, what: &Happened, present: Sent) -> Option<Sent> {
+        let has_come = || self.mirror.position(partition).is_some_and(|known| Sent::from(known) >= present);
+        if !has_come() {
+            self.look().await;
+        }
+        if has_come() { self.mirror.place_of(partition, what) } else { Some(present) }
+    }
+
     /// Tells the other brokers what followers of this one have applied, and listens to them, until `stop`.
     pub async fn exchange(&self, stop: CancellationToken) {
         let mut announcements = self.store.announcements();
@@ -205,7 +215,7 @@ impl Hub {
     /// Where registrations may have been lost with a store that keeps them in memory only: the largest bound, for as long after the last time that the store was out of reach.
     fn unsure_bound(&self) -> Option<Duration> {
         let bound = self.largest_bound();
-        let unsure = self.durability == Durability::Memory && self.out_of_reach().elapsed() < bound;
+        let unsure = self.durability == Durability::Memory && self.in_reach_since().elapsed() < bound;
         unsure.then_some(bound)
     }
 }

@@ -38,6 +38,8 @@ pub struct Receipt {
     pub durability: Durability,
     /// Its place in the partition's history.
     pub position: Position,
+    /// The task had ended before, by an entry somewhere before `position`.
+    pub again: bool,
 }
 
 /// The answer to a bulk end.

@@ -92,7 +92,7 @@ impl Broker {
             durability: self.store.durability(),
             partitions: PARTITIONS,
         };
-        Ok((receipt, Spread { at, concern: Concern::All }))
+        Ok((receipt, Spread { at, concern: Concern::All, again: None }))
     }
 
     /// A fence around nothing would be a success that ends nothing: a slip of the pen must not pass for one.

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use taskpass_verifier::claims::{Thumbprint, ToolName};
+use taskpass_verifier::keyset::KeyId;
 
 use crate::identity::{SpiffeId, TrustDomain};
-use crate::ids::{CredentialId, TaskId};
+use crate::ids::{CredentialId, Partition, TaskId};
 use crate::secret::Secret;
 use crate::task::Grant;
+use crate::task::store::Position;
 
 /// The longest note, in bytes.
 pub const MAX_NOTE: usize = 1024;
@@ -134,6 +136,21 @@ pub struct Follow {
     pub audience: String,
     /// After how long without news it refuses; `None`: the audience's bound.
     pub bound: Option<Duration>,
+    /// What an earlier stream has left with it.
+    pub known: Option<Known>,
+}
+
+/// Positions that some broker has signed, as a follower says: not believed before the signature is verified.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// How far histories went.
+    pub positions: Vec<(Partition, Position)>,
+    /// The bytes that were signed.
+    pub signed: Vec<u8>,
+    /// Over them.
+    pub signature: Vec<u8>,
+    /// Whose it is said to be.
+    pub key_id: KeyId,
 }
 
 /// Ends everything of a workload or a trust domain.

@@ -5,6 +5,7 @@ use crate::failpoint::{Place, reach};
 use crate::feed::{Applied, Concern};
 use crate::ids::TaskId;
 use crate::policy::action::{self, TaskFacts as PolicyTask};
+use crate::revoke::feed::Happened;
 use crate::task::record::TaskHead;
 use crate::task::state::{Actor, EndReason};
 use crate::task::store::{EndOutcome, EndTask, Position, TaskView};
@@ -31,7 +32,7 @@ impl Broker {
         let mut trail = Trail::new("CompleteTask", id);
         let result = self.complete(caller, id, wish.note, now, &mut trail).await;
         let (task, receipt) = self.finish(caller, trail, result, now).await?;
-        let spread = Spread::from(id.partition(), receipt.position, concern_of(&task.facts));
+        let spread = spread_of(id, &receipt, concern_of(&task.facts));
         Ok((task, receipt, self.propagated(&spread, wish.wait).await))
     }
 
@@ -47,8 +48,12 @@ impl Broker {
         let _permit = self.permit_on_task::<action::CompleteTask>(caller, &known.facts, (), trail)?;
         let end = self.end_of(caller, id, EndReason::Completed, note, None);
         match self.end_in_store(end, now).await? {
-            EndOutcome::Ended(view, position) | EndOutcome::AlreadyEnded(view, position) => {
-                self.ended(id, &known.facts, &view, position, now, trail).await
+            EndOutcome::Ended(view, position) => {
+                self.ended(id, &known.facts, &view, (position, false), now, trail).await
+            }
+            EndOutcome::AlreadyEnded(view, position) => {
+                let again = has_entry(&view);
+                self.ended(id, &known.facts, &view, (position, again), now, trail).await
             }
             EndOutcome::Buried(_) | EndOutcome::Unknown => {
                 self.known.remove(&id);
@@ -69,7 +74,7 @@ impl Broker {
         let result = self.revoke_one(caller, id, wish.note, now, &mut trail).await;
         let (task, receipt) = self.finish(caller, trail, result, now).await?;
         let concern = task.as_ref().map_or(Concern::All, |task| concern_of(&task.facts));
-        let spread = Spread::from(id.partition(), receipt.position, concern);
+        let spread = spread_of(id, &receipt, concern);
         Ok((task, receipt, self.propagated(&spread, wish.wait).await))
     }
 
@@ -93,20 +98,22 @@ impl Broker {
         let _permit = self.permit::<action::RevokeTask>(caller, task, (), trail)?;
         let bury = Some(self.settings.lifetimes.max_task);
         let end = self.end_of(caller, id, EndReason::Revoked, note, bury);
-        let (view, position) = match self.end_in_store(end, now).await? {
-            EndOutcome::Ended(view, position) | EndOutcome::AlreadyEnded(view, position) => {
-                (Some(view), position)
+        let (view, position, again) = match self.end_in_store(end, now).await? {
+            EndOutcome::Ended(view, position) => (Some(view), position, false),
+            EndOutcome::AlreadyEnded(view, position) => {
+                let again = has_entry(&view);
+                (Some(view), position, again)
             }
-            EndOutcome::Buried(position) => (None, position),
+            EndOutcome::Buried(position) => (None, position, false),
             EndOutcome::Unknown => return Err(not_found(id)),
         };
         let readable = view
             .filter(|view| !view.record.head.tombstone)
             .and_then(|view| Some((self.unseal(id, &view.record).ok()?, view)));
         let Some((known, view)) = readable else {
-            return Ok((None, self.ended_unread(id, position, now, trail)));
+            return Ok((None, self.ended_unread(id, (position, again), now, trail)));
         };
-        let (task, receipt) = self.ended(id, &known.facts, &view, position, now, trail).await?;
+        let (task, receipt) = self.ended(id, &known.facts, &view, (position, again), now, trail).await?;
         Ok((Some(task), receipt))
     }
 
@@ -114,7 +121,7 @@ impl Broker {
     fn ended_unread(
         &self,
         id: TaskId,
-        position: Position,
+        (position, again): (Position, bool),
         now: Timestamp,
         trail: &mut Trail,
     ) -> answer::Receipt {
@@ -126,6 +133,7 @@ impl Broker {
             expires_by: Some(now.saturating_add(longest)),
             durability: self.store.durability(),
             position,
+            again,
         }
     }
 
@@ -153,7 +161,7 @@ impl Broker {
         id: TaskId,
         facts: &std::sync::Arc<TaskFacts>,
         view: &TaskView,
-        position: Position,
+        (position, again): (Position, bool),
         now: Timestamp,
         trail: &mut Trail,
     ) -> Result<(answer::Task, answer::Receipt)> {
@@ -176,6 +184,7 @@ impl Broker {
             expires_by: unexpired(&view.record.head, now),
             durability: self.store.durability(),
             position,
+            again,
         };
         let task = answer::Task {
             facts: std::sync::Arc::clone(facts),
@@ -185,6 +194,19 @@ impl Broker {
         };
         Ok((task, receipt))
     }
+}
+
+/// Whether the end of a task that had ended before is an entry of its own in the history, as a call like this one has written it.
+fn has_entry(view: &TaskView) -> bool {
+    view.record
+        .head
+        .end
+        .is_some_and(|(reason, _)| matches!(reason, EndReason::Completed | EndReason::Revoked))
+}
+
+fn spread_of(id: TaskId, receipt: &answer::Receipt, concern: Concern) -> Spread {
+    let spread = Spread::from(id.partition(), receipt.position, concern);
+    if receipt.again { spread.again(Happened::TaskEnded(id)) } else { spread }
 }
 
 fn unexpired(head: &TaskHead, now: Timestamp) -> Option<Timestamp> {

@@ -7,6 +7,7 @@ use crate::failpoint::{Place, reach};
 use crate::feed::Applied;
 use crate::ids::{CredentialId, TaskId};
 use crate::policy::action;
+use crate::revoke::feed::Happened;
 use crate::task::TaskFacts;
 use crate::task::store::{CredentialKind, CredentialRecord};
 use crate::time::Timestamp;
@@ -85,6 +86,7 @@ impl Broker {
         reach(Place::CredentialRevoked);
         trail.fact("seq", position.seq);
         let spread = Spread::from(id.task.partition(), position, concern_of(&known.facts));
+        let spread = spread.again(Happened::CredentialRevoked(id));
         Ok((answered(&known.facts, record), spread))
     }
 }

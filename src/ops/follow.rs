@@ -4,18 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use taskpass_verifier::ids::TaskId;
+use taskpass_verifier::VerificationKey;
+use taskpass_verifier::ids::{Partition, TaskId};
 
 use crate::audience::{Audience, AudienceRegister, DEFAULT_BOUND};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::feed::{Concern, Concerns, Content, Following};
 use crate::keys::{Keyring, Signer};
 use crate::policy::action::{self, AsVerifier};
 use crate::store::Store;
 use crate::task::TaskFacts;
+use crate::task::store::Position;
 use crate::time::Timestamp;
 
-use super::command::Follow;
+use super::command::{Follow, Known};
+use super::tasks::store_error;
 use super::trail::Trail;
 use super::{Broker, Caller};
 
@@ -62,15 +65,42 @@ impl Broker {
         };
         let follower = caller.spiffe_id().to_string();
         let mut following = self.feed.follow(follower, audience.uri().as_str().into(), bound).await?;
+        if let Some(known) = &command.known {
+            self.hold_against(known, signer.public(), trail).await?;
+        }
         following.open_with(opening);
         trail.fact("stream", following.id());
         trail.fact("bound", format_args!("{bound:?}"));
         Ok(Followed { following, signer: Arc::clone(signer) as _ })
     }
 
-    /// Whether policy and register still let the caller follow. No audit line: nothing is decided anew while the answer is yes.
-    pub fn may_still_follow(&self, caller: &Caller, audience: &str) -> Result<()> {
+    /// How far this broker has read the history of each partition.
+    pub fn feed_positions(&self) -> Vec<(Partition, Position)> {
+        self.feed.positions()
+    }
+
+    /// Where a broker has signed more than the store has now, the store has lost something, and what it lost must not come back.
+    async fn hold_against(&self, known: &Known, key: &VerificationKey, trail: &mut Trail) -> Result<()> {
+        if known.key_id != key.id() || !key.has_signed(&known.signed, &known.signature) {
+            // The keys may be others than they were.
+            trail.fact("known_positions", "not signed by the present feed key");
+            return Ok(());
+        }
+        let grown = self.feed.hold_against(&known.positions).await.map_err(store_error)?;
+        if !grown.is_empty() {
+            let partitions: Vec<_> = grown.iter().map(ToString::to_string).collect();
+            trail.fact("generation_grew_in", partitions.join(" "));
+        }
+        Ok(())
+    }
+
+    /// Whether policy and register still let the caller follow at that bound. No audit line: nothing is decided anew while the answer is yes.
+    pub fn may_still_follow(&self, caller: &Caller, audience: &str, bound: Duration) -> Result<()> {
         let audience = self.audience(audience)?;
+        if bound > audience.bound() {
+            let sentence = "The audience's bound was lowered. Follow again: the new stream keeps to it.";
+            return Err(Error::new(Reason::BoundLowered, sentence));
+        }
         let mut aside = Trail::new("Follow", "");
         let _permit = self.permit::<action::Follow>(caller, &audience, AsVerifier, &mut aside)?;
         Self::enrolled(caller, &audience)
@@ -93,13 +123,17 @@ impl ByFacts {
 
 #[async_trait]
 impl Concerns for ByFacts {
-    async fn of(&self, task: TaskId, now: Timestamp) -> Concern {
-        let Ok(Some(view)) = self.store.read(task, now).await else { return Concern::All };
+    async fn of(&self, task: TaskId, now: Timestamp) -> (Concern, Option<Timestamp>) {
+        let Ok(Some(view)) = self.store.read(task, now).await else { return (Concern::All, None) };
         // Where the record is gone or was tampered with, everybody is told: one too many is no harm.
         let sealed = self.keys.record_seal().open(task, &view.record.facts.0);
         match sealed.ok().and_then(|bytes| TaskFacts::decode(bytes).ok()) {
-            Some(facts) if facts.id == task => concern_of(&facts),
-            _ => Concern::All,
+            // Of a task that nothing is below, all that could still be accepted is what it has minted itself. No call begins a task below another yet: once one does, the facts
+            // have to say whether that is permitted, and for those that may have children nothing is known here.
+            Some(facts) if facts.id == task => {
+                (concern_of(&facts), Some(view.record.head.last_expiry.unwrap_or_default()))
+            }
+            _ => (Concern::All, None),
         }
     }
 

@@ -6,6 +6,7 @@ use taskpass_verifier::ids::Partition;
 
 use super::Broker;
 use crate::feed::{Applied, Concern, Sent};
+use crate::revoke::feed::Happened;
 use crate::task::store::Position;
 
 /// How long an end waits for followers if the caller does not say.
@@ -18,12 +19,19 @@ pub(super) struct Spread {
     pub(super) at: Vec<(Partition, Sent)>,
     /// Whom it concerns.
     pub(super) concern: Concern,
+    /// What had happened before, and is only told again: then `at` is a later place than its own.
+    pub(super) again: Option<Happened>,
 }
 
 impl Spread {
     /// Of one entry.
     pub(super) fn from(partition: Partition, position: Position, concern: Concern) -> Self {
-        Self { at: vec![(partition, position.into())], concern }
+        Self { at: vec![(partition, position.into())], concern, again: None }
+    }
+
+    /// It happened at this place, or had happened before it.
+    pub(super) fn again(self, what: Happened) -> Self {
+        Self { again: Some(what), ..self }
     }
 }
 
@@ -32,6 +40,13 @@ impl Broker {
     /// is done, whoever waits.
     pub(super) async fn propagated(&self, spread: &Spread, wait: Option<Duration>) -> Applied {
         let most = self.settings.limits.call_timeout / 2;
-        self.feed.applied(&spread.at, &spread.concern, wait.unwrap_or(DEFAULT_WAIT).min(most)).await
+        let at = match (&spread.again, spread.at.as_slice()) {
+            (Some(what), &[(partition, present)]) => {
+                let place = self.feed.place_of(partition, what, present).await;
+                place.map(|place| (partition, place)).into_iter().collect()
+            }
+            _ => spread.at.clone(),
+        };
+        self.feed.applied(&at, &spread.concern, wait.unwrap_or(DEFAULT_WAIT).min(most)).await
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::fence::FenceTarget;
@@ -25,6 +26,8 @@ pub struct FeedEntry {
     pub forget_at: Timestamp,
     /// What happened.
     pub what: Happened,
+    /// [`Position::chain`] after it.
+    pub chain: [u8; 20],
 }
 
 /// What an entry says.
@@ -76,6 +79,13 @@ pub trait FeedStore: Send + Sync {
     /// yet begun, its part of the store does not answer, or its history is being proved), and whoever follows it must not be kept fresh. Where the
     /// configured durability is `replicas` the look is a write that waits for them, so that a primary that lost its replicas gives no answer.
     async fn positions(&self, now: Timestamp) -> StepResult<Vec<Option<Position>>>;
+
+    /// Since when this broker has stood, without interruption, by a store that it had proved: what it wrote before may have been lost with the store, what it wrote since was not, unless a
+    /// generation grew. The present moment while there is none.
+    fn proved_since(&self) -> Instant;
+
+    /// Holds a position that was known once, to whomever, against the partition's history: where that does not cover it something was lost, and a new generation begins. Whether one did.
+    async fn hold_against(&self, partition: Partition, known: Position, now: Timestamp) -> StepResult<bool>;
 
     /// Entries of a partition after `seq` (0: from the beginning), at most `limit`, that are not yet to be forgotten at `now`. Changes nothing.
     async fn entries(

@@ -342,7 +342,8 @@ async fn every_method_serves_its_roles_and_refuses_all_others(store: Store) {
 
 /// The first message of a follower.
 fn hello(audience: &str) -> Vec<u8> {
-    let hello = proto::FollowHello { audience: audience.into(), bound: None, nonce: vec![1; 16].into() };
+    let hello =
+        proto::FollowHello { audience: audience.into(), bound: None, nonce: vec![1; 16].into(), known: None };
     proto::FollowRequest { message: Some(proto::follow_request::Message::Hello(hello)) }.encode_to_vec()
 }
 

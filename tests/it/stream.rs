@@ -31,7 +31,8 @@ struct Stream {
 
 fn hello(audience: &str) -> proto::FollowRequest {
     let bound = seconds(2);
-    let hello = proto::FollowHello { audience: audience.into(), bound, nonce: NONCE.to_vec().into() };
+    let hello =
+        proto::FollowHello { audience: audience.into(), bound, nonce: NONCE.to_vec().into(), known: None };
     proto::FollowRequest { message: Some(follow_request::Message::Hello(hello)) }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use prost::Message as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, Result};
@@ -18,6 +19,7 @@ use crate::revoke::feed::Happened;
 use crate::time::{Clock, Timestamp};
 
 use super::gate::Admitted;
+use super::positions::{self, SignedPositions};
 use super::{parse, render, status};
 
 /// What is signed is this, a zero byte, and the payload: so that no signature of a frame is one of anything else.
@@ -36,13 +38,20 @@ pub(super) type Frames =
 pub(super) struct FeedFace {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
+    operations: TaskTracker,
+    positions: Arc<SignedPositions>,
     stop: CancellationToken,
 }
 
 impl FeedFace {
-    /// For a broker. Streams end at `stop`, so that their followers go to another broker.
-    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
-        Self { broker, clock, stop }
+    /// For a broker. Each decision is one of `operations`, whatever becomes of the call. Streams end at `stop`, so that their followers go to another broker.
+    pub(super) fn new(
+        broker: Arc<Broker>,
+        clock: Arc<dyn Clock>,
+        operations: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { broker, clock, operations, positions: Arc::default(), stop }
     }
 
     async fn begin(&self, caller: Caller, mut said: Streaming<proto::FollowRequest>) -> Result<Frames> {
@@ -56,8 +65,11 @@ impl FeedFace {
             return Err(Error::invalid("hello.nonce", "16 to 32 random bytes, new for each stream"));
         }
         let bound = parse::duration("hello.bound", hello.bound.as_ref())?;
-        let command = Follow { audience: parse::audience("hello.audience", hello.audience)?, bound };
-        let followed = self.broker.follow(&caller, command, self.clock.now()).await?;
+        let known = hello.known.map(|known| positions::known("hello.known", known)).transpose()?;
+        let command = Follow { audience: parse::audience("hello.audience", hello.audience)?, bound, known };
+        let (broker, now, asking) = (Arc::clone(&self.broker), self.clock.now(), caller.clone());
+        let decided = self.operations.spawn(async move { broker.follow(&asking, command, now).await });
+        let followed = decided.await.map_err(Error::internal)??;
         let ended = self.stop.child_token();
         tokio::spawn(listen(said, followed.following.reader(), ended.clone()));
         let sender = Sender {
@@ -65,6 +77,8 @@ impl FeedFace {
             caller,
             followed,
             nonce: hello.nonce,
+            positions: Arc::clone(&self.positions),
+            brought: prost::bytes::Bytes::new(),
             stop: self.stop.clone(),
             ended: ended.clone(),
             _ends_the_listener: ended.drop_guard(),
@@ -109,6 +123,9 @@ struct Sender {
     caller: Caller,
     followed: Followed,
     nonce: prost::bytes::Bytes,
+    positions: Arc<SignedPositions>,
+    /// The signature of the positions that the follower has.
+    brought: prost::bytes::Bytes,
     stop: CancellationToken,
     ended: CancellationToken,
     _ends_the_listener: DropGuard,
@@ -121,7 +138,13 @@ impl Sender {
     async fn step(this: Option<Self>) -> Stepped {
         let mut this = this?;
         let ended = this.ended.clone();
-        let Some(frame) = ended.run_until_cancelled(this.followed.following.next()).await.flatten() else {
+        // What is there to say comes first: a follower that says nothing more is told that much.
+        let frame = tokio::select! {
+            biased;
+            frame = this.followed.following.next() => frame,
+            () = ended.cancelled() => None,
+        };
+        let Some(frame) = frame else {
             let goes_down = this.stop.is_cancelled();
             return goes_down
                 .then(|| (Err(Status::unavailable("The broker is going down. Follow another.")), None));
@@ -132,17 +155,25 @@ impl Sender {
         }
     }
 
-    fn signed(&self, frame: &Frame) -> Result<proto::FollowResponse> {
+    fn signed(&mut self, frame: &Frame) -> Result<proto::FollowResponse> {
         let following = &self.followed.following;
-        if matches!(frame.content, Content::Heartbeat { .. }) {
-            self.broker.may_still_follow(&self.caller, following.audience())?;
+        let mut said = content(&frame.content);
+        if let feed_frame::Content::Heartbeat(heartbeat) = &mut said {
+            self.broker.may_still_follow(&self.caller, following.audience(), following.bound())?;
+            let signer = &self.followed.signer;
+            let signed =
+                self.positions.of(self.broker.feed_positions(), signer.kid(), |input| signer.sign(input))?;
+            if signed.signature != self.brought {
+                self.brought = signed.signature.clone();
+                heartbeat.positions = Some(signed);
+            }
         }
         let payload = proto::FeedFrame {
             stream_id: following.id().to_string(),
             nonce: self.nonce.clone(),
             audience: following.audience().to_string(),
             sequence: frame.sequence,
-            content: Some(content(&frame.content)),
+            content: Some(said),
         };
         let payload = payload.encode_to_vec();
         let signature = self.followed.signer.sign(&[SIGNED_AS, &payload].concat())?;
@@ -156,20 +187,22 @@ impl Sender {
 
 fn content(content: &Content) -> feed_frame::Content {
     match content {
-        Content::Snapshot { partition, generation, seq, entries, more } => {
+        Content::Snapshot { partition, generation, seq, chain, entries, more } => {
             feed_frame::Content::Snapshot(proto::FeedSnapshot {
                 partition: partition.number().into(),
                 generation: generation.as_bytes().to_vec().into(),
                 seq: *seq,
+                chain: chain.to_vec().into(),
                 entries: entries.iter().map(|item| entry(item, generation.as_bytes())).collect(),
                 more: *more,
             })
         }
-        Content::Delta { partition, generation, from, to, entries } => {
+        Content::Delta { partition, generation, from, to, chain, entries } => {
             feed_frame::Content::Delta(proto::FeedDelta {
                 partition: partition.number().into(),
                 from_seq: *from,
                 to_seq: *to,
+                chain: chain.to_vec().into(),
                 entries: entries.iter().map(|item| entry(item, generation.as_bytes())).collect(),
             })
         }
@@ -179,6 +212,7 @@ fn content(content: &Content) -> feed_frame::Content {
                 broker_time: Some(render::timestamp(*time)),
                 bound: prost_types::Duration::try_from(*bound).ok(),
                 partitions: *partitions,
+                positions: None,
             })
         }
         Content::KeySet { epoch, issuer, jwks } => feed_frame::Content::KeySet(proto::FeedKeySet {
@@ -200,7 +234,7 @@ fn entry(item: &Item, generation: &[u8]) -> proto::FeedEntry {
         }
         Happened::Generation => feed_entry::What::Generation(generation.to_vec().into()),
     };
-    proto::FeedEntry { forget_at: seconds_up(item.entry.forget_at), what: Some(what) }
+    proto::FeedEntry { forget_at: seconds_up(item.forget_at), what: Some(what) }
 }
 
 /// Rounded up: never forgotten too early.

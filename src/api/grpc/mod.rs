@@ -7,6 +7,7 @@ mod gate;
 mod health;
 mod meters;
 mod parse;
+mod positions;
 mod render;
 mod services;
 mod slots;
@@ -62,7 +63,7 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let (serving, health) = watch::channel(Serving::Yes);
     let face = Face::new(Arc::clone(&broker), Arc::clone(&clock), operations.clone());
-    let feed = FeedFace::new(Arc::clone(&broker), Arc::clone(&clock), stop.clone());
+    let feed = FeedFace::new(Arc::clone(&broker), Arc::clone(&clock), operations.clone(), stop.clone());
     let health = Health::new(meters::services(), health);
     let routes = routes(face, feed, health, config.limits.message_bytes);
     let gate = GateLayer::new(Arc::clone(&broker), clock, operations, &config.limits, stop.clone());

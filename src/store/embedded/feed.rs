@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskpass_verifier::ids::{CredentialId, Partition};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::EmbeddedStore;
@@ -57,7 +58,7 @@ pub(super) fn entry(key: &[u8], value: &[u8]) -> Result<FeedEntry, StoreError> {
     const WHAT: &str = "history entry";
     let seq = key.last_chunk().copied().map(u64::from_be_bytes).ok_or_else(|| damaged(WHAT))?;
     let mut rest = Cursor(value, WHAT);
-    rest.take(20)?;
+    let chain = rest.array()?;
     let forget_at = rest.time()?;
     let [tag, _] = rest.array()?;
     let at = rest.time()?;
@@ -75,7 +76,7 @@ pub(super) fn entry(key: &[u8], value: &[u8]) -> Result<FeedEntry, StoreError> {
         5 => Happened::Generation,
         _ => return Err(damaged(WHAT)),
     };
-    Ok(FeedEntry { seq, at, forget_at, what })
+    Ok(FeedEntry { seq, at, forget_at, what, chain })
 }
 
 const COUNT_KEY: &[u8] = b"V";
@@ -166,6 +167,14 @@ fn registrations(table: &impl Table, now: Timestamp) -> Stepped<Vec<Registration
 impl FeedStore for EmbeddedStore {
     async fn positions(&self, now: Timestamp) -> StepResult<Vec<Option<Position>>> {
         self.writing(move |txn| positions(txn, now)).await
+    }
+
+    fn proved_since(&self) -> Instant {
+        self.opened
+    }
+
+    async fn hold_against(&self, partition: Partition, known: Position, now: Timestamp) -> StepResult<bool> {
+        self.writing(move |txn| txn.hold_against(partition, known, now)).await
     }
 
     async fn entries(

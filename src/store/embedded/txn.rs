@@ -165,23 +165,41 @@ impl<'t> Txn<'t> {
                 *self.slot(partition)? = Some(row);
                 Ok(row)
             }
-            (stored, _) => self.grow_from(partition, stored, now),
+            (stored, _) => self.grow_from(partition, stored, known, now),
         }
     }
 
     /// Lets a new generation begin: every task of the partition ends.
     pub(super) fn grow(&mut self, partition: Partition, now: Timestamp) -> Stepped<()> {
         let row = self.prove(partition, now)?;
-        self.grow_from(partition, Some(row), now).map(drop)
+        self.grow_from(partition, Some(row), self.history.remembered(partition), now).map(drop)
+    }
+
+    /// Lets a new generation begin unless the history covers what was known once. Whether one did.
+    pub(super) fn hold_against(
+        &mut self,
+        partition: Partition,
+        known: Position,
+        now: Timestamp,
+    ) -> Stepped<bool> {
+        let row = self.prove(partition, now)?;
+        let chain_at_remembered = view::chain_at(&self.table, partition, known.seq)?;
+        let observed = Observed { present: row.position, chain_at_remembered };
+        if judge(Some(known), Some(observed), self.rules.durability) == Proof::Covered {
+            return Ok(false);
+        }
+        self.grow_from(partition, Some(row), Some(known), now).map(|_| true)
     }
 
     fn grow_from(
         &mut self,
         partition: Partition,
         present: Option<PartitionRow>,
+        known: Option<Position>,
         now: Timestamp,
     ) -> Stepped<PartitionRow> {
-        let (known_generation, known_seq) = self.history.high_water(partition);
+        let (known_generation, known_seq) =
+            known.map_or((None, 0), |known| (Some(known.generation), known.seq));
         let before = present.map(|row| row.position);
         let after = known_generation.max(before.map(|position| position.generation));
         let random = |_| StoreError::Unavailable("the system's random source failed".to_owned());

@@ -347,6 +347,14 @@ impl FeedStore for PlantedStore {
         self.sound.positions(now).await
     }
 
+    fn proved_since(&self) -> tokio::time::Instant {
+        self.sound.proved_since()
+    }
+
+    async fn hold_against(&self, partition: Partition, known: Position, now: Timestamp) -> StepResult<bool> {
+        self.sound.hold_against(partition, known, now).await
+    }
+
     async fn entries(
         &self,
         partition: Partition,

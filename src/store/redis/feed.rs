@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use redis::{Cmd, Value};
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::scripts::Step;
@@ -71,7 +72,7 @@ pub(super) fn unpacked(stream: &[u8], value: &[u8]) -> StepResult<Registration> 
 
 /// An entry as append.lua writes it.
 pub(super) fn entry(seq: u64, bytes: &[u8]) -> StepResult<FeedEntry> {
-    let (bytes, _chain) = bytes.split_last_chunk::<20>().ok_or_else(odd)?;
+    let (bytes, chain) = bytes.split_last_chunk::<20>().ok_or_else(odd)?;
     let mut reader = Reader(bytes);
     if reader.byte()? != 1 {
         return Err(odd());
@@ -89,7 +90,7 @@ pub(super) fn entry(seq: u64, bytes: &[u8]) -> StepResult<FeedEntry> {
         4 => Happened::Generation,
         _ => return Err(odd()),
     };
-    Ok(FeedEntry { seq, at, forget_at, what })
+    Ok(FeedEntry { seq, at, forget_at, what, chain: *chain })
 }
 
 impl RedisStore {
@@ -173,6 +174,14 @@ impl FeedStore for RedisStore {
             distrust.raise(why);
         }
         Ok(positions)
+    }
+
+    fn proved_since(&self) -> Instant {
+        self.link.proved_since()
+    }
+
+    async fn hold_against(&self, partition: Partition, known: Position, _: Timestamp) -> StepResult<bool> {
+        self.link.hold_against(partition, known).await
     }
 
     async fn entries(

@@ -30,6 +30,8 @@ pub(super) struct Live {
     /// Where writes wait for replicas; nothing else goes there.
     pub(super) sure: Option<MultiplexedConnection>,
     turn: AtomicUsize,
+    /// When the first connection was made.
+    pub(super) since: Instant,
     drivers: Vec<AbortHandle>,
     ended: CancellationToken,
 }
@@ -40,6 +42,7 @@ impl Live {
             lanes: Vec::new(),
             sure: None,
             turn: AtomicUsize::new(0),
+            since: Instant::now(),
             drivers: Vec::new(),
             ended: CancellationToken::new(),
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, ServerError, ServerErrorKind, Value};
+use taskpass_verifier::ids::Partition;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -16,7 +17,7 @@ use super::options::RedisDurability;
 use super::proof::{self, Refusal};
 use super::scripts::Step;
 use super::{Context, wire};
-use crate::task::store::{StepResult, StoreError};
+use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::Timestamp;
 
 /// Errors after which everything is to be proved again.
@@ -156,16 +157,29 @@ impl Link {
         futures_util::future::try_join_all(cmds.iter().map(|cmd| self.command(cmd, false))).await
     }
 
+    /// Since when steps have gone to one proved server without interruption; now, if there is none.
+    pub(super) fn proved_since(&self) -> Instant {
+        match &*self.state.borrow() {
+            State::Up(live) => live.since,
+            State::Down { .. } => Instant::now(),
+        }
+    }
+
+    /// Begins a new generation in one partition, unless its history covers what was known once. Whether one did.
+    pub(super) async fn hold_against(&self, partition: Partition, known: Position) -> StepResult<bool> {
+        let deadline = self.deadline();
+        let live = self.live(deadline).await?;
+        let lane = live.sure.clone().or_else(|| live.lane()).ok_or_else(wire::odd)?;
+        let held = proof::hold_against(&self.context, &lane, partition, known);
+        proved(tokio::time::timeout_at(deadline, held).await)
+    }
+
     /// Begins a new generation in every partition.
     pub(super) async fn grow_all(&self) -> StepResult<()> {
         let deadline = self.deadline() + self.context.options.step_timeout;
         let live = self.live(deadline).await?;
         let lane = live.sure.clone().or_else(|| live.lane()).ok_or_else(wire::odd)?;
-        match tokio::time::timeout_at(deadline, proof::grow_all(&self.context, &lane)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(Refusal::Setting(why) | Refusal::NotNow(why))) => Err(StoreError::Unavailable(why)),
-            Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
-        }
+        proved(tokio::time::timeout_at(deadline, proof::grow_all(&self.context, &lane)).await)
     }
 
     async fn send(&self, live: &Arc<Live>, cmd: &Cmd, sure: bool, deadline: Instant) -> StepResult<Value> {
@@ -249,6 +263,14 @@ impl Link {
         {
             self.lost(live, e.code());
         }
+    }
+}
+
+fn proved<T>(answer: Result<Result<T, Refusal>, tokio::time::error::Elapsed>) -> StepResult<T> {
+    match answer {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(Refusal::Setting(why) | Refusal::NotNow(why))) => Err(StoreError::Unavailable(why)),
+        Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
     }
 }
 

@@ -246,8 +246,8 @@ async fn observe(
     context: &Context,
     lane: &MultiplexedConnection,
     partition: Partition,
+    seq: u64,
 ) -> Proved<Option<Observed>> {
-    let (_, seq) = context.history.high_water(partition);
     let cmd = call(Step::Observe, context.names.meta(partition), &[seq.to_string().as_bytes()]);
     let answer = bytes(ask(lane, &cmd).await?)?;
     if answer.is_empty() {
@@ -267,8 +267,8 @@ async fn prove_partition(
     same_run: bool,
 ) -> Proved<Position> {
     loop {
-        let observed = observe(context, lane, partition).await?;
         let remembered = context.history.remembered(partition);
+        let observed = observe(context, lane, partition, remembered.map_or(0, |known| known.seq)).await?;
         let proof = match (observed, remembered) {
             // The content belongs to this very run, and nobody here knows of more.
             (Some(_), None) if same_run => Proof::Covered,
@@ -277,7 +277,8 @@ async fn prove_partition(
         if let (Proof::Covered, Some(observed)) = (proof, observed) {
             return Ok(observed.present);
         }
-        if let Some(position) = grow(context, lane, partition, observed.map(|o| o.present)).await? {
+        let beyond = context.history.high_water(partition);
+        if let Some(position) = grow(context, lane, partition, observed.map(|o| o.present), beyond).await? {
             let generation = position.generation;
             match observed {
                 Some(_) => {
@@ -293,14 +294,14 @@ async fn prove_partition(
     }
 }
 
-/// Begins a new generation after `present`. `None`: another broker was first.
-pub(super) async fn grow(
+/// Begins a new generation after `present` and beyond what is known. `None`: another broker was first.
+async fn grow(
     context: &Context,
     lane: &MultiplexedConnection,
     partition: Partition,
     present: Option<Position>,
+    (known, least): (Option<Generation>, u64),
 ) -> Proved<Option<Position>> {
-    let (known, least) = context.history.high_water(partition);
     let expected = present.map(|position| position.generation);
     let now = context.clock.now();
     let next = new_generation(now, known.max(expected)).map_err(|e| Refusal::NotNow(e.log_line()))?;
@@ -344,11 +345,36 @@ async fn replicated(context: &Context, lane: &MultiplexedConnection, wanted: u32
     acknowledged(&values, wanted).map_err(Refusal::NotNow)
 }
 
+/// Begins a new generation in one partition, unless its history covers what was known once, to whomever. Whether one did.
+pub(super) async fn hold_against(
+    context: &Context,
+    lane: &MultiplexedConnection,
+    partition: Partition,
+    known: Position,
+) -> Proved<bool> {
+    let observed = observe(context, lane, partition, known.seq).await?;
+    if judge(Some(known), observed, context.options.durability.kind()) == Proof::Covered {
+        return Ok(false);
+    }
+    let beyond = (Some(known.generation), known.seq);
+    let grown = grow(context, lane, partition, observed.map(|o| o.present), beyond).await?;
+    if let RedisDurability::Replicas(wanted) = context.options.durability {
+        replicated(context, lane, wanted).await?;
+    }
+    if let Some(position) = grown {
+        tracing::warn!(%partition, generation = %position.generation, "a follower knows of more: a new generation has begun");
+        context.history.acknowledge(partition, position);
+    }
+    // Or another broker was first.
+    Ok(true)
+}
+
 /// Begins a new generation in every partition, whatever is there.
 pub(super) async fn grow_all(context: &Context, lane: &MultiplexedConnection) -> Proved<()> {
     let grown = Partition::all().map(|partition| async move {
-        let observed = observe(context, lane, partition).await?;
-        grow(context, lane, partition, observed.map(|o| o.present))
+        let observed = observe(context, lane, partition, 0).await?;
+        let beyond = context.history.high_water(partition);
+        grow(context, lane, partition, observed.map(|o| o.present), beyond)
             .await
             .map(|position| (partition, position))
     });

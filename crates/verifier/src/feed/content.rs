@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
+
 use super::frame::MAX_ENTRIES;
 use super::proto::{self, feed_entry};
 use super::violation::Violation;
@@ -10,6 +12,9 @@ use crate::keyset::KeySet;
 use crate::time::UnixSeconds;
 use crate::view::{Entry, FenceTarget, MAX_BOUND};
 
+/// The longest signed positions that are kept, in bytes.
+const MAX_POSITIONS: usize = 8 << 10;
+
 type Parsed<T> = Result<T, Violation>;
 
 /// One part of a snapshot.
@@ -17,6 +22,7 @@ pub(super) struct Snapshot {
     pub(super) partition: Partition,
     pub(super) generation: Generation,
     pub(super) seq: u64,
+    pub(super) chain: [u8; 20],
     pub(super) entries: Vec<Entry>,
     pub(super) more: bool,
 }
@@ -25,6 +31,7 @@ pub(super) struct Delta {
     pub(super) partition: Partition,
     pub(super) from: u64,
     pub(super) to: u64,
+    pub(super) chain: [u8; 20],
     pub(super) entries: Vec<Entry>,
 }
 
@@ -33,6 +40,7 @@ pub(super) struct Heartbeat {
     pub(super) broker_millis: u64,
     pub(super) bound: Duration,
     pub(super) partitions: u64,
+    pub(super) positions: Option<proto::SignedPositions>,
 }
 
 pub(super) struct Keys {
@@ -50,6 +58,7 @@ impl TryFrom<proto::FeedSnapshot> for Snapshot {
             partition,
             generation: generation(&said.generation)?,
             seq: said.seq,
+            chain: exact(&said.chain)?,
             entries: entries(partition, said.entries)?,
             more: said.more,
         })
@@ -62,7 +71,8 @@ impl TryFrom<proto::FeedDelta> for Delta {
     fn try_from(said: proto::FeedDelta) -> Parsed<Self> {
         let partition = partition(said.partition)?;
         let entries = entries(partition, said.entries)?;
-        Ok(Self { partition, from: said.from_seq, to: said.to_seq, entries })
+        let chain = exact(&said.chain)?;
+        Ok(Self { partition, from: said.from_seq, to: said.to_seq, chain, entries })
     }
 }
 
@@ -79,7 +89,12 @@ impl TryFrom<proto::FeedHeartbeat> for Heartbeat {
         }
         let broker_millis = seconds.zip(millis).and_then(|(s, nanos)| s.checked_add(nanos / 1_000_000));
         let broker_millis = broker_millis.ok_or(Violation::Malformed)?;
-        Ok(Self { beat: said.beat, broker_millis, bound, partitions: said.partitions })
+        let positions = said.positions;
+        let too_large = |signed: &proto::SignedPositions| signed.encoded_len() > MAX_POSITIONS;
+        if positions.as_ref().is_some_and(too_large) {
+            return Err(Violation::TooLarge);
+        }
+        Ok(Self { beat: said.beat, broker_millis, bound, partitions: said.partitions, positions })
     }
 }
 

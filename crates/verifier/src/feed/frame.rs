@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::beats::Beats;
 use super::content::{Delta, Heartbeat, Keys, Snapshot};
 use super::event::Event;
-use super::proto::{FeedFrame, feed_frame};
+use super::proto::{FeedFrame, SignedPositions, feed_frame};
 use super::violation::Violation;
 use crate::ids::{PARTITIONS, Partition};
 use crate::keyset::KeySet;
@@ -26,8 +26,6 @@ pub const MAX_ENTRIES: usize = 4_096;
 const MAX_STREAM_ID: usize = 128;
 /// What is signed is this and the payload.
 const SIGNED_AS: &[u8] = b"taskpass-feed-v1\0";
-/// The feed does not tell the digests that the store chains: whether a position of another broker lies in the same history shows by generation and sequence alone.
-const NO_CHAIN: [u8; 20] = [0; 20];
 
 /// What a feed keeps up to date, and who watches.
 pub trait Fed: Send + Sync {
@@ -133,6 +131,8 @@ pub struct Frames {
     audience: String,
     /// Of the newest key set.
     keys: Option<(u64, KeySet)>,
+    /// What the next stream begins with.
+    positions: Option<SignedPositions>,
     stream: Stream,
 }
 
@@ -155,12 +155,17 @@ impl Frames {
     /// For the feed of an audience: its canonical URI. [`Self::begin`] comes before anything else.
     pub fn new(audience: impl Into<String>) -> Self {
         let nothing = Stream { broken: Some(Violation::OtherStream), ..Stream::new(Vec::new()) };
-        Self { audience: audience.into(), keys: None, stream: nothing }
+        Self { audience: audience.into(), keys: None, positions: None, stream: nothing }
     }
 
     /// A new stream, whose hello carries this nonce: 16 to 32 bytes that were never used before.
     pub fn begin(&mut self, nonce: &[u8]) {
         self.stream = Stream::new(nonce.to_vec());
+    }
+
+    /// How far the store's histories went, as a broker has signed it: to be said with the next hello, so that a broker whose store was restored to an older state finds out.
+    pub(super) fn positions(&self) -> Option<SignedPositions> {
+        self.positions.clone()
     }
 
     /// The number of the next beat. `now` must be read before the beat is sent: freshness is counted from it.
@@ -245,7 +250,10 @@ impl Frames {
             feed_frame::Content::Snapshot(part) => self.stream.snapshot(part.try_into()?, fed)?,
             feed_frame::Content::Delta(delta) => self.stream.delta(delta.try_into()?, fed)?,
             feed_frame::Content::Heartbeat(heartbeat) => {
-                fresher = self.stream.heartbeat(&heartbeat.try_into()?, fed, received)?;
+                let mut heartbeat: Heartbeat = heartbeat.try_into()?;
+                let positions = heartbeat.positions.take();
+                fresher = self.stream.heartbeat(&heartbeat, fed, received)?;
+                self.positions = positions.or_else(|| self.positions.take());
             }
             feed_frame::Content::KeySet(keys) => self.take_keys(keys.try_into()?, fed)?,
         }
@@ -273,8 +281,8 @@ impl Stream {
 
     /// Parts are gathered, and taken with the last: a partition is not open before all of it is there.
     fn snapshot(&mut self, part: Snapshot, fed: &dyn Fed) -> Result<(), Violation> {
-        let Snapshot { partition, generation, seq, mut entries, more } = part;
-        let position = Position { generation, seq, chain: NO_CHAIN };
+        let Snapshot { partition, generation, seq, chain, mut entries, more } = part;
+        let position = Position { generation, seq, chain };
         if let Some(before) = self.partial.take() {
             let earlier = before.position;
             let joins = before.partition == partition
@@ -303,7 +311,7 @@ impl Stream {
     }
 
     fn delta(&mut self, delta: Delta, fed: &dyn Fed) -> Result<(), Violation> {
-        let Delta { partition, from, to, entries } = delta;
+        let Delta { partition, from, to, chain, entries } = delta;
         let known = (*self.told(partition)?).filter(|known| known.seq == from).ok_or(Violation::Gap)?;
         if self.partial.is_some() || to < from {
             return Err(Violation::Gap);
@@ -312,7 +320,7 @@ impl Stream {
             Entry::Generation { new } => *new,
             _ => before,
         });
-        let position = Position { generation, seq: to, chain: NO_CHAIN };
+        let position = Position { generation, seq: to, chain };
         // The feed leaves out what does not concern the audience, and with it the exact sequences.
         let places = (0_u64..).map(|place| from.saturating_add(1).saturating_add(place));
         let numbered: Vec<_> = places.zip(entries).collect();
@@ -341,7 +349,7 @@ impl Stream {
     }
 
     fn heartbeat(&mut self, said: &Heartbeat, fed: &dyn Fed, received: Moment) -> Result<bool, Violation> {
-        let Heartbeat { beat, broker_millis, bound, partitions } = *said;
+        let Heartbeat { beat, broker_millis, bound, partitions, .. } = *said;
         let sent = self.beats.sent_at(beat)?;
         let view = fed.view();
         view.set_bound(bound);

@@ -165,6 +165,7 @@ impl<'a> Session<'a> {
             audience: self.shared.config.audience.clone(),
             bound: self.shared.config.bound.and_then(|bound| bound.try_into().ok()),
             nonce: Bytes::copy_from_slice(&nonce),
+            known: frames.positions(),
         };
         self.send(follow_request::Message::Hello(hello));
         self.beat(frames);

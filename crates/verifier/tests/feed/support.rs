@@ -195,11 +195,18 @@ pub(crate) fn part(
     more: bool,
 ) -> feed_frame::Content {
     let generation = generation(of).as_bytes().to_vec().into();
-    feed_frame::Content::Snapshot(FeedSnapshot { partition, generation, seq, entries, more })
+    let chain = chain(seq);
+    feed_frame::Content::Snapshot(FeedSnapshot { partition, generation, seq, chain, entries, more })
+}
+
+/// The digest of the one history that there is, up to a sequence.
+pub(crate) fn chain(seq: u64) -> prost::bytes::Bytes {
+    [seq.to_be_bytes(); 3].concat().split_off(4).into()
 }
 
 pub(crate) fn delta(partition: u32, from: u64, to: u64, entries: Vec<FeedEntry>) -> feed_frame::Content {
-    feed_frame::Content::Delta(FeedDelta { partition, from_seq: from, to_seq: to, entries })
+    let chain = chain(to);
+    feed_frame::Content::Delta(FeedDelta { partition, from_seq: from, to_seq: to, chain, entries })
 }
 
 pub(crate) fn heartbeat(beat: u64, partitions: u64) -> feed_frame::Content {
@@ -212,6 +219,7 @@ pub(crate) fn heartbeat_of(beat: u64, partitions: u64, bound: Duration) -> feed_
         broker_time: Some(prost_types::Timestamp { seconds: NOW as i64, nanos: 0 }),
         bound: Some(bound.try_into().unwrap()),
         partitions,
+        positions: None,
     })
 }
 
