@@ -141,6 +141,7 @@ pub async fn start(
 /// What has been opened, before anything runs.
 struct Parts {
     broker: Arc<Broker>,
+    store: Arc<dyn Store>,
     feed: Arc<Hub>,
     audit: Arc<dyn Sink>,
     svid: SvidSource,
@@ -172,7 +173,7 @@ impl Parts {
         let feed =
             Arc::new(Hub::new(Arc::clone(&store) as _, durability, Arc::clone(clock), Arc::new(concerns)));
         let broker = Broker::new(
-            store,
+            Arc::clone(&store),
             policy.clone(),
             audiences.clone(),
             keys,
@@ -182,7 +183,7 @@ impl Parts {
             settings,
         );
         let broker = broker.map_err(|e| StartError::new("the keys", e.log_line()))?;
-        Ok(Self { broker: Arc::new(broker), feed, audit, svid, bundles, policy, audiences })
+        Ok(Self { broker: Arc::new(broker), store, feed, audit, svid, bundles, policy, audiences })
     }
 }
 
@@ -197,7 +198,7 @@ async fn serve(
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 ) -> Result<(), StartError> {
-    let Parts { broker, feed, audit, svid, bundles, policy, audiences } = parts;
+    let Parts { broker, store, feed, audit, svid, bundles, policy, audiences } = parts;
     let background = CancellationToken::new();
     let tracker = TaskTracker::new();
     let interval = config.reload_interval;
@@ -229,6 +230,7 @@ async fn serve(
     let drained = drain(server, readiness, stop, close, config.drain).await;
     background.cancel();
     wind_up(tracker, audit.as_ref()).await;
+    store.leave().await;
     drained.map_err(|e| StartError::new("gRPC", e))
 }
 

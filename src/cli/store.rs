@@ -55,6 +55,7 @@ impl Store {
             StoreConfig::Redis(_) => Failure::from(why),
         })?;
         out.patiently("the store", store.declare_restored(clock.now())).await?;
+        store.leave().await;
         let text = || "Every task in the store has ended.".to_owned();
         out.answer(|| json!({ "declared": "restored" }), text).map(|()| Exit::Done)
     }

@@ -3,6 +3,7 @@
 //! For each partition the broker remembers the last position that the store acknowledged to it. After each reconnect to a server that may have
 //! restarted, and in each step, the store's present history is held against it.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Mutex;
 
 use taskpass_verifier::ids::{Generation, PARTITIONS, Partition};
@@ -53,16 +54,27 @@ pub struct Observed {
 /// The last acknowledged position of each partition.
 #[derive(Debug)]
 pub struct History {
+    id: [u8; 16],
     partitions: Vec<Mutex<Option<Position>>>,
+}
+
+fn random_id() -> [u8; 16] {
+    let random = |n: u8| u128::from(RandomState::new().hash_one(n));
+    (random(0) << 64 | random(1)).to_be_bytes()
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { partitions: (0..PARTITIONS).map(|_| Mutex::new(None)).collect() }
+        Self { id: random_id(), partitions: (0..PARTITIONS).map(|_| Mutex::new(None)).collect() }
     }
 }
 
 impl History {
+    /// Names this memory among those of other brokers: random, and no secret.
+    pub const fn id(&self) -> &[u8; 16] {
+        &self.id
+    }
+
     /// Remembers an acknowledged position, unless a later one is known. A later generation is later whatever its sequence.
     pub fn acknowledge(&self, partition: Partition, position: Position) {
         let Some(slot) = self.partitions.get(usize::from(partition.number())) else { return };

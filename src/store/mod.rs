@@ -37,6 +37,9 @@ pub trait Maintenance: Send + Sync {
 
     /// Says that the store's content was restored from elsewhere: the generation of every partition grows.
     async fn declare_restored(&self, now: Timestamp) -> StepResult<()>;
+
+    /// This broker takes no more steps, and should not be waited for when another has to know what it remembers. Best effort.
+    async fn leave(&self) {}
 }
 
 /// A whole store.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
 use tokio::sync::{broadcast, watch};
@@ -15,6 +16,7 @@ use super::wire::{Pack, Reader, odd, text};
 use super::{RedisStore, skewed};
 use crate::revoke::feed::{FeedEntry, FeedPage, FeedStore, Happened, Registration};
 use crate::revoke::fence::FenceTarget;
+use crate::revoke::history::Durability;
 use crate::store::news::{MAX_ENTRIES, MAX_REGISTRATIONS, announceable, full};
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::{Timestamp, millis};
@@ -137,6 +139,31 @@ impl RedisStore {
             _ => Err(odd()),
         }
     }
+}
+
+/// Remembers what the store has now, by whichever broker it was written; or says what is wrong with it. Not where replicas count: what is seen here they may not have yet.
+pub(super) async fn look_back(
+    context: &super::Context,
+    lane: &MultiplexedConnection,
+) -> Result<Option<&'static str>, String> {
+    if context.options.durability.kind() == Durability::Replicas {
+        return Ok(None);
+    }
+    let known: Vec<_> = Partition::all().map(|partition| context.history.remembered(partition)).collect();
+    let mut pipe = redis::pipe();
+    positions_of(&context.names).into_iter().for_each(|cmd| {
+        pipe.add_command(cmd);
+    });
+    let values = lane.clone().send_packed_commands(&pipe, 0, pipe.len()).await.map_err(|e| e.to_string())?;
+    let mut wrong = None;
+    for ((partition, known), value) in Partition::all().zip(known).zip(&values) {
+        match seen(value, known) {
+            Seen::At(position) => context.history.acknowledge(partition, position),
+            Seen::Nothing => {}
+            Seen::Wrong(why) => wrong = Some(why),
+        }
+    }
+    Ok(wrong)
 }
 
 fn positions_of(names: &super::Names) -> Vec<Cmd> {

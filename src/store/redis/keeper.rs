@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::options::{Endpoint, RedisDurability};
 use super::proof::{self, Refusal};
+use super::witnesses;
 use crate::coalesce::Coalesced;
 use crate::keys::store::StoredKeyring;
 
@@ -32,6 +33,8 @@ pub(super) struct Live {
     turn: AtomicUsize,
     /// When the first connection was made.
     pub(super) since: Instant,
+    /// Which server it is, as the proof found it.
+    server: String,
     drivers: Vec<AbortHandle>,
     ended: CancellationToken,
 }
@@ -43,6 +46,7 @@ impl Live {
             sure: None,
             turn: AtomicUsize::new(0),
             since: Instant::now(),
+            server: String::new(),
             drivers: Vec::new(),
             ended: CancellationToken::new(),
         }
@@ -112,7 +116,7 @@ pub(super) async fn keep(context: Arc<Context>, state: Arc<watch::Sender<State>>
             State::Down { .. } => None,
         };
         if let Some(live) = up {
-            let why = watch_over(&live, context.options.step_timeout).await;
+            let why = watch_over(&context, &live).await;
             give_up(&state, &live, &why);
             tracing::warn!(%why, "the store is being proved again");
         }
@@ -123,7 +127,9 @@ pub(super) async fn keep(context: Arc<Context>, state: Arc<watch::Sender<State>>
 }
 
 /// Until a connection ends or the server is no longer a master.
-async fn watch_over(live: &Live, limit: Duration) -> String {
+async fn watch_over(context: &Context, live: &Live) -> String {
+    let limit = context.options.step_timeout;
+    let mut renewed = Instant::now();
     loop {
         tokio::select! {
             () = live.ended.cancelled() => return "a connection ended".to_owned(),
@@ -137,6 +143,15 @@ async fn watch_over(live: &Live, limit: Duration) -> String {
                 Ok(Err(why)) => return why,
                 Err(_) => return "no answer in time".to_owned(),
             },
+        }
+        if renewed.elapsed() >= witnesses::RENEWAL {
+            renewed = Instant::now();
+            let Some(lane) = live.lane() else { return "there is no connection".to_owned() };
+            match tokio::time::timeout(limit, witnesses::renew(context, &lane, &live.server)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(Refusal::Setting(why) | Refusal::NotNow(why))) => return why,
+                Err(_) => return "no answer in time".to_owned(),
+            }
         }
     }
 }
@@ -171,10 +186,10 @@ async fn reconnect(context: &Arc<Context>, state: &watch::Sender<State>) -> Arc<
 
 /// Connects, proves, and only then hands out.
 async fn attempt(context: &Context) -> Result<Arc<Live>, Refusal> {
-    let live = open(context).await?;
+    let mut live = open(context).await?;
     let lanes: Vec<_> = live.lanes.iter().chain(&live.sure).cloned().collect();
     let proved = tokio::time::timeout(context.options.step_timeout * 2, proof::prove(context, &lanes));
-    proved.await.unwrap_or_else(|_| Err(Refusal::NotNow("no proof in time".to_owned())))?;
+    live.server = proved.await.unwrap_or_else(|_| Err(Refusal::NotNow("no proof in time".to_owned())))?;
     if live.ended.is_cancelled() {
         return Err(Refusal::NotNow("a connection ended during the proof".to_owned()));
     }

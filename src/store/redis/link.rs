@@ -16,7 +16,7 @@ use super::keeper::{self, Live, State};
 use super::options::RedisDurability;
 use super::proof::{self, Refusal};
 use super::scripts::Step;
-use super::{Context, wire};
+use super::{Context, wire, witnesses};
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::Timestamp;
 
@@ -172,6 +172,13 @@ impl Link {
         let lane = live.sure.clone().or_else(|| live.lane()).ok_or_else(wire::odd)?;
         let held = proof::hold_against(&self.context, &lane, partition, known);
         proved(tokio::time::timeout_at(deadline, held).await)
+    }
+
+    /// Says that this broker will not be there to be asked.
+    pub(super) async fn leave(&self) -> StepResult<()> {
+        let deadline = self.deadline();
+        let lane = self.live(deadline).await?.lane().ok_or_else(wire::odd)?;
+        proved(tokio::time::timeout_at(deadline, witnesses::leave(&self.context, &lane)).await)
     }
 
     /// Begins a new generation in every partition.

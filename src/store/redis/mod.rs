@@ -20,6 +20,7 @@
 //! | `{feed}r` | hash | who follows: stream to version 1, until 8, bound 8, length of the follower's name 2, follower, audience |
 //! | `{feed}u` | sorted set | those streams by the end of their registration |
 //! | `{keyring}` | hash | `version`, `document` |
+//! | `{run}b` | hash | brokers on record: a random id to version 1, when it was last seen 8, and the server (as in `{run}`) whose content covers all that it remembers |
 //! | `{run}` | string | the run id of the server for which the content has been proved, a space, and its replication id |
 //!
 //! Two channels: `nudge`, on which a script that has written to a history says so, and `brokers`, on which brokers announce. Nothing rests on either.
@@ -47,6 +48,7 @@ mod proof;
 mod scripts;
 mod tasks;
 mod wire;
+mod witnesses;
 
 use std::sync::Arc;
 
@@ -68,12 +70,14 @@ use link::Link;
 use names::Names;
 use scripts::Step;
 use wire::{Pack, Reader};
+use witnesses::Witnesses;
 
 /// What all parts of the store know.
 struct Context {
     options: RedisOptions,
     names: Names,
     history: Arc<History>,
+    witnesses: Witnesses,
     clock: Arc<dyn Clock>,
 }
 
@@ -95,7 +99,7 @@ impl RedisStore {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Refusal> {
         let names = Names::new(&options.prefix);
-        let context = Arc::new(Context { options, names, history, clock });
+        let context = Arc::new(Context { options, names, history, witnesses: Witnesses::default(), clock });
         let link = Link::open(Arc::clone(&context)).await?;
         let news = Arc::<News>::default();
         let listener = tokio::spawn(listener::listen(Arc::clone(&context), Arc::clone(&news)));
@@ -110,7 +114,14 @@ impl RedisStore {
         clock: Arc<dyn Clock>,
     ) -> Result<Option<StoredKeyring>, Refusal> {
         let names = Names::new(&options.prefix);
-        keeper::examine(&Context { options, names, history: Arc::default(), clock }).await
+        keeper::examine(&Context {
+            options,
+            names,
+            history: Arc::default(),
+            witnesses: Witnesses::default(),
+            clock,
+        })
+        .await
     }
 
     /// What begins the arguments of each step: see guard.lua.
@@ -199,6 +210,12 @@ impl Maintenance for RedisStore {
 
     async fn declare_restored(&self, _now: Timestamp) -> StepResult<()> {
         self.link.grow_all().await
+    }
+
+    async fn leave(&self) {
+        if let Err(error) = self.link.leave().await {
+            tracing::debug!(%error, "the store was left without a word");
+        }
     }
 }
 

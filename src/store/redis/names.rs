@@ -76,6 +76,11 @@ impl Names {
         format!("{}{{run}}", self.prefix)
     }
 
+    /// Brokers on record.
+    pub(super) fn witnesses(&self) -> String {
+        format!("{}{{run}}b", self.prefix)
+    }
+
     /// Written before each `WAIT`, so that there is something of this connection to wait for.
     pub(super) fn mark(&self) -> String {
         format!("{}{{run}}mark", self.prefix)

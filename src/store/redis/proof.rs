@@ -8,10 +8,11 @@ use taskpass_verifier::ids::{Generation, Partition};
 use super::options::RedisDurability;
 use super::scripts::Step;
 use super::wire::{Pack, Reader, bounded};
+use super::witnesses::{self, Testimony};
 use super::{Context, keyring, link};
 use crate::ids::new_generation;
 use crate::keys::store::StoredKeyring;
-use crate::revoke::history::{Observed, Proof, judge};
+use crate::revoke::history::{Durability, Observed, Proof, judge};
 use crate::task::store::{Position, StoreError};
 
 /// Why a server is not used.
@@ -44,7 +45,7 @@ fn lacking(what: &str) -> Refusal {
     Refusal::Setting(format!("the store's ACL lacks something that the broker needs: {what}"))
 }
 
-type Proved<T> = Result<T, Refusal>;
+pub(super) type Proved<T> = Result<T, Refusal>;
 
 async fn ask(lane: &MultiplexedConnection, cmd: &Cmd) -> Proved<Value> {
     let value = lane.clone().send_packed_command(cmd).await.map_err(|e| login_refused(&e))?;
@@ -83,16 +84,20 @@ fn command(words: &[&str]) -> Cmd {
     cmd
 }
 
-/// Proves the server behind all of `lanes`.
-pub(super) async fn prove(context: &Context, lanes: &[MultiplexedConnection]) -> Proved<()> {
+/// Proves the server behind all of `lanes`, and says which it is.
+pub(super) async fn prove(context: &Context, lanes: &[MultiplexedConnection]) -> Proved<String> {
     let (lane, run) = fit(context, lanes).await?;
     // Scripts nudge, and do not mind if they may not; so it is asked for here.
     ask(lane, &command(&["PUBLISH", &context.names.nudges(), ""])).await?;
-    let on_record = text(ask(lane, &command(&["GET", &context.names.run()])).await?);
-    let same_run = on_record == run;
+    let same_run = on_record(context, lane).await? == run;
     let proofs = Partition::all().map(|partition| prove_partition(context, lane, partition, same_run));
-    let positions = try_join_all(proofs).await?;
-    if !same_run {
+    let mut positions = try_join_all(proofs).await?;
+    if same_run {
+        witnesses::renew(context, lane, &run).await?;
+    } else {
+        if let Some(grown) = hear_the_others(context, lane, &run).await? {
+            positions = grown;
+        }
         ask(lane, &call(Step::Put, &context.names.run(), &[run.as_bytes()])).await?;
     }
     if let RedisDurability::Replicas(wanted) = context.options.durability {
@@ -101,7 +106,28 @@ pub(super) async fn prove(context: &Context, lanes: &[MultiplexedConnection]) ->
     for (partition, position) in Partition::all().zip(positions) {
         context.history.acknowledge(partition, position);
     }
-    Ok(())
+    Ok(run)
+}
+
+/// Where another broker may remember more than the store has, and does not say, every partition gets a new generation; durability `fsync` and `replicas` are taken at their word instead.
+async fn hear_the_others(
+    context: &Context,
+    lane: &MultiplexedConnection,
+    run: &str,
+) -> Proved<Option<Vec<Position>>> {
+    let Testimony::Silent(brokers) = witnesses::hear(context, lane, run).await? else { return Ok(None) };
+    if context.options.durability.kind() != Durability::Memory {
+        tracing::warn!(brokers, "the store has changed, and not every broker says that it has lost nothing");
+        return Ok(None);
+    }
+    tracing::warn!(brokers, "nobody can say that the store has lost nothing: new generations begin");
+    let grown = Partition::all().map(|partition| grow_one(context, lane, partition));
+    try_join_all(grown).await.map(Some)
+}
+
+/// The server whose content was proved last, by whichever broker.
+pub(super) async fn on_record(context: &Context, lane: &MultiplexedConnection) -> Proved<String> {
+    ask(lane, &command(&["GET", &context.names.run()])).await.map(text)
 }
 
 /// Whether the server behind all of `lanes` may be used, its content aside: one of them, and what is to be on record of it. Writes nothing, but puts the
@@ -131,7 +157,7 @@ pub(super) async fn examine(
 ) -> Proved<Option<StoredKeyring>> {
     let (lane, _) = fit(context, lanes).await?;
     ask(lane, &command(&["GET", &context.names.run()])).await?;
-    observe(context, lane, Partition::from_low_bits(0)).await?;
+    observe(context, lane, Partition::from_low_bits(0), 0).await?;
     if let RedisDurability::Replicas(wanted) = context.options.durability {
         let replication = text(ask(lane, &command(&["INFO", "replication"])).await?);
         let have = field(&replication, "connected_slaves").and_then(|have| have.parse().ok()).unwrap_or(0);
@@ -240,6 +266,16 @@ fn call(step: Step, key: &str, args: &[&[u8]]) -> Cmd {
         cmd.arg(*arg);
     });
     cmd
+}
+
+/// Runs a script that answers bytes.
+pub(super) async fn run(
+    lane: &MultiplexedConnection,
+    step: Step,
+    key: &str,
+    args: &[&[u8]],
+) -> Proved<Vec<u8>> {
+    bytes(ask(lane, &call(step, key, args)).await?)
 }
 
 async fn observe(
@@ -371,21 +407,23 @@ pub(super) async fn hold_against(
 
 /// Begins a new generation in every partition, whatever is there.
 pub(super) async fn grow_all(context: &Context, lane: &MultiplexedConnection) -> Proved<()> {
-    let grown = Partition::all().map(|partition| async move {
-        let observed = observe(context, lane, partition, 0).await?;
-        let beyond = context.history.high_water(partition);
-        grow(context, lane, partition, observed.map(|o| o.present), beyond)
-            .await
-            .map(|position| (partition, position))
-    });
-    let grown = try_join_all(grown).await?;
+    let grown = try_join_all(Partition::all().map(|partition| grow_one(context, lane, partition))).await?;
     if let RedisDurability::Replicas(wanted) = context.options.durability {
         replicated(context, lane, wanted).await?;
     }
-    for (partition, position) in grown {
-        if let Some(position) = position {
-            context.history.acknowledge(partition, position);
-        }
+    for (partition, position) in Partition::all().zip(grown) {
+        context.history.acknowledge(partition, position);
     }
     Ok(())
+}
+
+/// Begins a new generation in one partition, whatever is there; or finds the one that another broker began meanwhile.
+async fn grow_one(context: &Context, lane: &MultiplexedConnection, partition: Partition) -> Proved<Position> {
+    let observed = observe(context, lane, partition, 0).await?;
+    let beyond = context.history.high_water(partition);
+    if let Some(position) = grow(context, lane, partition, observed.map(|o| o.present), beyond).await? {
+        return Ok(position);
+    }
+    let found = observe(context, lane, partition, 0).await?;
+    found.map(|found| found.present).ok_or_else(|| Refusal::NotNow("a partition is gone".to_owned()))
 }

@@ -27,6 +27,7 @@ pub(super) enum Step {
     Entries,
     Clock,
     Register,
+    Witness,
 }
 
 /// A script is refused as a whole by a server that may not write (a replica, or one that has lost too many of its own), also where it only reads: what it
@@ -38,7 +39,7 @@ macro_rules! join {
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 22] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Begin,
         Self::Replay,
         Self::Read,
@@ -61,6 +62,7 @@ impl Step {
         Self::Entries,
         Self::Clock,
         Self::Register,
+        Self::Witness,
     ];
 
     /// The text that the server runs.
@@ -88,6 +90,7 @@ impl Step {
             Self::Entries => join!(must "guard" "entries"),
             Self::Clock => join!(must "clock"),
             Self::Register => join!(must "register"),
+            Self::Witness => join!(must "witness"),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Servers that die, stop, come back empty, or come back older.
 
 use super::*;
+use crate::revoke::feed::FeedStore as _;
 use crate::task::state::Status;
+use taskpass_verifier::ids::Generation;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_go_on_undisturbed_after_a_synced_server_is_killed() {
@@ -98,6 +100,94 @@ async fn nothing_comes_back_with_an_older_copy_under_a_living_broker() {
     assert_eq!(end.reason, EndReason::GenerationChanged);
     assert!(!store.is_active(beside).await, "its partition has lost something");
     assert!(store.is_active(far).await, "its partition has not");
+}
+
+/// One broker ends a task of which another knows nothing; then the server comes back without that end.
+async fn ended_by_another(leave: impl AsyncFnOnce(RedisStore)) -> CheckOutcome {
+    let mut server = RedisServer::plain();
+    let options = RedisOptions::new(server.url());
+    let [one, other] = [fresh(&options).await, fresh(&options).await];
+    let credential = one.minted(one.begun(1).await).await;
+    assert!(other.is_active(credential).await);
+    let copy = server.copy();
+    one.completed(credential.task).await;
+    leave(one).await;
+    server.restore(&copy);
+    other.check_soon(credential).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_gone_may_have_known_of_more_so_nothing_is_trusted() {
+    let CheckOutcome::TaskEnded(end) = ended_by_another(async |one| drop(one)).await else {
+        panic!("a task lives again that a broker has ended which cannot be asked any more")
+    };
+    assert_eq!(end.reason, EndReason::GenerationChanged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_there_says_what_it_knows_before_another_trusts_the_server() {
+    let mut alive = None;
+    let outcome = ended_by_another(async |one| alive = Some(one)).await;
+    assert!(matches!(outcome, CheckOutcome::TaskEnded(_)), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_broker_knew_that_has_left_in_order_the_others_know() {
+    let outcome = ended_by_another(async |one| {
+        one.leave().await;
+        drop(one);
+        // Until the other has looked.
+        tokio::time::sleep(witnesses::RENEWAL * 3).await;
+    })
+    .await;
+    assert!(matches!(outcome, CheckOutcome::TaskEnded(_)), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_lost_nothing_disturbs_no_task_of_several_brokers() {
+    let mut server = RedisServer::synced();
+    // It is not promised that nothing is lost: only the brokers together can say so.
+    let options = RedisOptions::new(server.url());
+    let brokers = [fresh(&options).await, fresh(&options).await, fresh(&options).await];
+    let credential = brokers[0].minted(brokers[0].begun(1).await).await;
+    let before = brokers[1].completed(brokers[1].begun(1).await).await;
+    for _ in 0..3 {
+        server.restart();
+        for broker in &brokers {
+            assert!(matches!(broker.check_soon(credential).await, CheckOutcome::Active { .. }));
+        }
+    }
+    let after = brokers[2].completed(credential.task).await;
+    assert_eq!((after.generation, after.seq), (before.generation, before.seq + 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_has_known_is_held_against_the_history() {
+    let server = RedisServer::plain();
+    let options = RedisOptions::new(server.url());
+    let store = fresh(&options).await;
+    let credential = store.minted(store.begun(1).await).await;
+    let first = store.completed(store.begun(1).await).await;
+    let present = store.completed(store.begun(1).await).await;
+    let here = credential.task.partition();
+    for covered in [first, present, Position { generation: Generation::from_parts(1, [0; 6]), ..present }] {
+        assert_eq!(store.hold_against(here, covered, now()).await, Ok(false), "{covered:?}");
+    }
+    assert!(store.is_active(credential).await);
+    let mut credential = credential;
+    for beyond in [
+        Position { seq: 7, ..present },
+        Position { chain: [7; 20], ..present },
+        Position { chain: [7; 20], ..first },
+    ] {
+        let before = store.completed(store.begun(1).await).await;
+        let beyond = Position { generation: before.generation, seq: beyond.seq, ..beyond };
+        assert_eq!(store.hold_against(here, beyond, now()).await, Ok(true), "{beyond:?}");
+        assert!(!store.is_active(credential).await);
+        credential = store.minted(store.begun(1).await).await;
+        let after = store.completed(store.begun(1).await).await;
+        assert!(after.generation > before.generation && after.seq > before.seq.max(beyond.seq));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
