@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
-use taskpass_verifier::ids::{Partition, TaskId};
+use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -150,6 +150,11 @@ impl Hub {
         // Not from what was seen before it was registered.
         self.look().await;
         Ok(following.registered())
+    }
+
+    /// Whether this broker has told its followers of an end that the store, if it says otherwise, has forgotten or was made to forget. Knows of nothing while nobody follows.
+    pub fn speaks_against(&self, credential: &CredentialId, ancestors: &[TaskId]) -> bool {
+        self.mirror.speaks_against(credential, ancestors)
     }
 
     /// How far each partition has been read.

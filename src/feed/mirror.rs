@@ -1,9 +1,9 @@
 //! The unexpired part of each partition's history, as this broker has read it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use taskpass_verifier::ids::{Generation, PARTITIONS, Partition};
+use taskpass_verifier::ids::{CredentialId, Generation, PARTITIONS, Partition, TaskId};
 
 use crate::revoke::feed::{FeedEntry, Happened};
 use crate::task::store::Position;
@@ -44,6 +44,37 @@ pub struct Item {
 struct Part {
     position: Option<Position>,
     items: VecDeque<Item>,
+    /// Of what the items tell.
+    tasks: HashSet<TaskId>,
+    credentials: HashSet<CredentialId>,
+}
+
+impl Part {
+    fn clear(&mut self) {
+        *self = Self { position: self.position, ..Self::default() };
+    }
+
+    fn add(&mut self, item: Item) {
+        match item.entry.what {
+            // Whatever was before it is refused by the generation alone.
+            Happened::Generation => self.clear(),
+            Happened::TaskEnded(task) => drop(self.tasks.insert(task)),
+            Happened::CredentialRevoked(credential) => drop(self.credentials.insert(credential)),
+            Happened::Fence(_) => {}
+        }
+        self.items.push_back(item);
+    }
+
+    fn trim(&mut self, now: Timestamp) {
+        let before = self.items.len();
+        self.items.retain(|item| item.forget_at > now);
+        if self.items.len() == before {
+            return;
+        }
+        let kept = std::mem::take(&mut self.items);
+        self.clear();
+        kept.into_iter().for_each(|item| self.add(item));
+    }
 }
 
 /// How far somebody has come in a partition. A later generation is further, whatever its sequence: it refuses all that is older.
@@ -95,16 +126,10 @@ impl Mirror {
     pub(super) fn take(&self, partition: Partition, position: Position, items: Vec<Item>) {
         self.with_mut(partition, |part| {
             if part.position.is_some_and(|known| !follows(&known, &position)) {
-                part.items.clear();
+                part.clear();
             }
             part.position = Some(position);
-            for item in items {
-                // Whatever was before it is refused by the generation alone.
-                if item.entry.what == Happened::Generation {
-                    part.items.clear();
-                }
-                part.items.push_back(item);
-            }
+            items.into_iter().for_each(|item| part.add(item));
         });
     }
 
@@ -116,11 +141,17 @@ impl Mirror {
     /// Lets go of entries whose time is over.
     pub(super) fn trim(&self, now: Timestamp) {
         for partition in Partition::all() {
-            self.with_mut(partition, |part| {
-                part.items.retain(|item| item.forget_at > now);
-                part.items.shrink_to(part.items.len().saturating_mul(2));
-            });
+            self.with_mut(partition, |part| part.trim(now));
         }
+    }
+
+    /// Whether it has told of the end of a task, or of one of its ancestors, or of the credential itself.
+    pub(super) fn speaks_against(&self, credential: &CredentialId, ancestors: &[TaskId]) -> bool {
+        self.with(credential.task.partition(), |part| {
+            part.tasks.contains(&credential.task)
+                || ancestors.iter().any(|task| part.tasks.contains(task))
+                || part.credentials.contains(credential)
+        })
     }
 
     /// The last place of this history at which the partition's followers were told what has happened: the entry itself, or a new generation, which says as much. `None` if nobody has to

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
-use crate::ids::{CredentialId, Generation};
+use crate::ids::{CredentialId, Generation, TaskId};
 use crate::task::Status;
 use crate::task::lifetime::TooShort;
-use crate::task::store::{RecordCredential, RecordOutcome};
+use crate::task::store::{CheckOutcome, RecordCredential, RecordOutcome};
 use crate::time::Timestamp;
 
 use super::Broker;
@@ -37,6 +37,12 @@ impl Broker {
             let credential = plan(known).map_err(|short| self.too_short(known, short, now))?;
             reach(Place::CredentialDecided);
             match self.store.record(credential, now).await.map_err(store_error)? {
+                RecordOutcome::Recorded { id: credential, .. }
+                    if self.is_contradicted(credential, &known.facts.lineage, now).await =>
+                {
+                    self.known.remove(&id);
+                    return Err(Error::new(Reason::TaskEnded, "The task has ended. Begin another."));
+                }
                 RecordOutcome::Recorded { id, generation, began_seq } => {
                     return Ok(Recorded { id, generation, began_seq, expires_at: credential.expires_at });
                 }
@@ -68,6 +74,24 @@ impl Broker {
             }
         }
         Err(Error::store("the task changes faster than a credential can be recorded"))
+    }
+
+    /// Whether the feed has told of the end of a credential that the store calls good. What was told stays. Where the store still says so, somebody has put its record back.
+    pub(super) async fn is_contradicted(
+        &self,
+        credential: CredentialId,
+        ancestors: &[TaskId],
+        now: Timestamp,
+    ) -> bool {
+        if !self.feed.speaks_against(&credential, ancestors) {
+            return false;
+        }
+        // It may have ended just now.
+        if let Ok(CheckOutcome::Active { .. }) = self.store.check(credential, now).await {
+            metrics::counter!("taskpass_forged_records_total").increment(1);
+            tracing::error!(%credential, "the store calls a credential good whose end this broker has told");
+        }
+        true
     }
 
     fn too_short(&self, known: &Known, short: TooShort, now: Timestamp) -> Error {

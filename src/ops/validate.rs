@@ -108,6 +108,9 @@ impl Broker {
             }
             other => return Ok(Err(Inactive(describe(&other)))),
         };
+        if self.is_contradicted(claims.jti, claims.taskpass.lineage.ancestors(), now).await {
+            return Ok(Err(Inactive("the feed has told of its end".to_owned())));
+        }
         let known = self.known_task(claims.jti.task, now).await?;
         let granted = known.as_ref().and_then(|known| known.facts.grants.get(usize::from(record.grant)));
         if granted.is_none_or(|grant| grant.audience != audience.uri().as_str()) {
@@ -171,6 +174,9 @@ impl Broker {
         let Some(known) = self.known_task(id.task, now).await? else {
             return Ok(Err(Inactive("unknown task".to_owned())));
         };
+        if self.is_contradicted(id, &known.facts.lineage, now).await {
+            return Ok(Err(Inactive("the feed has told of its end".to_owned())));
+        }
         let Some((_, grant)) = known.facts.grant(audience.uri().as_str()) else {
             return Ok(Err(Inactive("no grant for this audience".to_owned())));
         };

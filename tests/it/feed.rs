@@ -12,7 +12,7 @@ use taskpass_verifier::{At, EnforcementProfile, Presented, Refusal, RevocationVi
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
 use crate::support::proxy::{Proxy, Wire};
-use crate::support::story::{mint, seconds};
+use crate::support::story::{mint, refused, seconds};
 use crate::support::world::{DOCS, ISSUER, TENANT, World};
 use crate::support::{PATIENCE, Store, eventually};
 
@@ -244,6 +244,34 @@ async fn nobody_is_followed_but_the_broker_that_was_named() {
         assert_eq!(server.follower.status().streams, 0);
         assert_eq!(server.follower.closed(), Some(Refusal::NeverSynchronised));
     }
+}
+
+/// What Redis holds of tasks.
+fn task_records(redis: &mut redis::Connection) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*}t:*").query(redis).unwrap();
+    let value = |key: Vec<u8>| (redis::cmd("GET").arg(&key).query(redis).unwrap(), key);
+    keys.into_iter().map(value).map(|(value, key)| (key, value)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a35_a_task_that_somebody_sets_back_to_live_stays_dead_where_its_end_was_told() {
+    let broker = Broker::start(Store::Redis).await;
+    let agent = broker.agent();
+    let (task, token) = minted(&agent).await;
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    let mut redis = broker.redis.as_ref().unwrap().client();
+    let live = task_records(&mut redis);
+    assert_eq!(complete(&agent, &task).await.applied, 1);
+    assert_ne!(task_records(&mut redis), live);
+    for (key, value) in &live {
+        redis::cmd("SET").arg(key).arg(value).arg("KEEPTTL").exec(&mut redis).unwrap();
+    }
+    // The store says that it lives.
+    assert!(agent.get(&task.id).await.unwrap().end.is_none());
+    assert!(!broker.verifier().accepts(&token).await);
+    refused(agent.mint(mint(&task, DOCS)).await, tonic::Code::FailedPrecondition, "TASK_ENDED");
+    assert_eq!(server.judge(&token), Err(Refusal::TaskEnded));
+    assert!(broker.page("/metrics").await.1.contains("taskpass_forged_records_total"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
