@@ -11,8 +11,9 @@ use taskpass_verifier::{At, EnforcementProfile, Presented, Refusal, RevocationVi
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
+use crate::support::load::insist;
 use crate::support::proxy::{Proxy, Wire};
-use crate::support::story::{mint, refused, seconds};
+use crate::support::story::{begin, docs, mint, refused, seconds};
 use crate::support::world::{DOCS, ISSUER, TENANT, World};
 use crate::support::{PATIENCE, Store, eventually};
 
@@ -244,6 +245,27 @@ async fn nobody_is_followed_but_the_broker_that_was_named() {
         assert_eq!(server.follower.status().streams, 0);
         assert_eq!(server.follower.closed(), Some(Refusal::NeverSynchronised));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receipt_counts_a_follower_whose_registration_was_lost_with_the_store() {
+    let broker = Broker::start(Store::Redis).await;
+    let other = broker.beside().await;
+    let agent = Client::new(other, &broker.world.broker_ca, &broker.world.svid("agent/a1"));
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    broker.redis.as_ref().unwrap().flush();
+    // Of the new generation; the follower accepts it as soon as it has heard of that.
+    let (task, token) = insist(async || {
+        let task = agent.begin(begin(&[docs()])).await?;
+        let token = agent.mint(mint(&task, DOCS)).await?.token;
+        Ok((task, token))
+    })
+    .await
+    .unwrap();
+    server.accepts_again(&token).await;
+    let spread = complete(&agent, &task).await;
+    assert_eq!((spread.applied, spread.pending), (1, 0), "{spread:?}");
+    assert_eq!(server.judge(&token), Err(Refusal::TaskEnded));
 }
 
 /// What Redis holds of tasks.
