@@ -230,7 +230,11 @@ fn entry(item: &Item, generation: &[u8]) -> proto::FeedEntry {
         Happened::Fence(target) => {
             let digest = ring::digest::digest(&ring::digest::SHA256, target.key().as_bytes());
             let target_sha256 = digest.as_ref().to_vec().into();
-            feed_entry::What::Fence(proto::FeedFence { target_sha256, cut: item.entry.seq })
+            feed_entry::What::Fence(proto::FeedFence {
+                target_sha256,
+                cut: item.entry.seq,
+                raised_at: item.entry.at.as_millis(),
+            })
         }
         Happened::Generation => feed_entry::What::Generation(generation.to_vec().into()),
     };

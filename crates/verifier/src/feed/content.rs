@@ -138,7 +138,7 @@ fn entry(partition: Partition, said: &proto::FeedEntry) -> Parsed<Entry> {
         }
         feed_entry::What::Fence(fence) => {
             let target = FenceTarget::from_bytes(exact(&fence.target_sha256)?);
-            Ok(Entry::Fence { target, cut: fence.cut, forget_at })
+            Ok(Entry::Fence { target, cut: fence.cut, raised_at: fence.raised_at, forget_at })
         }
         feed_entry::What::Generation(new) => Ok(Entry::Generation { new: generation(new)? }),
     }

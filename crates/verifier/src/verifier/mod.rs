@@ -186,9 +186,9 @@ impl Verifier {
     /// Judges a task certificate of which the caller's TLS layer has verified the chain up to the broker's task CA and the possession of the key: names,
     /// validity, and what the view knows of its task and serial number.
     ///
-    /// A certificate names neither its task's ancestors nor where in the history the task began. So the end of an ancestor does not show here, any fence that
-    /// stands on the agent or its trust domain refuses, and the generation is judged by the time in the task's id. What the task may do at this audience it
-    /// does not say either: ask for a token.
+    /// A certificate names neither its task's ancestors nor where in the history the task began. So the end of an ancestor does not show here, and fences on the agent or its
+    /// trust domain as well as the generation are judged by the time in the task's id: until 10 s after a fence, new tasks' certificates are refused, too. What the task may do at
+    /// this audience it does not say either: ask for a token.
     pub fn judge_certificate(
         &self,
         certificate: &TaskCertificate<'_>,

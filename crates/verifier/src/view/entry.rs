@@ -90,6 +90,8 @@ pub enum Entry {
         target: FenceTarget,
         /// Those that began at a lower sequence of this partition.
         cut: u64,
+        /// When it was raised, by the partition's time, in milliseconds since the epoch: for credentials that do not say at which sequence their task began.
+        raised_at: u64,
         /// When it may be forgotten.
         forget_at: UnixSeconds,
     },

@@ -58,7 +58,7 @@ pub struct Facts<'a> {
     pub fences: Fences,
     /// In which the task began; none where the credential does not say.
     pub generation: Option<Generation>,
-    /// The sequence at which the task began; none where the credential does not say, and then any fence that stands refuses.
+    /// The sequence at which the task began; none where the credential does not say, and then a fence refuses what by its id is not younger than it by 10 s.
     pub began_seq: Option<u64>,
     /// When the credential expires.
     pub expires: UnixSeconds,
@@ -199,7 +199,8 @@ impl RevocationView {
             return Err(Refusal::CredentialRevoked);
         }
         let Fences { workload, trust_domain } = &facts.fences;
-        if [workload, trust_domain].into_iter().any(|target| known.has_fenced(target, facts.began_seq)) {
+        if [workload, trust_domain].into_iter().any(|target| known.has_fenced(target, &task, facts.began_seq))
+        {
             return Err(Refusal::Fenced);
         }
         // Read after the look: what is not found any more was forgotten before.

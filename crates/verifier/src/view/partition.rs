@@ -11,10 +11,14 @@ use crate::moment::Moment;
 use crate::refusal::Refusal;
 use crate::time::UnixSeconds;
 
+/// How far the clocks of brokers may be apart, in milliseconds: no store takes a step of one that is further from its own than half of this.
+const CLOCKS_APART: u64 = 10_000;
+
 /// Where a fence stands, and for how long it is remembered.
 #[derive(Clone, Copy)]
 struct Fence {
     cut: u64,
+    raised_at: u64,
     forget_at: UnixSeconds,
 }
 
@@ -107,9 +111,10 @@ impl Known {
             let forget_at = match *entry {
                 Entry::TaskEnded { task, forget_at } => keep(&mut self.tasks, task, forget_at),
                 Entry::CredentialRevoked { id, forget_at } => keep(&mut self.credentials, id, forget_at),
-                Entry::Fence { target, cut, forget_at } => {
-                    let fence = self.fences.entry(target).or_insert(Fence { cut, forget_at });
+                Entry::Fence { target, cut, raised_at, forget_at } => {
+                    let fence = self.fences.entry(target).or_insert(Fence { cut, raised_at, forget_at });
                     fence.cut = fence.cut.max(cut);
+                    fence.raised_at = fence.raised_at.max(raised_at);
                     fence.forget_at = fence.forget_at.max(forget_at);
                     forget_at
                 }
@@ -160,13 +165,17 @@ impl Known {
         !self.credentials.is_empty() && self.credentials.contains_key(credential)
     }
 
-    /// Whether a fence stands on the target that cuts off what began at this sequence; without a sequence, whether any stands.
-    pub(super) fn has_fenced(&self, target: &FenceTarget, began_seq: Option<u64>) -> bool {
-        !self.fences.is_empty()
-            && self
-                .fences
-                .get(target)
-                .is_some_and(|fence| began_seq.is_none_or(|began_seq| began_seq < fence.cut))
+    /// Whether a fence stands on the target that cuts off a task that began at this sequence; without a sequence, one whose id was made before the fence was raised, or so shortly after that
+    /// clocks that run apart may hide it.
+    pub(super) fn has_fenced(&self, target: &FenceTarget, task: &TaskId, began_seq: Option<u64>) -> bool {
+        if self.fences.is_empty() {
+            return false;
+        }
+        let Some(fence) = self.fences.get(target) else { return false };
+        match began_seq {
+            Some(began_seq) => began_seq < fence.cut,
+            None => task.unix_millis() <= fence.raised_at.saturating_add(CLOCKS_APART),
+        }
     }
 
     pub(super) fn forget(&mut self, now: UnixSeconds) {

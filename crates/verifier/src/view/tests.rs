@@ -97,7 +97,8 @@ fn a_revoked_credential_leaves_its_task_alone() {
 fn a_fence_ends_what_began_before_its_cut_and_nothing_later() {
     for text in ["w:spiffe://acme.test/agent", "t:acme.test"] {
         let view = view();
-        let fence = Entry::Fence { target: FenceTarget::of(text), cut: 11, forget_at: FOREVER };
+        let fence =
+            Entry::Fence { target: FenceTarget::of(text), cut: 11, raised_at: u64::MAX, forget_at: FOREVER };
         view.apply(&delta(at(1, 10), at(1, 11), &[(11, fence)])).unwrap();
         let began = |seq| view.refusal(&Facts { began_seq: seq, ..facts(1) }, second(101));
         assert_eq!(began(Some(10)), Err(Refusal::Fenced));
@@ -106,7 +107,7 @@ fn a_fence_ends_what_began_before_its_cut_and_nothing_later() {
     }
     let view = view();
     let target = FenceTarget::workload("spiffe://acme.test/other");
-    let fence = Entry::Fence { target, cut: 11, forget_at: FOREVER };
+    let fence = Entry::Fence { target, cut: 11, raised_at: u64::MAX, forget_at: FOREVER };
     view.apply(&delta(at(1, 10), at(1, 11), &[(11, fence)])).unwrap();
     assert_eq!(judge(&view, 1), Ok(()));
 }
@@ -114,8 +115,12 @@ fn a_fence_ends_what_began_before_its_cut_and_nothing_later() {
 #[test]
 fn a_cut_never_moves_back() {
     let view = view();
-    let fence =
-        |cut| Entry::Fence { target: FenceTarget::trust_domain("acme.test"), cut, forget_at: FOREVER };
+    let fence = |cut| Entry::Fence {
+        target: FenceTarget::trust_domain("acme.test"),
+        cut,
+        raised_at: u64::MAX,
+        forget_at: FOREVER,
+    };
     view.apply(&delta(at(1, 10), at(1, 11), &[(11, fence(11))])).unwrap();
     view.replace(&snapshot(at(1, 12), &[fence(3)])).unwrap();
     assert_eq!(judge(&view, 1), Err(Refusal::Fenced));
@@ -289,6 +294,7 @@ fn a_fence_is_remembered_as_long_as_the_longest_that_was_said() {
     let until = |seconds| Entry::Fence {
         target: FenceTarget::trust_domain("acme.test"),
         cut: 11,
+        raised_at: 0,
         forget_at: UnixSeconds(seconds),
     };
     view.apply(&delta(at(1, 10), at(1, 12), &[(11, until(3_000)), (12, until(2_000))])).unwrap();
@@ -308,8 +314,12 @@ fn a_certificate_is_as_old_as_its_task() {
 
 #[test]
 fn fences_of_a_generation_that_was_left_behind_cut_nothing() {
-    let fence =
-        Entry::Fence { target: FenceTarget::trust_domain("acme.test"), cut: 1_000, forget_at: FOREVER };
+    let fence = Entry::Fence {
+        target: FenceTarget::trust_domain("acme.test"),
+        cut: 1_000,
+        raised_at: u64::MAX,
+        forget_at: FOREVER,
+    };
     let young = Facts { generation: Some(generation(2)), began_seq: Some(2), ..facts(1) };
     for by_snapshot in [true, false] {
         let view = view();

@@ -38,7 +38,7 @@ fn a_fence_ends_what_began_before_it() {
     let target = taskpass_verifier::view::FenceTarget::workload("spiffe://a.test/x");
     let fence = |cut| {
         let target_sha256 = target.as_bytes().to_vec().into();
-        entry(proto::feed_entry::What::Fence(proto::FeedFence { target_sha256, cut }))
+        entry(proto::feed_entry::What::Fence(proto::FeedFence { target_sha256, cut, raised_at: 0 }))
     };
     world.say(delta(3, 10, 11, vec![fence(5)])).unwrap();
     assert_eq!(refusal(&world, 1, 1), Ok(()));

@@ -103,6 +103,7 @@ struct Happened {
     fence: Option<String>,
     generation: Option<Generation>,
     cut: Option<u64>,
+    raised_at: Option<u64>,
     forget_at: Option<u64>,
 }
 
@@ -120,7 +121,8 @@ impl Happened {
             (Some(task), None, None, None) => Entry::TaskEnded { task, forget_at },
             (None, Some(id), None, None) => Entry::CredentialRevoked { id, forget_at },
             (None, None, Some(target), None) => {
-                Entry::Fence { target: FenceTarget::of(target), cut: self.cut.unwrap(), forget_at }
+                let raised_at = self.raised_at.unwrap_or(u64::MAX);
+                Entry::Fence { target: FenceTarget::of(target), cut: self.cut.unwrap(), raised_at, forget_at }
             }
             (None, None, None, Some(new)) => Entry::Generation { new },
             _ => panic!("an entry is one of four"),

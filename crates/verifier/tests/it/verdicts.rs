@@ -95,7 +95,12 @@ fn a_remembered_token_is_refused_once_its_task_has_ended() {
 #[test]
 fn a_remembered_token_is_refused_once_it_was_revoked_fenced_or_outlived_its_generation() {
     let revoked = Entry::CredentialRevoked { id: claims().jti, forget_at: FOREVER };
-    let fence = |text| Entry::Fence { target: FenceTarget::of(text), cut: 51, forget_at: FOREVER };
+    let fence = |text| Entry::Fence {
+        target: FenceTarget::of(text),
+        cut: 51,
+        raised_at: u64::MAX,
+        forget_at: FOREVER,
+    };
     for (entry, refusal) in [
         (revoked, Refusal::CredentialRevoked),
         (fence("t:acme.example"), Refusal::Fenced),
@@ -290,7 +295,12 @@ fn a55_a_task_certificate_is_refused_once_its_task_has_ended() {
 fn a_task_certificate_is_refused_once_it_was_revoked_or_its_agent_fenced_or_the_view_is_stale() {
     let (serial, name) = (claims().jti.to_bytes(), spiffe_id());
     let revoked = Entry::CredentialRevoked { id: claims().jti, forget_at: FOREVER };
-    let fence = Entry::Fence { target: FenceTarget::workload(AGENT), cut: 51, forget_at: FOREVER };
+    let fence = Entry::Fence {
+        target: FenceTarget::workload(AGENT),
+        cut: 51,
+        raised_at: u64::MAX,
+        forget_at: FOREVER,
+    };
     for (entry, refusal) in [(revoked, Refusal::CredentialRevoked), (fence, Refusal::Fenced)] {
         let world = World::new();
         world.happens(entry);
@@ -300,6 +310,19 @@ fn a_task_certificate_is_refused_once_it_was_revoked_or_its_agent_fenced_or_the_
     let stale =
         World::new().verifier.judge_certificate(&certificate(&serial, &name), At::moment(second(116)));
     assert_eq!(stale, Err(Refusal::Stale));
+}
+
+#[test]
+fn a_task_certificate_is_good_again_for_a_task_that_is_surely_younger_than_the_fence() {
+    let (serial, name) = (claims().jti.to_bytes(), spiffe_id());
+    let began = claims().jti.task.unix_millis();
+    for (raised_at, judged) in [(began - 10_000, Err(Refusal::Fenced)), (began - 10_001, Ok(()))] {
+        let world = World::new();
+        let target = FenceTarget::workload(AGENT);
+        world.happens(Entry::Fence { target, cut: 51, raised_at, forget_at: FOREVER });
+        let at = At::moment(second(101));
+        assert_eq!(world.verifier.judge_certificate(&certificate(&serial, &name), at).map(drop), judged);
+    }
 }
 
 #[test]
