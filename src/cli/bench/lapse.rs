@@ -85,7 +85,7 @@ async fn one(setup: &Setup, kind: StoreKind) -> Result<(Histogram<u64>, Lapse), 
     let tokens = last_tokens(&crowd, &tasks).await?;
     tokio::time::sleep_until(end.into()).await;
     let refused = tokio::spawn(nothing_passes(crowd, tasks, tokens, verifiers));
-    let lapse = until_lapsed(&broker, &world, &steady).await?;
+    let lapse = until_lapsed(&broker, &steady).await?;
     refused.await.map_err(|why| Failure::at("trying what has lapsed", why))??;
     Ok((quiet, lapse))
 }
@@ -100,13 +100,13 @@ async fn mints(agents: &Agents, length: Duration) -> Result<Histogram<u64>, Fail
 }
 
 /// Mints on until the broker has written down every end.
-async fn until_lapsed(broker: &Broker, world: &World, steady: &Agents) -> Result<Lapse, Failure> {
+async fn until_lapsed(broker: &Broker, steady: &Agents) -> Result<Lapse, Failure> {
     let began = Instant::now();
     let mut took = histogram()?;
     loop {
         let piece = mints(steady, PIECE).await?;
         took.add(piece).map_err(|why| Failure::at("the histogram", why))?;
-        let lapsed = broker.counter(world, "taskpass_tasks_lapsed_total")?;
+        let lapsed = broker.counter("taskpass_tasks_lapsed_total")?;
         let lasted = began.elapsed();
         if lapsed >= (TASKS - TRIAL) as f64 {
             note(format_args!("  all have lapsed after {lasted:.0?}"));

@@ -3,21 +3,27 @@
 
 mod calls;
 mod complete;
+mod ends;
+mod followers;
+mod idle;
 mod lapse;
 mod load;
 mod million;
 mod process;
 mod ratios;
 mod report;
+mod revoke;
 mod seed;
 mod start;
 mod verdicts;
+mod view;
 mod world;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::failure::{Exit, Failure, Outcome};
 use super::host::{self, bad_config};
@@ -30,8 +36,12 @@ use world::StoreKind;
 
 /// Measure how fast and how large broker and verifier are: calls against an empty RPC through the same listener
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Bench {
-    /// Also what takes minutes: 1,000,000 credentials, 100,000 tasks
+    #[command(subcommand)]
+    alone: Option<Alone>,
+
+    /// Also what takes minutes: 1,000,000 credentials, 100,000 tasks, 1,000 followers
     #[arg(long)]
     full: bool,
 
@@ -44,8 +54,14 @@ pub(super) struct Bench {
     only: Vec<Figure>,
 
     /// Where the stores lie while they are measured; a directory in it is made and removed [default: the system's for temporary files]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     dir: Option<PathBuf>,
+}
+
+/// One thing, and more of it than a figure.
+#[derive(Debug, Subcommand)]
+enum Alone {
+    Revoke(revoke::Revoke),
 }
 
 /// What is to be done, and where.
@@ -70,20 +86,32 @@ impl Setup {
 impl Bench {
     pub(super) async fn run(self, out: Output) -> Outcome {
         let dir = self.dir.unwrap_or_else(std::env::temp_dir);
+        if let Some(Alone::Revoke(revoke)) = self.alone {
+            return revoke.run(dir, out).await;
+        }
         let length = Duration::from_secs(self.seconds.into());
         let setup = Setup { full: self.full, only: self.only, length, dir };
-        if cfg!(debug_assertions) {
-            note("This is a debug build: the figures say little. Build with --release.");
-        }
-        let report = tokio::select! {
-            report = measure(&setup) => report?,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.map_err(|why| Failure::at("waiting for signals", why))?;
-                return Err(Failure::failed("interrupted"));
-            }
-        };
+        warn_of_debug();
+        let report = interruptible(measure(&setup)).await?;
         out.answer(|| report.to_json(), || report.to_text())?;
         Ok(Exit::Done)
+    }
+}
+
+fn warn_of_debug() {
+    if cfg!(debug_assertions) {
+        note("This is a debug build: the figures say little. Build with --release.");
+    }
+}
+
+/// Until it is done or interrupted; either way what it started ends with it.
+async fn interruptible<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(|why| Failure::at("waiting for signals", why))?;
+            Err(Failure::failed("interrupted"))
+        }
     }
 }
 
@@ -92,8 +120,11 @@ async fn measure(setup: &Setup) -> Result<Report, Failure> {
     for kind in StoreKind::BOTH {
         ratios::measure(setup, kind, &mut report).await?;
     }
+    view::measure(setup, &mut report)?;
     verdicts::measure(setup, &mut report).await?;
     start::measure(setup, &mut report).await?;
+    ends::measure(setup, &mut report).await?;
+    idle::measure(setup, &mut report).await?;
     complete::measure(setup, &mut report).await?;
     million::measure(setup, &mut report).await?;
     lapse::measure(setup, &mut report).await?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::world::{Scratch, World, free_address};
+use super::world::{Scratch, Seat, World, free_address};
 use crate::cli::failure::Failure;
 use crate::cli::output::plain;
 
@@ -19,25 +19,32 @@ const LOOK: Duration = Duration::from_millis(1);
 /// A broker in a process of its own: this program again.
 pub(super) struct Broker {
     child: Child,
+    ops: SocketAddr,
     ready: Duration,
 }
 
 impl Broker {
-    /// Starts one and waits until it says that it is ready.
+    /// Starts the first and waits until it says that it is ready.
     pub(super) fn start(world: &World) -> Result<Self, Failure> {
+        Self::start_at(world, Seat::First)
+    }
+
+    /// The same for either.
+    pub(super) fn start_at(world: &World, seat: Seat) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(|why| Failure::at("looking for this program", why))?;
-        let log = OpenOptions::new().create(true).append(true).open(world.log());
-        let log = log.map_err(|why| Failure::at(world.log().display(), why))?;
+        let (log_path, ops) = (world.log(seat), world.ops(seat));
+        let log = OpenOptions::new().create(true).append(true).open(&log_path);
+        let log = log.map_err(|why| Failure::at(log_path.display(), why))?;
         let mut command = Command::new(program);
-        command.arg("bench-broker").arg("--config").arg(world.config());
+        command.arg("bench-broker").arg("--config").arg(world.config(seat));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let began = Instant::now();
         let child = command.spawn().map_err(|why| Failure::at("starting a broker", why))?;
-        let mut broker = Self { child, ready: Duration::ZERO };
-        while !is_ready(world.ops()) {
+        let mut broker = Self { child, ops, ready: Duration::ZERO };
+        while !is_ready(ops) {
             let ended = broker.child.try_wait().ok().flatten();
             if ended.is_some() || began.elapsed() > PATIENCE {
-                return Err(Failure::failed("the broker does not get ready").hint(tail(&world.log())));
+                return Err(Failure::failed("the broker does not get ready").hint(tail(&log_path)));
             }
             std::thread::sleep(LOOK);
         }
@@ -52,16 +59,17 @@ impl Broker {
 
     /// Resident memory, in MiB, as the kernel counts it.
     pub(super) fn resident_mb(&self) -> Result<f64, Failure> {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(&path).map_err(|why| Failure::at(&path, why))?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = kib.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
-        kib.map(|kib| kib / 1024.0).ok_or_else(|| Failure::at(path, "there is no VmRSS in it"))
+        resident_mb(self.child.id())
+    }
+
+    /// Processor time that it has used so far, in seconds.
+    pub(super) fn processor_s(&self) -> Result<f64, Failure> {
+        processor_s(&self.child)
     }
 
     /// A counter of its `/metrics`; zero while it has none of that name.
-    pub(super) fn counter(&self, world: &World, name: &str) -> Result<f64, Failure> {
-        let metrics = get(world.ops(), "/metrics").map_err(|why| Failure::at("/metrics", why))?;
+    pub(super) fn counter(&self, name: &str) -> Result<f64, Failure> {
+        let metrics = get(self.ops, "/metrics").map_err(|why| Failure::at("/metrics", why))?;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         Ok(value.unwrap_or_default())
     }
@@ -76,6 +84,27 @@ impl Drop for Broker {
     fn drop(&mut self) {
         end(&mut self.child);
     }
+}
+
+/// Resident memory of a process, in MiB, as the kernel counts it.
+pub(super) fn resident_mb(process: u32) -> Result<f64, Failure> {
+    let path = format!("/proc/{process}/status");
+    let status = std::fs::read_to_string(&path).map_err(|why| Failure::at(&path, why))?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = kib.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kib.map(|kib| kib / 1024.0).ok_or_else(|| Failure::at(path, "there is no VmRSS in it"))
+}
+
+/// The kernel counts in hundredths of a second, whatever its own clock is (proc(5), `utime` and `stime`).
+fn processor_s(child: &Child) -> Result<f64, Failure> {
+    let path = format!("/proc/{}/stat", child.id());
+    let stat = std::fs::read_to_string(&path).map_err(|why| Failure::at(&path, why))?;
+    // The name, in brackets, may hold anything; what follows it are the fields from the third on.
+    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').skip(11).take(2));
+    let ticks: Option<Vec<f64>> = fields.and_then(|fields| fields.map(|ticks| ticks.parse().ok()).collect());
+    let ticks = ticks.filter(|ticks| ticks.len() == 2);
+    let ticks = ticks.ok_or_else(|| Failure::at(path, "there is no processor time in it"))?;
+    Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
 fn end(child: &mut Child) {
@@ -139,6 +168,11 @@ impl Redis {
 
     pub(super) const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Processor time that it has used so far, in seconds.
+    pub(super) fn processor_s(&self) -> Result<f64, Failure> {
+        processor_s(&self.child)
     }
 
     /// Memory in use by the server's own accounting, in bytes.

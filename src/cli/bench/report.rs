@@ -40,6 +40,51 @@ pub(super) enum Figure {
     VerifyFirstPerRing,
     /// Judge a token again with the verifier library, in microseconds
     VerifyRepeatUs,
+    /// Memory of a verifier's view of 100,000 ended tasks
+    #[value(name = "view_100k_mb")]
+    View100kMb,
+    /// From an agent's CompleteTask to the refusal by the last of 100 followers at two brokers: median
+    #[value(name = "end_to_refused_100_p50_ms")]
+    EndToRefused100P50Ms,
+    /// The same, 99th percentile
+    #[value(name = "end_to_refused_100_p99_ms")]
+    EndToRefused100P99Ms,
+    /// Until the agent has its receipt with all 100 followers in it, 99th percentile
+    #[value(name = "receipt_100_p99_ms")]
+    Receipt100P99Ms,
+    /// From an agent's CompleteTask to the refusal by the last of 1,000 followers at two brokers: 99th percentile
+    #[value(name = "end_to_refused_1000_p99_ms")]
+    EndToRefused1000P99Ms,
+    /// Until the agent has its receipt with all 1,000 followers in it, 99th percentile
+    #[value(name = "receipt_1000_p99_ms")]
+    Receipt1000P99Ms,
+    /// Processor time of a broker with 100 idle followers and a bound of 2 s, in percent of one core
+    #[value(name = "idle_followers_100_core_percent")]
+    IdleFollowers100CorePercent,
+    /// Resident memory of a broker for each of 1,000 followers, in KiB
+    FollowerKbBroker,
+}
+
+/// What belongs together in the report for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    Calls,
+    Size,
+    Verdicts,
+    Feed,
+}
+
+impl Group {
+    const ALL: [Self; 4] = [Self::Calls, Self::Size, Self::Verdicts, Self::Feed];
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Calls => "Calls against an empty RPC",
+            Self::Size => "Ends, memory and starts",
+            Self::Verdicts => "Verdicts in a verifier",
+            Self::Feed => "The pushed feed",
+        }
+    }
 }
 
 /// What is wanted.
@@ -47,6 +92,8 @@ pub(super) enum Figure {
 enum Wanted {
     AtLeast(f64),
     AtMost(f64),
+    /// Of another figure of the same run.
+    AtMostTwice(Figure),
 }
 
 impl Figure {
@@ -59,7 +106,34 @@ impl Figure {
                 | Self::RedisBytesPerTask
                 | Self::Restart1mFirstMintS
                 | Self::LapseMintP99PerQuiet
+                | Self::EndToRefused1000P99Ms
+                | Self::Receipt1000P99Ms
         )
+    }
+
+    const fn group(self) -> Group {
+        match self {
+            Self::MintRedisPerEmpty
+            | Self::MintEmbeddedPerEmpty
+            | Self::ValidateRepeatPerEmpty
+            | Self::ValidateFirstPerEmpty
+            | Self::CertPerEmpty => Group::Calls,
+            Self::Complete100kPer1
+            | Self::RedisBytesPerCredential
+            | Self::RedisBytesPerTask
+            | Self::Restart1mFirstMintS
+            | Self::IdleRssMb
+            | Self::ReadyS
+            | Self::LapseMintP99PerQuiet => Group::Size,
+            Self::VerifyFirstPerRing | Self::VerifyRepeatUs | Self::View100kMb => Group::Verdicts,
+            Self::EndToRefused100P50Ms
+            | Self::EndToRefused100P99Ms
+            | Self::Receipt100P99Ms
+            | Self::EndToRefused1000P99Ms
+            | Self::Receipt1000P99Ms
+            | Self::IdleFollowers100CorePercent
+            | Self::FollowerKbBroker => Group::Feed,
+        }
     }
 
     /// As `--only` and the report call it.
@@ -77,12 +151,20 @@ impl Figure {
             Self::Complete100kPer1 => Wanted::AtMost(1.2),
             Self::RedisBytesPerCredential => Wanted::AtMost(200.0),
             Self::RedisBytesPerTask => Wanted::AtMost(1024.0),
-            Self::Restart1mFirstMintS | Self::LapseMintP99PerQuiet | Self::VerifyRepeatUs => {
-                Wanted::AtMost(2.0)
-            }
+            Self::Restart1mFirstMintS
+            | Self::LapseMintP99PerQuiet
+            | Self::VerifyRepeatUs
+            | Self::IdleFollowers100CorePercent => Wanted::AtMost(2.0),
             Self::VerifyFirstPerRing => Wanted::AtMost(1.35),
             Self::IdleRssMb => Wanted::AtMost(40.0),
             Self::ReadyS => Wanted::AtMost(0.3),
+            Self::View100kMb => Wanted::AtMost(16.0),
+            Self::EndToRefused100P50Ms => Wanted::AtMost(10.0),
+            Self::EndToRefused100P99Ms => Wanted::AtMost(50.0),
+            Self::EndToRefused1000P99Ms => Wanted::AtMost(250.0),
+            Self::Receipt100P99Ms => Wanted::AtMostTwice(Self::EndToRefused100P99Ms),
+            Self::Receipt1000P99Ms => Wanted::AtMostTwice(Self::EndToRefused1000P99Ms),
+            Self::FollowerKbBroker => Wanted::AtMost(64.0),
         }
     }
 }
@@ -108,7 +190,7 @@ impl Report {
         let of = |(_, value): &(StoreKind, f64)| *value;
         let worst = match figure.wanted() {
             Wanted::AtLeast(_) => values.iter().map(of).reduce(f64::min),
-            Wanted::AtMost(_) => values.iter().map(of).reduce(f64::max),
+            Wanted::AtMost(_) | Wanted::AtMostTwice(_) => values.iter().map(of).reduce(f64::max),
         };
         if let Some(worst) = worst {
             self.figure(figure, worst);
@@ -134,17 +216,32 @@ impl Report {
         Value::Object(all)
     }
 
-    /// For people: a line for each figure.
+    /// For people: a line for each figure, in groups.
     pub(super) fn to_text(&self) -> String {
-        let line = |(figure, value): &(Figure, f64)| {
-            let (wanted, met) = match figure.wanted() {
-                Wanted::AtLeast(least) => (format!("at least {least}"), value >= &least),
-                Wanted::AtMost(most) => (format!("at most {most}"), value <= &most),
-            };
-            let verdict = if met { "met" } else { "NOT MET" };
-            format!("{:<28} {value:>10}   {wanted:<15} {verdict}\n", figure.name())
+        let mut text = String::new();
+        for group in Group::ALL {
+            let of_it = self.figures.iter().filter(|(figure, _)| figure.group() == group);
+            let lines: String = of_it.map(|(figure, value)| self.line(*figure, *value)).collect();
+            if !lines.is_empty() {
+                let gap = if text.is_empty() { "" } else { "\n" };
+                text.push_str(&format!("{gap}{}\n{lines}", group.title()));
+            }
+        }
+        text
+    }
+
+    fn line(&self, figure: Figure, value: f64) -> String {
+        let (wanted, met) = match figure.wanted() {
+            Wanted::AtLeast(least) => (format!("at least {least}"), value >= least),
+            Wanted::AtMost(most) => (format!("at most {most}"), value <= most),
+            Wanted::AtMostTwice(other) => {
+                let other = self.figures.iter().find(|(figure, _)| *figure == other);
+                let most = rounded(other.map_or(0.0, |(_, value)| value * 2.0));
+                (format!("at most {most}"), value <= most)
+            }
         };
-        self.figures.iter().map(line).collect()
+        let verdict = if met { "met" } else { "NOT MET" };
+        format!("  {:<32} {value:>10}   {wanted:<15} {verdict}\n", figure.name())
     }
 }
 
@@ -190,6 +287,14 @@ mod tests {
                 "lapse_mint_p99_per_quiet",
                 "verify_first_per_ring",
                 "verify_repeat_us",
+                "view_100k_mb",
+                "end_to_refused_100_p50_ms",
+                "end_to_refused_100_p99_ms",
+                "receipt_100_p99_ms",
+                "end_to_refused_1000_p99_ms",
+                "receipt_1000_p99_ms",
+                "idle_followers_100_core_percent",
+                "follower_kb_broker",
             ]
         );
     }
@@ -200,5 +305,18 @@ mod tests {
         report.figure(Figure::MintRedisPerEmpty, 0.279);
         report.figure(Figure::IdleRssMb, 40.1);
         assert_eq!(report.to_text().matches("NOT MET").count(), 2);
+    }
+
+    #[test]
+    fn a_receipt_is_measured_against_the_ends_of_the_same_run_and_stands_beside_them() {
+        let mut report = Report::default();
+        report.figure(Figure::ReadyS, 0.1);
+        report.figure(Figure::EndToRefused100P99Ms, 20.0);
+        report.figure(Figure::Receipt100P99Ms, 39.9);
+        let text = report.to_text();
+        assert!(text.contains("at most 40 ") && !text.contains("NOT MET"), "{text}");
+        assert_eq!(text.matches("\n\nThe pushed feed\n").count(), 1, "{text}");
+        report.figure(Figure::Receipt1000P99Ms, 1.0);
+        assert_eq!(report.to_text().matches("NOT MET").count(), 1, "there is nothing to measure it against");
     }
 }

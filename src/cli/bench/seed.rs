@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tonic::transport::Channel;
 
 use super::calls::{Lifetime, begin_tasks};
-use super::world::World;
+use super::world::{Seat, World};
 use crate::app::open_store;
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
@@ -71,7 +71,7 @@ pub(super) async fn tasks(
 
 /// Records `each` more credentials for each task, going round; nobody else may have the store open if it is the embedded one.
 pub(super) async fn credentials(world: &World, tasks: &[Task], each: u64) -> Result<(), Failure> {
-    let config = config::load(&world.config()).map_err(Failure::usage)?;
+    let config = config::load(&world.config(Seat::First)).map_err(Failure::usage)?;
     let store = open_store(&config, Arc::new(SystemClock)).await.map_err(Failure::failed)?;
     let ids: Result<Vec<TaskId>, _> = tasks.iter().map(|task| task.id.parse()).collect();
     let ids: Arc<[TaskId]> = ids.map_err(|why| Failure::at("a task id", why))?.into();

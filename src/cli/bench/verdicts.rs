@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use taskpass_verifier::ids::PARTITIONS;
 use taskpass_verifier::verifier::{At, Expected};
-use taskpass_verifier::view::{Entry, Position, Snapshot};
 use taskpass_verifier::{
-    EnforcementProfile, KeySet, Moment, Presented, RevocationView, UnixSeconds, VerificationKey, Verifier,
+    EnforcementProfile, KeySet, Presented, RevocationView, UnixSeconds, VerificationKey, Verifier,
 };
 
 use super::Setup;
@@ -19,10 +19,10 @@ use super::load::median;
 use super::process::Broker;
 use super::ratios::mint_all;
 use super::report::{Figure, Report};
+use super::view::{self, MOMENT};
 use super::world::{AUDIENCE, StoreKind, VERIFIER, WORKLOADS, World};
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
-use crate::ids::{Generation, Partition, TaskId, random};
 use crate::proto;
 use crate::time::{Clock as _, SystemClock, Timestamp};
 
@@ -34,10 +34,6 @@ const ROUNDS: usize = 41;
 const TOKENS: usize = 60;
 /// How often each of them is judged again in a round.
 const REPEATS: u32 = 20;
-/// Ended tasks that the view remembers.
-const ENDED: u64 = 100_000;
-/// The one moment of all verdicts.
-const MOMENT: Moment = Moment::from_nanos(0);
 
 /// A token, and what ring is given of it.
 struct Known {
@@ -94,13 +90,11 @@ impl Verifiers {
         }
     }
 
-    /// A view that is fresh, in the generations of these tokens, and remembers [`ENDED`] tasks that ended.
+    /// A view that is fresh, in the generations of these tokens, and remembers many tasks that ended.
     fn view(&self, known: &[Known]) -> Result<Arc<RevocationView>, Failure> {
-        let (view, forget_at) =
-            (RevocationView::default(), UnixSeconds(self.now.as_secs() + LIFETIME.as_secs()));
         let offline = Verifier::offline(self.expected(), self.keys.clone());
         let at = At::wall(UnixSeconds(self.now.as_secs()));
-        let mut generations = [None; taskpass_verifier::ids::PARTITIONS as usize];
+        let mut generations = [None; PARTITIONS as usize];
         for known in known {
             let grant = offline.judge(&known.token, &Presented::NOTHING, at).map_err(refused)?;
             let claims = grant.claims();
@@ -108,23 +102,7 @@ impl Verifiers {
                 *slot = Some(claims.taskpass.generation);
             }
         }
-        for (partition, generation) in Partition::all().zip(generations) {
-            let ended = |_| {
-                let task = TaskId::from_parts(self.now.as_millis(), partition, random()?);
-                Ok(Entry::TaskEnded { task, forget_at })
-            };
-            let share = ENDED.div_ceil(u64::from(taskpass_verifier::ids::PARTITIONS));
-            let entries: Result<Vec<_>, crate::error::Error> = (0..share).map(ended).collect();
-            let entries = entries.map_err(|why| Failure::failed(why.log_line()))?;
-            let generation = generation.unwrap_or(Generation::from_parts(0, [0; 6]));
-            let position = Position { generation, seq: u64::MAX, chain: [0; 20] };
-            let snapshot = Snapshot { partition, position, entries: &entries };
-            view.replace(&snapshot).map_err(|_| Failure::failed("the view has no room"))?;
-            view.heard(partition, &position, MOMENT);
-        }
-        view.set_bound(Duration::from_secs(15));
-        view.set_time(self.now.as_millis(), MOMENT, MOMENT);
-        Ok(Arc::new(view))
+        view::of(generations, self.now).map(Arc::new)
     }
 }
 
@@ -134,7 +112,6 @@ fn refused(refusal: taskpass_verifier::Refusal) -> Failure {
 
 fn rounds(verifiers: &Verifiers, known: &[Known], setup: &Setup, report: &mut Report) -> Result<(), Failure> {
     let view = verifiers.view(known)?;
-    report.detail("verify_view_100k_mb", view.memory_bytes() as f64 / f64::from(1 << 20));
     let verifier = Verifier::following(verifiers.expected(), view);
     let taken = verifier.replace_keys(1, verifiers.keys.clone());
     taken.map_err(|why| Failure::at("the broker's key set", why))?;

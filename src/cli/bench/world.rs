@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::KeyPair;
+use taskpass_verifier::feed::{FollowerConfig, IdentityFiles, Reconnect};
 
 use crate::cli::connect::{Client, Target};
 use crate::cli::failure::Failure;
@@ -29,9 +30,11 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The audience that tokens are minted for.
 pub(super) const AUDIENCE: &str = "https://docs.bench.example.org/mcp";
+/// `iss` of those tokens.
+pub(super) const ISSUER: &str = "https://taskpass.example.org/bench";
 /// Tools of it that tasks are granted.
 pub(super) const TOOLS: [&str; 2] = ["search", "read"];
-/// The workload that validates.
+/// The workload that verifies.
 pub(super) const VERIFIER: &str = "mcp/docs";
 
 /// Which store a broker records in.
@@ -77,12 +80,37 @@ impl Drop for Scratch {
     }
 }
 
+/// Which of two brokers on one store. Most of what is measured needs the first alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seat {
+    First,
+    Second,
+}
+
+impl Seat {
+    pub(super) const BOTH: [Self; 2] = [Self::First, Self::Second];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::First => "broker",
+            Self::Second => "second",
+        }
+    }
+}
+
+/// Where a broker listens.
+#[derive(Clone, Copy)]
+struct Listens {
+    grpc: SocketAddr,
+    ops: SocketAddr,
+}
+
 /// See the module's text.
 pub(super) struct World {
     dir: Scratch,
     workloads: DevCa,
-    grpc: SocketAddr,
-    ops: SocketAddr,
+    first: Listens,
+    second: Listens,
     made: Timestamp,
 }
 
@@ -105,41 +133,77 @@ impl World {
             write(&format!("audiences/{name}.toml"), &audience(name, tools))?;
         }
         KeyEncryptionKey::create_file(&dir.path().join("kek")).map_err(Failure::failed)?;
-        let (grpc, ops) = (free_address()?, free_address()?);
-        write("broker.toml", &config(kind, redis, grpc, ops))?;
-        let world = Self { dir, workloads, grpc, ops, made: now };
+        let listens = || Ok::<_, Failure>(Listens { grpc: free_address()?, ops: free_address()? });
+        let world = Self { dir, workloads, first: listens()?, second: listens()?, made: now };
+        for seat in Seat::BOTH {
+            input::replace(&world.config(seat), &config(kind, redis, seat, world.listens(seat)), 0o600)?;
+        }
         world.identity(&broker, "broker", BROKER_ID, true)?;
         Ok(world)
     }
 
-    /// The broker's configuration.
-    pub(super) fn config(&self) -> PathBuf {
-        self.dir.path().join("broker.toml")
+    const fn listens(&self, seat: Seat) -> Listens {
+        match seat {
+            Seat::First => self.first,
+            Seat::Second => self.second,
+        }
     }
 
-    /// Where the broker's log goes.
-    pub(super) fn log(&self) -> PathBuf {
-        self.dir.path().join("broker.log")
+    /// A broker's configuration.
+    pub(super) fn config(&self, seat: Seat) -> PathBuf {
+        self.dir.path().join(format!("{}.toml", seat.name()))
+    }
+
+    /// Where a broker's log goes.
+    pub(super) fn log(&self, seat: Seat) -> PathBuf {
+        self.dir.path().join(format!("{}.log", seat.name()))
     }
 
     /// Where `/readyz` is.
-    pub(super) const fn ops(&self) -> SocketAddr {
-        self.ops
+    pub(super) const fn ops(&self, seat: Seat) -> SocketAddr {
+        self.listens(seat).ops
     }
 
-    /// Connects as a workload, whose identity is made at its first connection.
+    /// Connects to the first broker as a workload, whose identity is made at its first connection.
     pub(super) async fn connect(&self, path: &str) -> Result<Client, Failure> {
-        let name = path.replace('/', "-");
-        let id = format!("spiffe://{WORKLOADS}/{path}");
-        let svid = self.identity(&self.workloads, &name, &id, false)?;
+        self.connect_at(Seat::First, path).await
+    }
+
+    /// The same to either broker.
+    pub(super) async fn connect_at(&self, seat: Seat, path: &str) -> Result<Client, Failure> {
         let target = Target {
-            broker: format!("https://{}", self.grpc),
+            broker: format!("https://{}", self.listens(seat).grpc),
             broker_id: BROKER_ID.parse().map_err(Failure::failed)?,
-            bundle: self.dir.path().join("broker.pem"),
-            svid,
+            bundle: self.broker_bundle(),
+            svid: self.workload(path)?,
             timeout: TIMEOUT,
         };
         Client::connect(&target, Output::new(false)).await
+    }
+
+    /// What a verifier of [`AUDIENCE`] needs to follow a broker, and no other; it lowers the audience's bound if told to.
+    pub(super) fn follower(&self, seat: Seat, bound: Option<Duration>) -> Result<FollowerConfig, Failure> {
+        let svid = self.workload(VERIFIER)?;
+        let files =
+            IdentityFiles { bundle: self.broker_bundle(), certificate: svid.certificate, key: svid.key };
+        Ok(FollowerConfig {
+            brokers: vec![format!("https://{}", self.listens(seat).grpc)],
+            broker_id: BROKER_ID.to_owned(),
+            files,
+            audience: AUDIENCE.to_owned(),
+            trust_domain: WORKLOADS.to_owned(),
+            bound,
+            reconnect: Reconnect { limit: TIMEOUT, ..Reconnect::default() },
+        })
+    }
+
+    fn broker_bundle(&self) -> PathBuf {
+        self.dir.path().join("broker.pem")
+    }
+
+    fn workload(&self, path: &str) -> Result<SvidFiles, Failure> {
+        let id = format!("spiffe://{WORKLOADS}/{path}");
+        self.identity(&self.workloads, &path.replace('/', "-"), &id, false)
     }
 
     fn identity(&self, ca: &DevCa, name: &str, id: &str, serves: bool) -> Result<SvidFiles, Failure> {
@@ -181,7 +245,9 @@ fn audience(name: &str, tools: &[(&str, &str)]) -> String {
 }
 
 /// As an operator would write it, and nothing left out that costs something: audit lines go to a file.
-fn config(kind: StoreKind, redis: Option<u16>, grpc: SocketAddr, ops: SocketAddr) -> String {
+fn config(kind: StoreKind, redis: Option<u16>, seat: Seat, listens: Listens) -> String {
+    let Listens { grpc, ops } = listens;
+    let name = seat.name();
     let store = match kind {
         StoreKind::Redis => format!(
             "kind = \"redis\"\nurl = \"redis://127.0.0.1:{}\"\ndurability = \"memory\"",
@@ -203,7 +269,7 @@ key = "identities/broker.key"
 [[trust_domains]]
 name = "{WORKLOADS}"
 bundles = ["workloads.pem"]
-issuer = "https://taskpass.example.org/bench"
+issuer = "{ISSUER}"
 
 [store]
 {store}
@@ -216,7 +282,7 @@ dir = "policy"
 audiences = "audiences"
 
 [audit]
-file = "audit.jsonl"
+file = "{name}.audit.jsonl"
 "#
     )
 }
@@ -237,7 +303,7 @@ mod tests {
     fn the_broker_of_the_bench_has_twenty_policies_and_a_sound_configuration() {
         for kind in StoreKind::BOTH {
             let world = World::build(&std::env::temp_dir(), kind, Some(6379)).unwrap();
-            let config = crate::config::load(&world.config()).unwrap_or_else(|p| panic!("{p}"));
+            let config = crate::config::load(&world.config(Seat::First)).unwrap_or_else(|p| panic!("{p}"));
             let policies = PolicyEngine::open(&config.policy_dir).unwrap_or_else(|p| panic!("{p}"));
             assert_eq!(policies.policies().len(), 20);
             let audiences = AudienceRegister::open(&config.audience_dir).unwrap_or_else(|p| panic!("{p}"));
