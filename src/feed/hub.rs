@@ -46,6 +46,8 @@ const LOOKED_UP_AT_ONCE: usize = 32;
 const TRIM: Duration = Duration::from_secs(10);
 /// A registration outlives the last heartbeat by the stream's bound and this.
 pub(super) const REGISTRATION_SLACK: Duration = Duration::from_secs(15);
+/// How often registrations are renewed, at least.
+const RENEWAL: Duration = Duration::from_secs(5);
 
 /// Whom the end of a task concerns.
 #[async_trait]
@@ -192,6 +194,7 @@ impl Hub {
             return Err(Error::new(Reason::TooManyStreams, sentence));
         }
         streams.insert(stream.id, Arc::clone(stream));
+        count(&streams);
         Ok(Arc::clone(stream))
     }
 
@@ -201,6 +204,7 @@ impl Hub {
         if let Some(stream) = streams.get(&id) {
             stream.leave();
         }
+        count(&streams);
         drop(streams);
         self.changed.notify_one();
     }
@@ -229,7 +233,7 @@ impl Hub {
             nudges.mark_unchanged();
             let began = Instant::now();
             self.look().await;
-            if registered.elapsed() >= bound.min(REGISTRATION_SLACK / 3) {
+            if registered.elapsed() >= bound.min(RENEWAL) {
                 registered = Instant::now();
                 if let Err(error) = self.register(&self.streams()).await {
                     tracing::warn!(%error, "followers are not registered");
@@ -249,6 +253,7 @@ impl Hub {
         self.mirror.trim(now);
         self.acknowledged.trim(now);
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, stream| !stream.is_over());
+        metrics::gauge!("taskpass_feed_entries").set(self.kept() as f64);
     }
 
     /// Looks at the store once, and tells the streams.
@@ -265,6 +270,7 @@ impl Hub {
             Err(_) => 0,
         };
         if partitions == 0 {
+            metrics::counter!("taskpass_feed_looks_failed_total").increment(1);
             *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
         let number = self.looked.fetch_add(1, Ordering::Relaxed) + 1;
@@ -370,6 +376,17 @@ impl Hub {
         Ok(())
     }
 
+    /// Whether anybody is there behind a registration: its stream is open here, or some broker has renewed it of late. What is left of a stream that has ended cannot answer, and only counts as
+    /// pending until its bound is over.
+    pub(super) fn may_answer(&self, registration: &Registration) -> bool {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stream) = streams.get(&registration.stream) {
+            return !stream.has_left();
+        }
+        let left = registration.until.since(self.clock.now());
+        left + RENEWAL * 2 >= registration.bound + REGISTRATION_SLACK
+    }
+
     pub(super) fn largest_bound(&self) -> Duration {
         self.concerns.largest_bound()
     }
@@ -390,6 +407,12 @@ impl Hub {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.values().filter(|stream| !stream.has_left()).map(|stream| stream.bound).min()
     }
+}
+
+/// Tells how many are open.
+fn count(streams: &HashMap<Uuid, Arc<Shared>>) {
+    let open = streams.values().filter(|stream| !stream.has_left()).count();
+    metrics::gauge!("taskpass_followers").set(open as f64);
 }
 
 impl Shared {

@@ -174,12 +174,12 @@ impl Hub {
         }
     }
 
-    /// Waits, at most for `wait`, until every follower whom it concerns has applied what stands at these places, and which were written before this is called. To be called after that
+    /// Waits, at most for `wait`, until every follower whom it concerns and who may still answer has applied what stands at these places, and which were written before this is called. To be called after that
     /// was acknowledged, never before: whoever registers from then on finds the end in its snapshot.
     ///
     /// Where the store does not say who follows, the answer holds for whoever might.
     pub async fn applied(&self, at: &[(Partition, Sent)], concern: &Concern, wait: Duration) -> Applied {
-        let written = self.clock.now();
+        let (written, began) = (self.clock.now(), Instant::now());
         let mut news = self.acknowledged.news.subscribe();
         let registered = match self.store.registrations(written).await {
             Ok(registered) => registered,
@@ -196,13 +196,15 @@ impl Hub {
         loop {
             news.mark_unchanged();
             pending.retain(|stream| !self.acknowledged.has(stream.stream, at));
-            if pending.is_empty() {
+            if !pending.iter().any(|stream| self.may_answer(stream)) {
                 break;
             }
             if !matches!(tokio::time::timeout_at(give_up, news.changed()).await, Ok(Ok(()))) {
                 break;
             }
         }
+        metrics::histogram!("taskpass_end_applied_seconds").record(began.elapsed());
+        metrics::counter!("taskpass_end_pending_total").increment(pending.len() as u64);
         let pending: Vec<_> = pending.iter().map(|stream| waited_for(stream, written)).collect();
         let latest = pending.iter().map(|pending| pending.closes_at).max();
         let mut closed_by = latest.unwrap_or_else(|| self.clock.now());

@@ -268,6 +268,23 @@ async fn a_receipt_counts_a_follower_whose_registration_was_lost_with_the_store(
     assert_eq!(server.judge(&token), Err(Refusal::TaskEnded));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_does_not_wait_for_a_follower_that_has_left_and_tells_when_it_closes() {
+    let broker = Broker::start(Store::Embedded).await;
+    let agent = broker.agent();
+    let (task, _) = minted(&agent).await;
+    drop(Server::at(&broker.world, &[broker.grpc]).await);
+    eventually("the stream to end", async || {
+        broker.page("/metrics").await.1.lines().any(|line| line == "taskpass_followers 0")
+    })
+    .await;
+    let since = Instant::now();
+    let spread = complete(&agent, &task).await;
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?} of the 5 s that it may wait", since.elapsed());
+    assert_eq!((spread.applied, spread.pending), (0, 1), "{spread:?}");
+    assert_eq!(spread.closed_by, spread.pending_followers[0].closes_at);
+}
+
 /// What Redis holds of tasks.
 fn task_records(redis: &mut redis::Connection) -> Vec<(Vec<u8>, Vec<u8>)> {
     let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*}t:*").query(redis).unwrap();
