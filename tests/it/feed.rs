@@ -1,100 +1,18 @@
 //! Verifiers that follow the feed by the library: ends reach them, and what they cannot know they refuse.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use taskpass::proto;
-use taskpass_verifier::feed::{self, Follower, FollowerConfig, ForVerifier, IdentityFiles, Reconnect};
-use taskpass_verifier::verifier::Expected;
-use taskpass_verifier::{At, EnforcementProfile, Presented, Refusal, RevocationView, Verifier};
+use taskpass_verifier::Refusal;
+use taskpass_verifier::feed::{FollowerConfig, IdentityFiles};
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
+use crate::support::follower::{LATE, Server, complete, config, minted};
 use crate::support::load::insist;
 use crate::support::proxy::{Proxy, Wire};
-use crate::support::story::{begin, docs, mint, refused, seconds};
-use crate::support::world::{DOCS, ISSUER, TENANT, World};
-use crate::support::{PATIENCE, Store, eventually};
-
-const BROKER: &str = "spiffe://broker.example.org/broker";
-const BOUND: Duration = Duration::from_secs(2);
-/// What a machine that has much else to do may be late by.
-const LATE: Duration = Duration::from_millis(300);
-
-/// An MCP server that judges by itself.
-struct Server {
-    verifier: Arc<Verifier>,
-    follower: Follower,
-}
-
-fn config(world: &World, brokers: &[SocketAddr]) -> FollowerConfig {
-    world.write("broker-ca.pem", &world.broker_ca.pem());
-    let (certificate, key) = world.svid("mcp/docs").write(world.dir(), "follower");
-    FollowerConfig {
-        brokers: brokers.iter().map(|address| format!("https://{address}")).collect(),
-        broker_id: BROKER.into(),
-        files: IdentityFiles { bundle: world.path("broker-ca.pem"), certificate, key },
-        audience: DOCS.into(),
-        trust_domain: TENANT.into(),
-        bound: Some(BOUND),
-        reconnect: Reconnect::default(),
-    }
-}
-
-impl Server {
-    fn start(config: FollowerConfig) -> Self {
-        let profile = EnforcementProfile::Bearer;
-        let expected = Expected { issuer: ISSUER.into(), audience: DOCS.into(), profile };
-        let verifier = Arc::new(Verifier::following(expected, Arc::new(RevocationView::default())));
-        let fed = ForVerifier::new(Arc::clone(&verifier)).expect("it has a view");
-        let follower = Follower::start(config, Arc::new(fed)).expect("a follower");
-        Self { verifier, follower }
-    }
-
-    /// One that has heard everything.
-    async fn at(world: &World, brokers: &[SocketAddr]) -> Self {
-        let server = Self::start(config(world, brokers));
-        server.synchronised().await;
-        server
-    }
-
-    async fn synchronised(&self) {
-        let waiting = tokio::time::timeout(PATIENCE, self.follower.wait_synchronised());
-        assert!(waiting.await.is_ok(), "{:?}", self.follower.status());
-    }
-
-    fn judge(&self, token: &str) -> Result<(), Refusal> {
-        self.verifier.judge(token, &Presented::default(), At::moment(feed::now())).map(drop)
-    }
-
-    async fn accepts_again(&self, token: &str) {
-        eventually("the token is accepted again", async || self.judge(token).is_ok()).await;
-    }
-
-    /// From now on nothing new can have been heard: it refuses when the bound is over, and says why.
-    async fn goes_stale(&self, token: &str) {
-        let since = Instant::now();
-        eventually("the token is refused", async || self.judge(token).is_err()).await;
-        assert_eq!(self.judge(token), Err(Refusal::Stale));
-        assert!(since.elapsed() <= BOUND + LATE, "it refused after {:?}", since.elapsed());
-        assert!(self.follower.closed().is_some());
-    }
-}
-
-async fn minted(agent: &Client) -> (proto::Task, String) {
-    let task = agent.docs_task().await;
-    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
-    (task, token)
-}
-
-/// Ends a task; when this comes back, all followers have applied it.
-async fn complete(agent: &Client, task: &proto::Task) -> proto::Propagation {
-    let request =
-        proto::CompleteTaskRequest { task_id: task.id.clone(), wait: seconds(5), ..Default::default() };
-    let done = agent.tasks().complete_task(request).await.unwrap().into_inner();
-    done.receipt.unwrap().propagation.unwrap()
-}
+use crate::support::story::{begin, docs, mint, refused};
+use crate::support::world::DOCS;
+use crate::support::{Store, eventually};
 
 async fn an_end_reaches_a_follower_before_its_receipt_says_so(store: Store) {
     let broker = Broker::start(store).await;
@@ -318,7 +236,7 @@ async fn a_new_certificate_is_taken_without_a_gap() {
     let broker = Broker::start(Store::Embedded).await;
     let (_task, token) = minted(&broker.agent()).await;
     let server = Server::at(&broker.world, &[broker.grpc]).await;
-    broker.world.svid("mcp/docs").write(broker.world.dir(), "follower");
+    broker.world.svid("mcp/docs").write(broker.world.dir(), "follower-mcp-docs");
     eventually("another stream is opened", async || {
         assert_eq!(server.judge(&token), Ok(()), "{:?}", server.follower.status());
         server.follower.status().streams == 2

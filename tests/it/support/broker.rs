@@ -21,6 +21,10 @@ use super::world::{BROKER_DOMAIN, ISSUER, OTHER_ISSUER, OTHER_TENANT, TENANT, Wo
 pub struct Setup {
     pub world: World,
     pub redis: Option<RedisServer>,
+    /// Where brokers find Redis, if not at its own port.
+    pub redis_at: Option<SocketAddr>,
+    /// What Redis is expected to keep.
+    pub durability: &'static str,
     sections: Vec<(&'static str, String)>,
 }
 
@@ -33,7 +37,7 @@ impl Setup {
                 Some(RedisServer::start(RedisSetup { append: Some("always"), ..RedisSetup::default() }))
             }
         };
-        Self { world: World::new(), redis, sections: Vec::new() }
+        Self { world: World::new(), redis, redis_at: None, durability: "fsync", sections: Vec::new() }
     }
 
     /// Adds a line to a section of the configuration.
@@ -47,7 +51,10 @@ impl Setup {
     pub fn config(&self) -> String {
         let store = match &self.redis {
             None => "kind = \"embedded\"\npath = \"data/taskpass.redb\"\n".to_owned(),
-            Some(redis) => format!("kind = \"redis\"\nurl = \"{}\"\ndurability = \"fsync\"\n", redis.url()),
+            Some(redis) => {
+                let url = self.redis_at.map_or_else(|| redis.url(), |at| format!("redis://{at}"));
+                format!("kind = \"redis\"\nurl = \"{url}\"\ndurability = \"{}\"\n", self.durability)
+            }
         };
         let mut text = format!("trust_domain = \"{BROKER_DOMAIN}\"\n");
         let mut section = |name: &str, lines: &str| {

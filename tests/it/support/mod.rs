@@ -4,12 +4,15 @@
 pub mod broker;
 pub mod ca;
 pub mod client;
+pub mod dice;
+pub mod follower;
 pub mod load;
 pub mod mortal;
 pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod redis;
+pub mod site;
 pub mod story;
 pub mod world;
 

@@ -18,15 +18,20 @@ pub struct Process {
 impl Process {
     /// Starts it with the configuration file of a world, logging as JSON to `broker.log` there, and these variables beside.
     pub fn serve(world: &World, environment: &[(&str, &str)]) -> Self {
-        let log = world.path("broker.log");
+        Self::serve_as(world, "taskpass.toml", "broker", environment)
+    }
+
+    /// The same with this configuration file of the world, and with logs of this name.
+    pub fn serve_as(world: &World, config: &str, name: &str, environment: &[(&str, &str)]) -> Self {
+        let log = world.path(&format!("{name}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_taskpass"))
             .args(["serve", "--config"])
-            .arg(world.path("taskpass.toml"))
+            .arg(world.path(config))
             .args(["--log-format", "json"])
             .env("TASKPASS_LOG", "debug")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
-            .stdout(File::create(world.path("broker.out")).unwrap())
+            .stdout(File::create(world.path(&format!("{name}.out"))).unwrap())
             .stderr(File::create(&log).unwrap())
             .spawn();
         Self { child: child.expect("the binary runs"), log }

@@ -64,10 +64,12 @@ impl Drop for Proxy {
 
 async fn carry(mut near: TcpStream, target: SocketAddr, mut wire: watch::Receiver<Wire>) {
     let Ok(mut far) = TcpStream::connect(target).await else { return };
+    // One future for all of it: what is under way when the wire is held is carried on later.
+    let mut copy = std::pin::pin!(copy_bidirectional(&mut near, &mut far));
     loop {
         let now = *wire.borrow_and_update();
         tokio::select! {
-            _ = copy_bidirectional(&mut near, &mut far), if now == Wire::Whole => return,
+            _ = &mut copy, if now == Wire::Whole => return,
             changed = wire.changed(), if now != Wire::Cut => if changed.is_err() { return },
             () = std::future::ready(()), if now == Wire::Cut => return,
         }

@@ -1,0 +1,119 @@
+//! Verifiers that follow the feed by the library, as an MCP server does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use taskpass::proto;
+use taskpass_verifier::feed::{self, Follower, FollowerConfig, ForVerifier, IdentityFiles, Reconnect};
+use taskpass_verifier::verifier::Expected;
+use taskpass_verifier::{At, EnforcementProfile, Presented, Refusal, RevocationView, Verifier};
+
+use super::client::Client;
+use super::story::{mint, seconds};
+use super::world::{DOCS, ISSUER, PAYMENTS, TENANT, World};
+use super::{PATIENCE, eventually};
+
+/// The SPIFFE ID of the broker.
+pub const BROKER: &str = "spiffe://broker.example.org/broker";
+/// What followers of these tests ask for.
+pub const BOUND: Duration = Duration::from_secs(2);
+/// What a machine that has much else to do may be late by.
+pub const LATE: Duration = Duration::from_millis(300);
+
+/// An MCP server that judges by itself.
+pub struct Server {
+    pub verifier: Arc<Verifier>,
+    pub follower: Follower,
+}
+
+/// How to follow brokers for `DOCS`.
+pub fn config(world: &World, brokers: &[SocketAddr]) -> FollowerConfig {
+    config_of(world, brokers, DOCS, "mcp/docs")
+}
+
+/// How a workload of the first tenant follows for an audience. Its certificate is a new one, in files named after its path.
+pub fn config_of(world: &World, brokers: &[SocketAddr], audience: &str, path: &str) -> FollowerConfig {
+    world.write("broker-ca.pem", &world.broker_ca.pem());
+    let name = format!("follower-{}", path.replace('/', "-"));
+    let (certificate, key) = world.svid(path).write(world.dir(), &name);
+    FollowerConfig {
+        brokers: brokers.iter().map(|address| format!("https://{address}")).collect(),
+        broker_id: BROKER.into(),
+        files: IdentityFiles { bundle: world.path("broker-ca.pem"), certificate, key },
+        audience: audience.into(),
+        trust_domain: TENANT.into(),
+        bound: Some(BOUND),
+        reconnect: Reconnect::default(),
+    }
+}
+
+/// A verifier that has heard nothing yet.
+pub fn verifier_of(audience: &str) -> Arc<Verifier> {
+    let profile = if audience == PAYMENTS { EnforcementProfile::X5tS256 } else { EnforcementProfile::Bearer };
+    let expected = Expected { issuer: ISSUER.into(), audience: audience.into(), profile };
+    Arc::new(Verifier::following(expected, Arc::new(RevocationView::default())))
+}
+
+/// Keeps a verifier up to date until it is dropped.
+pub fn follow(config: FollowerConfig, verifier: &Arc<Verifier>) -> Follower {
+    let fed = ForVerifier::new(Arc::clone(verifier)).expect("it has a view");
+    Follower::start(config, Arc::new(fed)).expect("a follower")
+}
+
+impl Server {
+    pub fn start(config: FollowerConfig) -> Self {
+        let verifier = verifier_of(&config.audience);
+        let follower = follow(config, &verifier);
+        Self { verifier, follower }
+    }
+
+    /// One that has heard everything.
+    pub async fn at(world: &World, brokers: &[SocketAddr]) -> Self {
+        let server = Self::start(config(world, brokers));
+        server.synchronised().await;
+        server
+    }
+
+    pub async fn synchronised(&self) {
+        let waiting = tokio::time::timeout(PATIENCE, self.follower.wait_synchronised());
+        assert!(waiting.await.is_ok(), "{:?}", self.follower.status());
+    }
+
+    pub fn judge(&self, token: &str) -> Result<(), Refusal> {
+        self.verifier.judge(token, &Presented::default(), At::moment(feed::now())).map(drop)
+    }
+
+    pub async fn accepts_again(&self, token: &str) {
+        eventually("the token is accepted again", async || self.judge(token).is_ok()).await;
+    }
+
+    /// From now on nothing new can have been heard: it refuses when the bound is over, and says why.
+    pub async fn goes_stale(&self, token: &str) {
+        let since = Instant::now();
+        eventually("the token is refused", async || self.judge(token).is_err()).await;
+        assert_eq!(self.judge(token), Err(Refusal::Stale));
+        assert!(since.elapsed() <= BOUND + LATE, "it refused after {:?}", since.elapsed());
+        assert!(self.follower.closed().is_some());
+    }
+}
+
+/// A task at `DOCS`, and a token of it.
+pub async fn minted(agent: &Client) -> (proto::Task, String) {
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    (task, token)
+}
+
+/// Ends a task; when this comes back, all followers that are well have applied it.
+pub async fn complete(agent: &Client, task: &proto::Task) -> proto::Propagation {
+    complete_within(agent, task, 5).await
+}
+
+/// Ends a task, and waits for followers for so many seconds.
+pub async fn complete_within(agent: &Client, task: &proto::Task, wait: i64) -> proto::Propagation {
+    let request =
+        proto::CompleteTaskRequest { task_id: task.id.clone(), wait: seconds(wait), ..Default::default() };
+    let done = agent.tasks().complete_task(request).await.unwrap().into_inner();
+    done.receipt.unwrap().propagation.unwrap()
+}
