@@ -93,7 +93,7 @@ enum Wanted {
     AtLeast(f64),
     AtMost(f64),
     /// Of another figure of the same run.
-    AtMostTwice(Figure),
+    TwiceOf(Figure),
 }
 
 impl Figure {
@@ -162,8 +162,8 @@ impl Figure {
             Self::EndToRefused100P50Ms => Wanted::AtMost(10.0),
             Self::EndToRefused100P99Ms => Wanted::AtMost(50.0),
             Self::EndToRefused1000P99Ms => Wanted::AtMost(250.0),
-            Self::Receipt100P99Ms => Wanted::AtMostTwice(Self::EndToRefused100P99Ms),
-            Self::Receipt1000P99Ms => Wanted::AtMostTwice(Self::EndToRefused1000P99Ms),
+            Self::Receipt100P99Ms => Wanted::TwiceOf(Self::EndToRefused100P99Ms),
+            Self::Receipt1000P99Ms => Wanted::TwiceOf(Self::EndToRefused1000P99Ms),
             Self::FollowerKbBroker => Wanted::AtMost(64.0),
         }
     }
@@ -190,7 +190,7 @@ impl Report {
         let of = |(_, value): &(StoreKind, f64)| *value;
         let worst = match figure.wanted() {
             Wanted::AtLeast(_) => values.iter().map(of).reduce(f64::min),
-            Wanted::AtMost(_) | Wanted::AtMostTwice(_) => values.iter().map(of).reduce(f64::max),
+            Wanted::AtMost(_) | Wanted::TwiceOf(_) => values.iter().map(of).reduce(f64::max),
         };
         if let Some(worst) = worst {
             self.figure(figure, worst);
@@ -234,7 +234,7 @@ impl Report {
         let (wanted, met) = match figure.wanted() {
             Wanted::AtLeast(least) => (format!("at least {least}"), value >= least),
             Wanted::AtMost(most) => (format!("at most {most}"), value <= most),
-            Wanted::AtMostTwice(other) => {
+            Wanted::TwiceOf(other) => {
                 let other = self.figures.iter().find(|(figure, _)| *figure == other);
                 let most = rounded(other.map_or(0.0, |(_, value)| value * 2.0));
                 (format!("at most {most}"), value <= most)
