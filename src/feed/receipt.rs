@@ -33,6 +33,8 @@ const REMEMBERED: Duration = Duration::from_secs(900);
 const DRIFT: u32 = 100;
 /// And this much beside.
 const SLACK: Duration = Duration::from_millis(10);
+/// Times are told in these.
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A follower that is not known to have applied an end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,7 +209,8 @@ impl Hub {
         metrics::counter!("taskpass_end_pending_total").increment(pending.len() as u64);
         let pending: Vec<_> = pending.iter().map(|stream| waited_for(stream, written)).collect();
         let latest = pending.iter().map(|pending| pending.closes_at).max();
-        let mut closed_by = latest.unwrap_or_else(|| self.clock.now());
+        // Rounded up: what was accepted earlier in this millisecond was not accepted after it.
+        let mut closed_by = latest.unwrap_or_else(|| self.clock.now().saturating_add(MILLISECOND));
         if let Some(unsure) = self.unsure_bound() {
             closed_by = closed_by.max(closes(written, unsure));
         }
