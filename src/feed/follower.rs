@@ -170,7 +170,13 @@ impl Reader {
         if heard.beats.len() >= BEATS {
             heard.beats.pop_front();
         }
+        let first = heard.beats.is_empty();
         heard.beats.push_back((number, Instant::now()));
+        drop(heard);
+        if first {
+            // A look that began before it keeps nobody fresh: the next one is not waited for.
+            self.hub.look_soon();
+        }
     }
 
     /// The follower has applied everything up to this frame. What it was never sent it cannot have applied: that is passed over.
@@ -205,8 +211,17 @@ pub struct Following {
     resume: Option<(Partition, Sent)>,
     /// Partitions to go through before the next heartbeat.
     to_do: VecDeque<Partition>,
-    heartbeat: Option<(Instant, u64)>,
+    heartbeat: Option<Kept>,
     sequence: u64,
+}
+
+/// What the last heartbeat has kept fresh.
+struct Kept {
+    /// When the look began that it rests on.
+    look: Instant,
+    partitions: u64,
+    /// 0: it named none, and kept nobody fresh.
+    beat: u64,
 }
 
 impl Drop for Following {
@@ -336,18 +351,19 @@ impl Following {
     fn heartbeat(&mut self) -> Option<Content> {
         let Look { began, time, partitions, .. } = self.look;
         let partitions = if self.shared.outlives(began) { partitions & self.told_partitions() } else { 0 };
-        let due = match self.heartbeat {
+        let beat = self.shared.beat_before(began);
+        let due = match &self.heartbeat {
             None => true,
-            Some((last, _)) if last >= began => false,
-            Some((last, before)) => {
-                began - last >= self.shared.bound / HEARTBEATS_IN_A_BOUND || partitions & !before != 0
+            Some(last) if last.look >= began => false,
+            Some(last) => {
+                let opens = partitions & !last.partitions != 0 || (last.beat == 0 && beat != 0);
+                opens || began - last.look >= self.shared.bound / HEARTBEATS_IN_A_BOUND
             }
         };
         if !due {
             return None;
         }
-        self.heartbeat = Some((began, partitions));
-        let beat = self.shared.beat_before(began);
+        self.heartbeat = Some(Kept { look: began, partitions, beat });
         Some(Content::Heartbeat { beat, time, bound: self.shared.bound, partitions })
     }
 

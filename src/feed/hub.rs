@@ -87,7 +87,7 @@ pub struct Hub {
     reading: tokio::sync::Mutex<()>,
     /// When the store was last out of reach, or this hub began.
     out_of_reach: Mutex<Instant>,
-    /// A follower came or left.
+    /// A follower came, left, or waits for a look.
     changed: tokio::sync::Notify,
     /// By what the store was when all streams were registered last, see [`FeedStore::proved_since`].
     registered_by: Mutex<Instant>,
@@ -206,6 +206,11 @@ impl Hub {
         }
         count(&streams);
         drop(streams);
+        self.changed.notify_one();
+    }
+
+    /// Lets [`Self::run`] look now.
+    pub(super) fn look_soon(&self) {
         self.changed.notify_one();
     }
 

@@ -245,7 +245,21 @@ async fn a_new_certificate_is_taken_without_a_gap() {
     assert_eq!(server.judge(&token), Ok(()));
 }
 
+async fn a_follower_that_starts_does_not_wait_for_the_share_of_its_bound_after_which_heartbeats_come(
+    store: Store,
+) {
+    let broker = Broker::start(store).await;
+    let (_task, token) = minted(&broker.agent()).await;
+    let config = FollowerConfig { bound: None, ..config(&broker.world, &[broker.grpc]) };
+    let (server, since) = (Server::start(config), Instant::now());
+    server.synchronised().await;
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert_eq!(server.verifier.view().unwrap().bound(), Some(Duration::from_secs(15)));
+    assert_eq!(server.judge(&token), Ok(()));
+}
+
 on_both_stores!(
+    a_follower_that_starts_does_not_wait_for_the_share_of_its_bound_after_which_heartbeats_come,
     an_end_reaches_a_follower_before_its_receipt_says_so,
     a_follower_of_a_broker_that_stands_still_refuses_within_its_bound_and_heals,
     a29_a_follower_that_is_cut_off_refuses_within_its_bound_and_hears_later_what_it_missed,
