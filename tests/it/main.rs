@@ -26,6 +26,7 @@ mod feed;
 mod hostile;
 mod identity;
 mod input;
+mod mcp;
 mod observer;
 mod overload;
 mod policy;
