@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::hub::{Hub, Look, REGISTRATION_SLACK};
+use super::hub::{CLOCKS_APART, Hub, Look, REGISTRATION_SLACK};
 use super::mirror::{Due, Item, Sent};
 use crate::task::store::Position;
 use crate::time::Timestamp;
@@ -144,7 +144,7 @@ impl Shared {
     /// Whether its registration outlives what a look of this moment keeps fresh: if not, a receipt could leave out a follower that accepts.
     fn outlives(&self, look: Instant) -> bool {
         let registered = self.heard().registered;
-        registered.is_some_and(|at| look.saturating_duration_since(at) < REGISTRATION_SLACK)
+        registered.is_some_and(|at| look.saturating_duration_since(at) < REGISTRATION_SLACK - CLOCKS_APART)
     }
 
     /// The newest beat that had come by then; 0 if none.

@@ -46,6 +46,8 @@ const LOOKED_UP_AT_ONCE: usize = 32;
 const TRIM: Duration = Duration::from_secs(10);
 /// A registration outlives the last heartbeat by the stream's bound and this.
 pub(super) const REGISTRATION_SLACK: Duration = Duration::from_secs(15);
+/// Whether a registration is over, another broker may see by so much sooner: more than the clocks of two brokers can be apart, of which each is within a second of the store's.
+pub(super) const CLOCKS_APART: Duration = Duration::from_secs(5);
 /// How often registrations are renewed, at least.
 const RENEWAL: Duration = Duration::from_secs(5);
 
