@@ -352,10 +352,12 @@ impl Stream {
         let Heartbeat { beat, broker_millis, bound, partitions, .. } = *said;
         let sent = self.beats.sent_at(beat)?;
         let view = fed.view();
-        view.set_bound(bound);
         let mut fresher = false;
         if let Some(sent) = sent {
-            view.set_time(broker_millis, sent, received);
+            // A broker whose look has failed knows no time that its store agrees with.
+            if partitions != 0 {
+                view.set_time(broker_millis, sent, received);
+            }
             for (partition, told) in Partition::all().zip(&self.told) {
                 let whole = self.partial.as_ref().is_none_or(|partial| partial.partition != partition);
                 let Some(told) = told.filter(|_| whole && partitions >> partition.number() & 1 == 1) else {
@@ -365,6 +367,10 @@ impl Stream {
                 // What this stream has told is all that there was at that look, and it is taken.
                 fresher |= view.heard(partition, &told, sent) && before < Some(sent);
             }
+        }
+        // What an earlier stream keeps fresh by a greater bound stays so until this one keeps something fresh by the lower: it is registered with that bound still.
+        if fresher || view.bound().is_none_or(|known| known < bound) {
+            view.set_bound(bound);
         }
         fed.happened(&Event::Heartbeat { beat, broker_millis, bound, partitions });
         Ok(fresher)

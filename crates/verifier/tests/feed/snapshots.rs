@@ -5,6 +5,7 @@ use taskpass_verifier::ids::{CredentialId, Partition};
 use taskpass_verifier::view::{Facts, Fences};
 use taskpass_verifier::{Refusal, UnixSeconds};
 
+use crate::support::proto::feed_frame;
 use crate::support::*;
 
 fn refusal(world: &World, number: u8, generation_of_task: u64) -> Result<(), Refusal> {
@@ -143,6 +144,36 @@ fn the_lesser_of_both_bounds_holds() {
     world.say(heartbeat_of(2, 1 << 3, std::time::Duration::from_millis(700))).unwrap();
     assert_eq!(world.fed.view.state(here, at(1_150)), Ok(()));
     assert_eq!(world.fed.view.state(here, at(1_250)), Err(Refusal::Stale));
+}
+
+#[test]
+fn a_bound_that_was_lowered_holds_from_the_first_beat_that_is_fresh_by_it() {
+    let mut world = World::synchronised();
+    let here = Partition::new(3).unwrap();
+    let lower = std::time::Duration::from_secs(1);
+    world.reconnect(2);
+    world.say(snapshot(3, 1, 10, vec![])).unwrap();
+    // The first heartbeat of a stream names no beat: what was fresh by the bound of the stream before it is that still, and no longer.
+    world.say(heartbeat_of(0, 1 << 3, lower)).unwrap();
+    assert_eq!(world.fed.view.state(here, at(1_900)), Ok(()));
+    assert_eq!(world.fed.view.state(here, at(2_100)), Err(Refusal::Stale));
+    world.frames.beat(at(1_500));
+    world.say(heartbeat_of(1, 1 << 3, lower)).unwrap();
+    assert_eq!(world.fed.view.state(here, at(2_400)), Ok(()));
+    assert_eq!(world.fed.view.state(here, at(2_600)), Err(Refusal::Stale));
+}
+
+#[test]
+fn a32_a_heartbeat_that_keeps_nothing_fresh_tells_no_time() {
+    let mut world = World::synchronised();
+    let told = world.fed.view.time(at(1_000));
+    for minutes in [-10, 10] {
+        world.frames.beat(at(1_000));
+        let feed_frame::Content::Heartbeat(mut off) = heartbeat(2, 0) else { panic!("a heartbeat") };
+        off.broker_time.as_mut().unwrap().seconds += minutes * 60;
+        world.say(feed_frame::Content::Heartbeat(off)).unwrap();
+        assert_eq!(world.fed.view.time(at(1_000)), told);
+    }
 }
 
 #[test]
