@@ -12,6 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is gathered at most, in bytes; more is written at once. The largest TLS record carries this much.
 const MOST: usize = 16 * 1024;
+/// Room that is kept in any case. More is given back once it was not needed for so many flushes in a row: most connections are idle most of the time.
+const KEPT: usize = 1024;
+const CALM: u8 = 2;
 
 /// See the module's text. What was written is on its way after a flush, as with any buffer.
 #[derive(Debug)]
@@ -22,12 +25,14 @@ pub struct Coalesced<S> {
     written: usize,
     /// The others have had their turn since the last flush.
     yielded: bool,
+    /// Flushes in a row that needed no more than [`KEPT`].
+    calm: u8,
 }
 
 impl<S> Coalesced<S> {
     /// Over a stream.
     pub const fn new(inner: S) -> Self {
-        Self { inner, waiting: Vec::new(), written: 0, yielded: false }
+        Self { inner, waiting: Vec::new(), written: 0, yielded: false, calm: 0 }
     }
 
     /// The stream below. What was gathered is not written before.
@@ -45,7 +50,11 @@ impl<S: AsyncWrite + Unpin> Coalesced<S> {
                 written => self.written += written,
             }
         }
+        self.calm = if self.waiting.len() > KEPT { 0 } else { self.calm.saturating_add(1) };
         self.waiting.clear();
+        if self.calm >= CALM {
+            self.waiting.shrink_to(KEPT);
+        }
         self.written = 0;
         Poll::Ready(Ok(()))
     }
@@ -170,6 +179,17 @@ mod tests {
         far.read_to_end(&mut received).await.unwrap();
         writer.await.unwrap();
         assert_eq!(received, expected);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_become_quiet_gives_its_room_back_and_a_busy_one_keeps_it() {
+        let mut stream = Coalesced::new(Log::default());
+        for (length, kept) in [(MOST, true), (10, true), (MOST, true), (10, true), (10, false)] {
+            stream.write_all(&vec![0; length]).await.unwrap();
+            stream.flush().await.unwrap();
+            assert_eq!(stream.waiting.capacity() >= MOST, kept, "{length}");
+        }
+        assert!(stream.waiting.capacity() <= 2 * KEPT, "{}", stream.waiting.capacity());
     }
 
     #[tokio::test]

@@ -18,6 +18,8 @@ use crate::time::Timestamp;
 const MOST_ENTRIES: usize = 256;
 /// Frames that may wait for their acknowledgement; a follower that reads on without acknowledging is let go.
 const MOST_UNACKNOWLEDGED: usize = 4_096;
+/// Of which so much room is kept when all are acknowledged.
+const AT_REST: usize = 4;
 /// Beats that are remembered: more than one that keeps the pace has under way.
 const BEATS: usize = 16;
 /// A heartbeat is sent at a look if this share of the bound has gone by since the last one.
@@ -188,6 +190,9 @@ impl Reader {
                 heard.unacknowledged.pop_front_if(|(frame, ..)| *frame <= sequence)
             {
                 applied.push((partition, told));
+            }
+            if heard.unacknowledged.is_empty() {
+                heard.unacknowledged.shrink_to(AT_REST);
             }
         }
         if !applied.is_empty() {

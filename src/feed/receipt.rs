@@ -23,6 +23,8 @@ use crate::time::Timestamp;
 const RECORD: usize = 37;
 /// The first byte of an announcement of acknowledgements.
 const FORMAT: u8 = 2;
+/// The pause after an announcement: what is acknowledged meanwhile goes into one.
+const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(1);
 /// Acknowledgements in one announcement.
 const MOST_RECORDS: usize = 1_500;
 /// Streams whose acknowledgements are remembered.
@@ -155,23 +157,33 @@ impl Hub {
 
     /// Tells the other brokers what followers of this one have applied, and listens to them, until `stop`.
     pub async fn exchange(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.announce() => {}
+            () = self.hear() => {}
+        }
+    }
+
+    async fn announce(&self) {
+        loop {
+            self.acknowledged.to_send.notified().await;
+            for message in self.acknowledged.to_announce() {
+                // Lost, it leaves a follower pending that is not.
+                if let Err(error) = self.store.announce(&message).await {
+                    tracing::debug!(%error, "acknowledgements were not announced");
+                }
+            }
+            tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
+        }
+    }
+
+    async fn hear(&self) {
         let mut announcements = self.store.announcements();
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.acknowledged.to_send.notified() => {
-                    for message in self.acknowledged.to_announce() {
-                        // Lost, it leaves a follower pending that is not.
-                        if let Err(error) = self.store.announce(&message).await {
-                            tracing::debug!(%error, "acknowledgements were not announced");
-                        }
-                    }
-                }
-                heard = announcements.recv() => match heard {
-                    Ok(message) => self.acknowledged.heard(&message, self.clock.now()),
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-                },
+            match announcements.recv().await {
+                Ok(message) => self.acknowledged.heard(&message, self.clock.now()),
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
             }
         }
     }
@@ -195,16 +207,23 @@ impl Hub {
             registered.into_iter().filter(|stream| concern.covers(&stream.audience)).collect();
         let all = pending.len();
         let give_up = Instant::now() + wait;
+        let mut passed = Vec::new();
         loop {
             news.mark_unchanged();
-            pending.retain(|stream| !self.acknowledged.has(stream.stream, at));
-            if !pending.iter().any(|stream| self.may_answer(stream)) {
-                break;
+            // All must have applied it, so any of them will do to wait for: with each news one is looked at, not all.
+            let passes = |stream: &mut Registration| {
+                self.acknowledged.has(stream.stream, at) || !self.may_answer(stream)
+            };
+            while let Some(stream) = pending.pop_if(passes) {
+                passed.push(stream);
             }
-            if !matches!(tokio::time::timeout_at(give_up, news.changed()).await, Ok(Ok(()))) {
+            let answered = tokio::time::timeout_at(give_up, news.changed());
+            if pending.is_empty() || !matches!(answered.await, Ok(Ok(()))) {
                 break;
             }
         }
+        pending.append(&mut passed);
+        pending.retain(|stream| !self.acknowledged.has(stream.stream, at));
         metrics::histogram!("taskpass_end_applied_seconds").record(began.elapsed());
         metrics::counter!("taskpass_end_pending_total").increment(pending.len() as u64);
         let pending: Vec<_> = pending.iter().map(|stream| waited_for(stream, written)).collect();

@@ -27,7 +27,7 @@ const TASK_LIFETIME: Duration = Duration::from_secs(600);
 /// How long a receipt waits for those who follow.
 const WAIT: Duration = Duration::from_secs(5);
 /// Between two verdicts that are asked for meanwhile, each of the next follower.
-const ASK: Duration = Duration::from_micros(100);
+const ASK: Duration = Duration::from_micros(250);
 /// How often to say how far it is.
 const SAY: Duration = Duration::from_secs(2);
 
@@ -54,7 +54,7 @@ pub(super) struct Ends {
     pub(super) last: Histogram<u64>,
     /// The agent has its receipt, and nobody is pending in it.
     pub(super) receipt: Histogram<u64>,
-    /// Verdicts that were asked for between that moment and the last follower's refusal, one each 100 µs or so, of one follower after another.
+    /// Verdicts that were asked for between that moment and the last follower's refusal, one each 250 µs or so, of one follower after another.
     pub(super) asked: u64,
     /// Acceptances among them.
     pub(super) accepted: u64,
