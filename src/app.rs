@@ -169,9 +169,7 @@ impl Parts {
             public.export_to(dir).map_err(|e| StartError::new(dir.display(), e))?;
         }
         let concerns = ByFacts::new(Arc::clone(&store), Arc::clone(&keys), audiences.clone());
-        let durability = store.durability();
-        let feed =
-            Arc::new(Hub::new(Arc::clone(&store) as _, durability, Arc::clone(clock), Arc::new(concerns)));
+        let feed = Arc::new(Hub::new(Arc::clone(&store) as _, Arc::clone(clock), Arc::new(concerns)));
         let broker = Broker::new(
             Arc::clone(&store),
             policy.clone(),

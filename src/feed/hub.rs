@@ -19,7 +19,6 @@ use super::receipt::Acknowledged;
 use crate::error::{Error, Reason, Result};
 use crate::ids::random;
 use crate::revoke::feed::{FeedEntry, FeedStore, Happened, Registration};
-use crate::revoke::history::Durability;
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::{Clock, Timestamp};
 
@@ -77,8 +76,6 @@ pub(super) struct Look {
 /// See the module's text.
 pub struct Hub {
     pub(super) store: Arc<dyn FeedStore>,
-    /// Of the store's writes.
-    pub(super) durability: Durability,
     pub(super) clock: Arc<dyn Clock>,
     concerns: Arc<dyn Concerns>,
     pub(super) mirror: Mirror,
@@ -92,7 +89,9 @@ pub struct Hub {
     /// A follower came, left, or waits for a look.
     changed: tokio::sync::Notify,
     /// By what the store was when all streams were registered last, see [`FeedStore::proved_since`].
-    registered_by: Mutex<Instant>,
+    registered_by: Mutex<Option<Instant>>,
+    /// What the last look has shown, as durable as any answer of the store.
+    shown: Mutex<Vec<(Partition, Position)>>,
 }
 
 impl std::fmt::Debug for Hub {
@@ -103,16 +102,10 @@ impl std::fmt::Debug for Hub {
 
 impl Hub {
     /// A hub that has seen nothing yet.
-    pub fn new(
-        store: Arc<dyn FeedStore>,
-        durability: Durability,
-        clock: Arc<dyn Clock>,
-        concerns: Arc<dyn Concerns>,
-    ) -> Self {
+    pub fn new(store: Arc<dyn FeedStore>, clock: Arc<dyn Clock>, concerns: Arc<dyn Concerns>) -> Self {
         let never = Look { number: 0, began: Instant::now(), time: clock.now(), partitions: 0 };
         Self {
             store,
-            durability,
             clock,
             concerns,
             mirror: Mirror::default(),
@@ -123,7 +116,8 @@ impl Hub {
             reading: tokio::sync::Mutex::default(),
             out_of_reach: Mutex::new(Instant::now()),
             changed: tokio::sync::Notify::new(),
-            registered_by: Mutex::new(Instant::now()),
+            registered_by: Mutex::default(),
+            shown: Mutex::default(),
         }
     }
 
@@ -161,9 +155,9 @@ impl Hub {
         self.mirror.speaks_against(credential, ancestors)
     }
 
-    /// How far each partition has been read.
+    /// How far the history of each partition went at the last look. Nothing that a failover may rightly lose: where replicas count, the look has waited for them.
     pub fn positions(&self) -> Vec<(Partition, Position)> {
-        Partition::all().filter_map(|partition| Some((partition, self.mirror.position(partition)?))).collect()
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Holds positions that some broker of this store has known against the store; where it does not cover them a new generation begins. In which partitions one did.
@@ -259,7 +253,13 @@ impl Hub {
         let now = self.clock.now();
         self.mirror.trim(now);
         self.acknowledged.trim(now);
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, stream| !stream.is_over());
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, stream| {
+            let over = stream.is_over();
+            if over {
+                self.acknowledged.forget(*id);
+            }
+            !over
+        });
         metrics::gauge!("taskpass_feed_entries").set(self.kept() as f64);
     }
 
@@ -288,6 +288,8 @@ impl Hub {
         let positions = self.store.positions(now).await?;
         let positions: Vec<_> = Partition::all().zip(positions).collect();
         self.register_anew(&positions).await?;
+        let shown = positions.iter().filter_map(|(partition, at)| Some((*partition, (*at)?))).collect();
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
         let caught_up = positions.into_iter().map(|(partition, position)| async move {
             match self.catch_up(partition, position?, now).await {
                 Ok(()) => Some(partition),
@@ -398,10 +400,10 @@ impl Hub {
         self.concerns.largest_bound()
     }
 
-    /// Since when the store has been in reach without interruption.
-    pub(super) fn in_reach_since(&self) -> Instant {
+    /// Since when the store has been in reach without interruption; `None` if it loses nothing in between.
+    pub(super) fn in_reach_since(&self) -> Option<Instant> {
         let seen = *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.max(self.store.proved_since())
+        self.store.proved_since().map(|proved| proved.max(seen))
     }
 
     /// Those that are open.

@@ -16,7 +16,6 @@ use uuid::Uuid;
 use super::hub::{BOUNDS, Hub};
 use super::mirror::{Concern, Sent};
 use crate::revoke::feed::{Happened, Registration};
-use crate::revoke::history::Durability;
 use crate::time::Timestamp;
 
 /// An announcement is a list of these: stream 16, partition 1, generation 12, sequence 8.
@@ -91,7 +90,9 @@ impl Acknowledged {
             let mut streams = self.streams();
             for (stream, partition, seq) in applied {
                 if streams.len() >= MOST_STREAMS && !streams.contains_key(&stream) {
-                    continue;
+                    // The one that was not heard of for longest: those that have left are among the first.
+                    let oldest = streams.iter().min_by_key(|(_, (_, heard))| *heard).map(|(id, _)| *id);
+                    oldest.map(|oldest| streams.remove(&oldest));
                 }
                 let (places, heard) = streams.entry(stream).or_default();
                 let place = places.entry(partition.number()).or_insert(seq);
@@ -136,6 +137,11 @@ impl Acknowledged {
         let streams = self.streams();
         let Some((places, _)) = streams.get(&stream) else { return false };
         at.iter().all(|(partition, seq)| places.get(&partition.number()).is_some_and(|place| place >= seq))
+    }
+
+    /// Forgets a stream that has ended and is registered no more.
+    pub(super) fn forget(&self, stream: Uuid) {
+        self.streams().remove(&stream);
     }
 
     /// Forgets streams that were not heard of for long.
@@ -228,19 +234,19 @@ impl Hub {
         metrics::counter!("taskpass_end_pending_total").increment(pending.len() as u64);
         let pending: Vec<_> = pending.iter().map(|stream| waited_for(stream, written)).collect();
         let latest = pending.iter().map(|pending| pending.closes_at).max();
-        // Rounded up: what was accepted earlier in this millisecond was not accepted after it.
-        let mut closed_by = latest.unwrap_or_else(|| self.clock.now().saturating_add(MILLISECOND));
+        // Those that have applied it may have accepted until just now, whoever else is pending. Rounded up: what was accepted earlier in this millisecond was not accepted after it.
+        let by_now = self.clock.now().saturating_add(MILLISECOND);
+        let mut closed_by = latest.map_or(by_now, |latest| latest.max(by_now));
         if let Some(unsure) = self.unsure_bound() {
             closed_by = closed_by.max(closes(written, unsure));
         }
         Applied { applied: all - pending.len(), pending, closed_by }
     }
 
-    /// Where registrations may have been lost with a store that keeps them in memory only: the largest bound, for as long after the last time that the store was out of reach.
+    /// Where registrations may have been lost with the store: the largest bound, for as long after the last time that the store was out of reach.
     fn unsure_bound(&self) -> Option<Duration> {
         let bound = self.largest_bound();
-        let unsure = self.durability == Durability::Memory && self.in_reach_since().elapsed() < bound;
-        unsure.then_some(bound)
+        self.in_reach_since().is_some_and(|since| since.elapsed() < bound).then_some(bound)
     }
 }
 

@@ -32,8 +32,11 @@ impl Broker {
         let mut trail = Trail::new("CompleteTask", id);
         let result = self.complete(caller, id, wish.note, now, &mut trail).await;
         let (task, receipt) = self.finish(caller, trail, result, now).await?;
-        let spread = spread_of(id, &receipt, concern_of(&task.facts));
-        Ok((task, receipt, self.propagated(&spread, wish.wait).await))
+        let concern = concern_of(&*self.store, &task.facts, task.credentials, now).await;
+        let spread = spread_of(id, &receipt, concern);
+        let applied = self.propagated(&spread, wish.wait).await;
+        let applied = until_clocks_agree(applied, &task);
+        Ok((task, receipt, applied))
     }
 
     async fn complete(
@@ -73,9 +76,17 @@ impl Broker {
         let mut trail = Trail::new("RevokeTask", id);
         let result = self.revoke_one(caller, id, wish.note, now, &mut trail).await;
         let (task, receipt) = self.finish(caller, trail, result, now).await?;
-        let concern = task.as_ref().map_or(Concern::All, |task| concern_of(&task.facts));
+        let concern = match &task {
+            Some(task) => concern_of(&*self.store, &task.facts, task.credentials, now).await,
+            None => Concern::All,
+        };
         let spread = spread_of(id, &receipt, concern);
-        Ok((task, receipt, self.propagated(&spread, wish.wait).await))
+        let applied = self.propagated(&spread, wish.wait).await;
+        let applied = match &task {
+            Some(task) => until_clocks_agree(applied, task),
+            None => applied,
+        };
+        Ok((task, receipt, applied))
     }
 
     async fn revoke_one(
@@ -202,6 +213,20 @@ fn has_entry(view: &TaskView) -> bool {
         .head
         .end
         .is_some_and(|(reason, _)| matches!(reason, EndReason::Completed | EndReason::Revoked))
+}
+
+/// How far the clocks of two brokers may be apart.
+const CLOCKS_APART: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A deadline is judged by each verifier by the clock of its broker, and nobody is told of it.
+fn until_clocks_agree(applied: Applied, task: &answer::Task) -> Applied {
+    match &task.status {
+        Status::Ended(end) if end.reason == EndReason::Deadline => {
+            let closed_by = applied.closed_by.max(end.at.saturating_add(CLOCKS_APART));
+            Applied { closed_by, ..applied }
+        }
+        _ => applied,
+    }
 }
 
 fn spread_of(id: TaskId, receipt: &answer::Receipt, concern: Concern) -> Spread {

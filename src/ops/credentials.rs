@@ -85,7 +85,8 @@ impl Broker {
             self.store.revoke(id, now).await.map_err(store_error)?.ok_or_else(missing)?;
         reach(Place::CredentialRevoked);
         trail.fact("seq", position.seq);
-        let spread = Spread::from(id.task.partition(), position, concern_of(&known.facts));
+        let concern = concern_of(&*self.store, &known.facts, 1, now).await;
+        let spread = Spread::from(id.task.partition(), position, concern);
         let spread = spread.again(Happened::CredentialRevoked(id));
         Ok((answered(&known.facts, record), spread))
     }

@@ -14,7 +14,7 @@ use crate::keys::{Keyring, Signer};
 use crate::policy::action::{self, AsVerifier};
 use crate::store::Store;
 use crate::task::TaskFacts;
-use crate::task::store::Position;
+use crate::task::store::{CredentialKind, Position};
 use crate::time::Timestamp;
 
 use super::command::{Follow, Known};
@@ -131,7 +131,9 @@ impl Concerns for ByFacts {
             // Of a task that nothing is below, all that could still be accepted is what it has minted itself. No call begins a task below another yet: once one does, the facts
             // have to say whether that is permitted, and for those that may have children nothing is known here.
             Some(facts) if facts.id == task => {
-                (concern_of(&facts), Some(view.record.head.last_expiry.unwrap_or_default()))
+                let head = &view.record.head;
+                let concern = concern_of(&*self.store, &facts, head.credentials, now).await;
+                (concern, Some(head.last_expiry.unwrap_or_default()))
             }
             _ => (Concern::All, None),
         }
@@ -143,7 +145,20 @@ impl Concerns for ByFacts {
     }
 }
 
-/// The audiences of its grants. What is below a task has no others.
-pub(super) fn concern_of(facts: &TaskFacts) -> Concern {
+/// Credentials that are looked at to see whether a certificate is among them.
+const LOOKED_AT: usize = 256;
+
+/// The audiences of its grants; what is below a task has no others. Everybody, if a certificate is among the so many credentials that it was issued, or may be: a certificate names no audience,
+/// and whoever sees it has to know.
+pub(super) async fn concern_of(store: &dyn Store, facts: &TaskFacts, issued: u32, now: Timestamp) -> Concern {
+    if issued > 0 {
+        let found = store.credentials(facts.id, 0, LOOKED_AT, now).await;
+        let tokens_alone = found.is_ok_and(|(found, more)| {
+            more.is_none() && found.iter().all(|one| one.kind == CredentialKind::Token)
+        });
+        if !tokens_alone {
+            return Concern::All;
+        }
+    }
     Concern::Audiences(facts.grants.iter().map(|grant| Arc::from(grant.audience.as_str())).collect())
 }

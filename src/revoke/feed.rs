@@ -81,8 +81,9 @@ pub trait FeedStore: Send + Sync {
     async fn positions(&self, now: Timestamp) -> StepResult<Vec<Option<Position>>>;
 
     /// Since when this broker has stood, without interruption, by a store that it had proved: what it wrote before may have been lost with the store, what it wrote since was not, unless a
-    /// generation grew. The present moment while there is none.
-    fn proved_since(&self) -> Instant;
+    /// generation grew. The present moment while there is none. `None`: nothing that was acknowledged can have been lost since this
+    /// broker began.
+    fn proved_since(&self) -> Option<Instant>;
 
     /// Holds a position that was known once, to whomever, against the partition's history: where that does not cover it something was lost, and a new generation begins. Whether one did.
     async fn hold_against(&self, partition: Partition, known: Position, now: Timestamp) -> StepResult<bool>;

@@ -15,6 +15,7 @@ use super::txn::Txn;
 use super::view::{self, Fault, Stepped, Table, View};
 use crate::revoke::feed::{FeedEntry, FeedPage, FeedStore, Happened, Registration};
 use crate::revoke::fence::FenceTarget;
+use crate::revoke::history::Durability;
 use crate::store::news::{MAX_ENTRIES, MAX_REGISTRATIONS, announceable, full};
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::{Timestamp, millis};
@@ -169,8 +170,8 @@ impl FeedStore for EmbeddedStore {
         self.writing(move |txn| positions(txn, now)).await
     }
 
-    fn proved_since(&self) -> Instant {
-        self.opened
+    fn proved_since(&self) -> Option<Instant> {
+        (self.rules.durability == Durability::Memory).then_some(self.opened)
     }
 
     async fn hold_against(&self, partition: Partition, known: Position, now: Timestamp) -> StepResult<bool> {

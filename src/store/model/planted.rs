@@ -347,7 +347,7 @@ impl FeedStore for PlantedStore {
         self.sound.positions(now).await
     }
 
-    fn proved_since(&self) -> tokio::time::Instant {
+    fn proved_since(&self) -> Option<tokio::time::Instant> {
         self.sound.proved_since()
     }
 

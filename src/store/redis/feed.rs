@@ -203,7 +203,7 @@ impl FeedStore for RedisStore {
         Ok(positions)
     }
 
-    fn proved_since(&self) -> Instant {
+    fn proved_since(&self) -> Option<Instant> {
         self.link.proved_since()
     }
 

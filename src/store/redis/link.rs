@@ -17,6 +17,7 @@ use super::options::RedisDurability;
 use super::proof::{self, Refusal};
 use super::scripts::Step;
 use super::{Context, wire, witnesses};
+use crate::revoke::history::Durability;
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::Timestamp;
 
@@ -28,6 +29,8 @@ const NO_LONGER_FIT: [&str; 7] =
 pub(super) struct Link {
     context: Arc<Context>,
     state: Arc<watch::Sender<State>>,
+    /// When the first proved server was connected to.
+    first: Instant,
     keeper: AbortHandle,
 }
 
@@ -40,10 +43,11 @@ impl Drop for Link {
 impl Link {
     /// Connects and proves; see [`keeper::first`].
     pub(super) async fn open(context: Arc<Context>) -> Result<Self, Refusal> {
-        let first = keeper::first(&context).await?;
-        let state = Arc::new(watch::Sender::new(State::Up(first)));
+        let live = keeper::first(&context).await?;
+        let first = live.since;
+        let state = Arc::new(watch::Sender::new(State::Up(live)));
         let keeper = tokio::spawn(keeper::keep(Arc::clone(&context), Arc::clone(&state))).abort_handle();
-        Ok(Self { context, state, keeper })
+        Ok(Self { context, state, first, keeper })
     }
 
     /// When a step that begins now has failed.
@@ -157,11 +161,13 @@ impl Link {
         futures_util::future::try_join_all(cmds.iter().map(|cmd| self.command(cmd, false))).await
     }
 
-    /// Since when steps have gone to one proved server without interruption; now, if there is none.
-    pub(super) fn proved_since(&self) -> Instant {
+    /// Since when steps have gone to one proved server without interruption; now, if there is none. `None` while there was no interruption since the start, of a server that keeps what it
+    /// acknowledges.
+    pub(super) fn proved_since(&self) -> Option<Instant> {
+        let kept = self.context.options.durability.kind() != Durability::Memory;
         match &*self.state.borrow() {
-            State::Up(live) => live.since,
-            State::Down { .. } => Instant::now(),
+            State::Up(live) => Some(live.since).filter(|since| !kept || *since != self.first),
+            State::Down { .. } => Some(Instant::now()),
         }
     }
 

@@ -353,6 +353,10 @@ impl Stream {
         let sent = self.beats.sent_at(beat)?;
         let view = fed.view();
         let mut fresher = false;
+        // A greater one makes nothing fresh again that was heard under a lower.
+        if view.bound().is_none_or(|known| known < bound) {
+            view.set_bound(bound);
+        }
         if let Some(sent) = sent {
             // A broker whose look has failed knows no time that its store agrees with.
             if partitions != 0 {
@@ -369,7 +373,7 @@ impl Stream {
             }
         }
         // What an earlier stream keeps fresh by a greater bound stays so until this one keeps something fresh by the lower: it is registered with that bound still.
-        if fresher || view.bound().is_none_or(|known| known < bound) {
+        if fresher {
             view.set_bound(bound);
         }
         fed.happened(&Event::Heartbeat { beat, broker_millis, bound, partitions });

@@ -149,7 +149,12 @@ impl RevocationView {
     /// A heartbeat: the store, read after the beat that was sent at `sent` had arrived, was at `position` in this partition. Gives back whether the partition is
     /// fresh by it: a position beyond what is known leaves it as old as it is, since something is still to come.
     pub fn heard(&self, partition: Partition, position: &Position, sent: Moment) -> bool {
-        self.change(partition, |known| known.heard(position, sent)).unwrap_or(false)
+        // Before the broker has named a bound nothing is fresh; the first that it names holds.
+        let bound = match self.bound.load(Ordering::Relaxed) {
+            UNSET => MAX_BOUND,
+            bound => Duration::from_nanos(bound),
+        };
+        self.change(partition, |known| known.heard(position, sent, bound)).unwrap_or(false)
     }
 
     /// Closes one partition until its next snapshot.
@@ -189,7 +194,9 @@ impl RevocationView {
         if generation.zip(present).is_some_and(|(of_task, present)| of_task < present) {
             return Err(Refusal::GenerationSuperseded);
         }
-        if generation.is_none() && present.is_some_and(|g| task.unix_millis() < g.unix_millis()) {
+        let began_before =
+            |g: Generation| task.unix_millis() <= g.unix_millis().saturating_add(partition::CLOCKS_APART);
+        if generation.is_none() && present.is_some_and(began_before) {
             return Err(Refusal::GenerationSuperseded);
         }
         if known.has_ended(&task) || facts.ancestors.iter().any(|task| known.has_ended(task)) {

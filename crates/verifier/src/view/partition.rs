@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 use crate::time::UnixSeconds;
 
 /// How far the clocks of brokers may be apart, in milliseconds: no store takes a step of one that is further from its own than half of this.
-const CLOCKS_APART: u64 = 10_000;
+pub(super) const CLOCKS_APART: u64 = 10_000;
 
 /// Where a fence stands, and for how long it is remembered.
 #[derive(Clone, Copy)]
@@ -29,6 +29,8 @@ pub(super) struct Known {
     closed: Option<Closed>,
     /// When the beat was sent that the newest heartbeat names.
     fresh_from: Option<Moment>,
+    /// The bound that held then: a greater one that comes later makes nothing fresh again.
+    fresh_for: Duration,
     tasks: HashMap<TaskId, UnixSeconds>,
     credentials: HashMap<CredentialId, UnixSeconds>,
     fences: HashMap<FenceTarget, Fence>,
@@ -133,7 +135,7 @@ impl Known {
     }
 
     /// Whether it was taken: it is not if the position lies beyond what is known, for then something is still to come, nor if it is of an older generation.
-    pub(super) fn heard(&mut self, position: &Position, sent: Moment) -> bool {
+    pub(super) fn heard(&mut self, position: &Position, sent: Moment, bound: Duration) -> bool {
         let Some(known) = self.position else { return false };
         if position.forks_from(&known) {
             self.close(Closed::Rollback);
@@ -141,7 +143,9 @@ impl Known {
         if self.closed.is_some() || position.generation != known.generation || known.seq < position.seq {
             return false;
         }
-        self.fresh_from = Some(self.fresh_from.map_or(sent, |newest| newest.max(sent)));
+        if self.fresh_from.is_none_or(|newest| newest <= sent) {
+            (self.fresh_from, self.fresh_for) = (Some(sent), bound);
+        }
         true
     }
 
@@ -154,7 +158,7 @@ impl Known {
         let (Some(_), Some(fresh_from), Some(bound)) = (self.position, self.fresh_from, bound) else {
             return Err(Refusal::NeverSynchronised);
         };
-        if at.distance(fresh_from) <= bound { Ok(()) } else { Err(Refusal::Stale) }
+        if at.distance(fresh_from) <= bound.min(self.fresh_for) { Ok(()) } else { Err(Refusal::Stale) }
     }
 
     pub(super) fn has_ended(&self, task: &TaskId) -> bool {
