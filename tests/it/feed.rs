@@ -7,12 +7,12 @@ use taskpass_verifier::feed::{FollowerConfig, IdentityFiles};
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
-use crate::support::follower::{LATE, Server, complete, config, minted};
+use crate::support::follower::{LATE, Server, complete, complete_within, config, minted};
 use crate::support::load::insist;
 use crate::support::proxy::{Proxy, Wire};
-use crate::support::story::{begin, docs, mint, refused};
+use crate::support::story::{begin, docs, millis, mint, refused};
 use crate::support::world::DOCS;
-use crate::support::{Store, eventually};
+use crate::support::{Store, eventually, now};
 
 async fn an_end_reaches_a_follower_before_its_receipt_says_so(store: Store) {
     let broker = Broker::start(store).await;
@@ -61,6 +61,29 @@ async fn a29_a_follower_that_is_cut_off_refuses_within_its_bound_and_hears_later
         server.accepts_again(&other_token).await;
     }
     assert_eq!(server.judge(&token), Err(Refusal::TaskEnded), "what ended meanwhile is in the snapshot");
+}
+
+/// From the first moment at which it accepts anything a receipt must reckon with it.
+async fn a_follower_that_is_cut_off_at_its_first_heartbeat_is_in_the_receipt(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    for _ in 0..4 {
+        let proxy = Proxy::to(broker.grpc).await;
+        let (task, token) = minted(&agent).await;
+        let server = Server::start(config(&broker.world, &[proxy.address]));
+        while server.judge(&token).is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        proxy.set(Wire::Held);
+        let spread = complete_within(&agent, &task, 0).await;
+        assert!(spread.pending >= 1, "{spread:?}");
+        let closed_by = u64::try_from(millis(&spread.closed_by)).unwrap();
+        while now().as_millis() < closed_by + 100 {
+            let began = now().as_millis();
+            assert!(server.judge(&token).is_err() || began <= closed_by, "{} ms too late", began - closed_by);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 }
 
 async fn a_follower_outlives_a_broker_that_is_killed(store: Store) {
@@ -263,5 +286,6 @@ on_both_stores!(
     an_end_reaches_a_follower_before_its_receipt_says_so,
     a_follower_of_a_broker_that_stands_still_refuses_within_its_bound_and_heals,
     a29_a_follower_that_is_cut_off_refuses_within_its_bound_and_hears_later_what_it_missed,
+    a_follower_that_is_cut_off_at_its_first_heartbeat_is_in_the_receipt,
     a_follower_outlives_a_broker_that_is_killed,
 );

@@ -12,7 +12,7 @@ use taskpass_verifier::claims::Thumbprint;
 use taskpass_verifier::feed::{self, Follower, FollowerConfig};
 use taskpass_verifier::{At, Presented, Refusal, Verifier};
 use tokio::task::JoinSet;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::support::broker::Setup;
 use crate::support::client::Client;
@@ -20,7 +20,7 @@ use crate::support::dice::{Dice, seed};
 use crate::support::follower::{BOUND, LATE, config_of, follow, verifier_of};
 use crate::support::proxy::{Proxy, Wire};
 use crate::support::site::Site;
-use crate::support::story::{begin, docs, millis, mint, payments, seconds};
+use crate::support::story::{begin, docs, millis, mint, payments, reason, seconds};
 use crate::support::world::{DOCS, PAYMENTS, World};
 use crate::support::{PATIENCE, Store, eventually, now};
 
@@ -229,6 +229,8 @@ struct Worker {
     operators: Vec<Client>,
     log: Arc<Log>,
     dice: Dice,
+    /// A call was given up without an answer: it may be done later all the same, and a fence then takes what has begun since.
+    gave_up: bool,
 }
 
 impl Worker {
@@ -240,6 +242,7 @@ impl Worker {
             operators: sites.iter().map(|site| site.client(world, &operator)).collect(),
             log: Arc::clone(log),
             dice: Dice::of(seed, 100 + number),
+            gave_up: false,
         }
     }
 
@@ -248,34 +251,43 @@ impl Worker {
     where
         F: Future<Output = Result<T, Status>>,
     {
+        self.answer(call).await.unwrap_or_else(|status| panic!("{status:?}"))
+    }
+
+    /// The same; a refusal is an answer as well.
+    async fn answer<T, F>(&mut self, call: impl Fn(Client, Client) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
         let give_up = Instant::now() + PATIENCE;
         loop {
             let site = self.dice.roll(self.agents.len());
             let answer = call(self.agents[site].clone(), self.operators[site].clone());
             match tokio::time::timeout(CALL, answer).await {
-                Ok(Ok(answer)) => return answer,
-                Ok(Err(status)) => {
-                    let passes = matches!(
-                        status.code(),
-                        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
-                    );
-                    assert!(passes, "{status:?}");
-                }
-                Err(_) => {}
+                Ok(Err(status)) if passes(&status) => self.gave_up = true,
+                Ok(answer) => return answer,
+                Err(_) => self.gave_up = true,
             }
             assert!(Instant::now() < give_up, "no broker answers");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    async fn token(&mut self, task: &proto::Task, audience: &'static str) -> Minted {
+    /// None if the task has ended, which it can only by a call that was given up.
+    async fn token(&mut self, task: &proto::Task, audience: &'static str) -> Option<Minted> {
         let request = mint(task, audience);
         let call = |agent: Client, _| {
             let request = request.clone();
             async move { agent.mint(request).await }
         };
-        let minted = self.insist(call).await;
-        (self.log.add(audience, minted.token, &self.agents[0]), minted.credential_id)
+        let minted = match self.answer(call).await {
+            Ok(minted) => minted,
+            Err(status) => {
+                assert!(self.gave_up && reason(&status) == "TASK_ENDED", "{status:?}");
+                return None;
+            }
+        };
+        Some((self.log.add(audience, minted.token, &self.agents[0]), minted.credential_id))
     }
 
     async fn task(&mut self) -> (proto::Task, Vec<Minted>) {
@@ -283,8 +295,8 @@ impl Worker {
         let task = begun.await;
         let mut tokens = Vec::new();
         for _ in 0..=self.dice.roll(2) {
-            tokens.push(self.token(&task, DOCS).await);
-            tokens.push(self.token(&task, PAYMENTS).await);
+            tokens.extend(self.token(&task, DOCS).await);
+            tokens.extend(self.token(&task, PAYMENTS).await);
         }
         (task, tokens)
     }
@@ -297,8 +309,9 @@ impl Worker {
         while !self.log.is_over() {
             let (task, mut tokens) = self.task().await;
             tokio::time::sleep(self.dice.millis(0, 600)).await;
-            if self.dice.roll(3) == 0 {
-                let (token, id) = tokens.pop().unwrap();
+            if self.dice.roll(3) == 0
+                && let Some((token, id)) = tokens.pop()
+            {
                 let spread = self.revoke_one(id).await;
                 self.log.receipt(&[token], spread);
             }
@@ -351,6 +364,12 @@ impl Worker {
         };
         self.insist(call).await.into_inner().receipt.unwrap().propagation.unwrap()
     }
+}
+
+/// What a broker says, or the wire, that is killed or stands still: one that stood still in the middle of a decision has denied it.
+fn passes(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
+        || status.code() == Code::PermissionDenied && status.message().contains("policy_timeout")
 }
 
 /// Kills the first broker and stops any of them for a while; lets Redis stand still, too.

@@ -15,7 +15,7 @@ use crate::support::broker::Broker;
 use crate::support::client::Client;
 use crate::support::story::{begin, docs, mail, millis, mint, refused, seconds};
 use crate::support::world::{DOCS, MAIL, PAYMENTS, TENANT};
-use crate::support::{PATIENCE, Store, now};
+use crate::support::{PATIENCE, Store, eventually, now};
 
 const NONCE: [u8; 16] = [7; 16];
 
@@ -29,19 +29,27 @@ struct Stream {
     covered: BTreeMap<u32, u64>,
 }
 
-fn hello(audience: &str) -> proto::FollowRequest {
-    let bound = seconds(2);
-    let hello =
-        proto::FollowHello { audience: audience.into(), bound, nonce: NONCE.to_vec().into(), known: None };
+fn hello(audience: &str, known: Option<proto::SignedPositions>) -> proto::FollowRequest {
+    let (bound, nonce) = (seconds(2), NONCE.to_vec().into());
+    let hello = proto::FollowHello { audience: audience.into(), bound, nonce, known };
     proto::FollowRequest { message: Some(follow_request::Message::Hello(hello)) }
 }
 
 async fn follow(client: &Client, audience: &str) -> Result<Stream, Status> {
+    follow_knowing(client, audience, None).await
+}
+
+/// The same, and it brings along what an earlier stream has told it.
+async fn follow_knowing(
+    client: &Client,
+    audience: &str,
+    known: Option<proto::SignedPositions>,
+) -> Result<Stream, Status> {
     let request = proto::GetKeySetRequest { trust_domain: TENANT.into() };
     let keys = client.directory().get_key_set(request).await?.into_inner();
     let keys = KeySet::from_jwks(keys.feed_jwks_json.as_bytes()).unwrap();
     let (say, said) = mpsc::channel(64);
-    say.send(hello(audience)).await.unwrap();
+    say.send(hello(audience, known)).await.unwrap();
     let frames = FeedServiceClient::new(client.channel.clone()).follow(ReceiverStream::new(said)).await?;
     Ok(Stream { say, frames: frames.into_inner(), keys, sequence: 0, covered: BTreeMap::new() })
 }
@@ -256,6 +264,84 @@ async fn a_stream_ends_when_its_follower_is_enrolled_no_longer(store: Store) {
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
 }
 
+/// Positions beyond the store's: a broker that believed them would end everything.
+async fn g6_positions_that_no_broker_has_signed_end_nothing(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    let mut stream = follow(&verifier, DOCS).await.unwrap();
+    let (_, heartbeat) = stream.synchronised().await;
+    let good = heartbeat.positions.expect("the first heartbeat brings them");
+    let mut beyond = proto::FeedPositions::decode(good.payload.clone()).unwrap();
+    beyond.positions.iter_mut().for_each(|position| position.seq += 1_000);
+    let payload: prost::bytes::Bytes = beyond.encode_to_vec().into();
+    let random = ring::rand::SystemRandom::new();
+    let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+    let key = ring::signature::EcdsaKeyPair::from_pkcs8(algorithm, key.as_ref(), &random).unwrap();
+    let signed = [b"taskpass-positions-v1\0".as_slice(), &payload].concat();
+    let signature: prost::bytes::Bytes = key.sign(&random, &signed).unwrap().as_ref().to_vec().into();
+    let altered = proto::SignedPositions { payload, ..good.clone() };
+    let of_another = proto::SignedPositions { signature, ..altered.clone() };
+    let of_a_stranger = proto::SignedPositions { key_id: "A".repeat(43), ..of_another.clone() };
+    for known in [altered, of_another, of_a_stranger] {
+        let mut stream = follow_knowing(&verifier, DOCS, Some(known)).await.unwrap();
+        stream.synchronised().await;
+        let line = broker.audit().into_iter().rfind(|line| line["action"] == "Follow").unwrap();
+        assert_eq!(line["facts"]["known_positions"], "not signed by the present feed key", "{line}");
+    }
+    follow_knowing(&verifier, DOCS, Some(good)).await.unwrap().synchronised().await;
+    let grown = |line: &serde_json::Value| !line["facts"]["generation_grew_in"].is_null();
+    assert!(!broker.audit().iter().any(grown));
+    assert!(verifier.accepts(&token).await);
+}
+
+async fn a_stream_whose_bound_was_lowered_ends_and_says_so(store: Store) {
+    let broker = Broker::start(store).await;
+    let mut stream = follow(&broker.verifier(), DOCS).await.unwrap();
+    stream.synchronised().await;
+    let text = broker.world.read("audiences/docs.toml").replacen("uri =", "bound = \"1s\"\nuri =", 1);
+    broker.world.write("audiences/docs.toml", &text);
+    let ended = async {
+        loop {
+            match stream.frames.message().await {
+                Ok(frame) => assert!(frame.is_some(), "an end without a reason"),
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    refused(Err::<(), _>(status), Code::FailedPrecondition, "BOUND_LOWERED");
+}
+
+/// Whoever hangs up right after the hello is written down all the same: each stream that a receipt reckons with has its line.
+async fn a_hello_that_is_reset_right_away_leaves_its_audit_line(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    assert!(verifier.accepts(&token).await, "the connection stands");
+    // Each is reset a little later than the one before.
+    for pause in 0..40 {
+        let (say, said) = mpsc::channel(1);
+        say.send(hello(DOCS, None)).await.unwrap();
+        let mut feed = FeedServiceClient::new(verifier.channel.clone());
+        let call = feed.follow(ReceiverStream::new(said));
+        let _reset = tokio::time::timeout(Duration::from_micros(pause * 200), call).await.is_err();
+    }
+    let done = agent.tasks().complete_task(complete(&task, 0)).await.unwrap().into_inner();
+    let spread = done.receipt.unwrap().propagation.unwrap();
+    assert!(spread.pending >= 1 && spread.applied == 0, "{spread:?}");
+    for pending in &spread.pending_followers {
+        eventually("its line", async || {
+            let of_it = |line: &serde_json::Value| line["facts"]["stream"] == pending.stream_id.as_str();
+            broker.audit().iter().any(|line| of_it(line) && line["outcome"] == "done")
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_through_one_broker_reaches_the_followers_of_another() {
     let first = Broker::start(Store::Redis).await;
@@ -306,4 +392,7 @@ on_both_stores!(
     nobody_is_told_of_what_is_not_for_their_audience,
     only_an_enrolled_verifier_may_follow,
     a_stream_ends_when_its_follower_is_enrolled_no_longer,
+    a_stream_whose_bound_was_lowered_ends_and_says_so,
+    a_hello_that_is_reset_right_away_leaves_its_audit_line,
+    g6_positions_that_no_broker_has_signed_end_nothing,
 );

@@ -49,8 +49,18 @@ impl Client {
         Self::with_tls(address, tls(broker, None))
     }
 
+    /// Shows this SVID, and takes no more than this many bytes of an answer that is not read.
+    pub fn narrow(address: SocketAddr, broker: &Ca, svid: &Svid, bytes: u32) -> Self {
+        let endpoint = Endpoint::from_static("http://localhost").initial_stream_window_size(bytes);
+        Self::at(endpoint, address, tls(broker, Some((svid.chain.clone(), svid.key_der()))))
+    }
+
     /// Shakes hands by `config`.
     pub fn with_tls(address: SocketAddr, config: ClientConfig) -> Self {
+        Self::at(Endpoint::from_static("http://localhost"), address, config)
+    }
+
+    fn at(endpoint: Endpoint, address: SocketAddr, config: ClientConfig) -> Self {
         let connections = Arc::new(AtomicUsize::new(0));
         let (counter, config) = (Arc::clone(&connections), Arc::new(config));
         let connector = tower::service_fn(move |_: http::Uri| {
@@ -63,7 +73,6 @@ impl Client {
                 Ok::<_, std::io::Error>(TokioIo::new(tls))
             }
         });
-        let endpoint = Endpoint::from_static("http://localhost");
         let channel = endpoint.connect_with_connector_lazy(connector);
         Self { channel, connections, thumbprint: Vec::new(), store: None }
     }

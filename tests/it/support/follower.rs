@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use taskpass::proto;
-use taskpass_verifier::feed::{self, Follower, FollowerConfig, ForVerifier, IdentityFiles, Reconnect};
+use taskpass_verifier::feed::{
+    self, Event, Fed, Follower, FollowerConfig, ForVerifier, IdentityFiles, Reconnect, Violation,
+};
 use taskpass_verifier::verifier::Expected;
-use taskpass_verifier::{At, EnforcementProfile, Presented, Refusal, RevocationView, Verifier};
+use taskpass_verifier::{At, EnforcementProfile, KeySet, Presented, Refusal, RevocationView, Verifier};
 
 use super::client::Client;
 use super::story::{mint, seconds};
@@ -95,6 +98,53 @@ impl Server {
         assert_eq!(self.judge(token), Err(Refusal::Stale));
         assert!(since.elapsed() <= BOUND + LATE, "it refused after {:?}", since.elapsed());
         assert!(self.follower.closed().is_some());
+    }
+}
+
+/// Counts what a verifier is told.
+pub struct Counting {
+    fed: ForVerifier,
+    /// Heartbeats that keep everything fresh.
+    heartbeats: AtomicUsize,
+    ends: AtomicUsize,
+}
+
+impl Fed for Counting {
+    fn view(&self) -> &RevocationView {
+        self.fed.view()
+    }
+
+    fn take_keys(&self, issuer: &str, epoch: u64, keys: &KeySet) -> Result<(), Violation> {
+        self.fed.take_keys(issuer, epoch, keys)
+    }
+
+    fn happened(&self, event: &Event<'_>) {
+        match event {
+            Event::Heartbeat { partitions: u64::MAX, .. } => self.heartbeats.fetch_add(1, Ordering::SeqCst),
+            Event::Ended { .. } => self.ends.fetch_add(1, Ordering::SeqCst),
+            _ => 0,
+        };
+    }
+}
+
+impl Counting {
+    pub fn start(config: FollowerConfig) -> (Arc<Self>, Server) {
+        let verifier = verifier_of(&config.audience);
+        let fed = ForVerifier::new(Arc::clone(&verifier)).unwrap();
+        let counting = Arc::new(Self { fed, heartbeats: AtomicUsize::new(0), ends: AtomicUsize::new(0) });
+        let follower = Follower::start(config, Arc::clone(&counting) as _).unwrap();
+        (counting, Server { verifier, follower })
+    }
+
+    /// Waits until what is true now has been said, and with it the positions that the broker knows.
+    pub async fn heartbeats(&self) {
+        let until = self.heartbeats.load(Ordering::SeqCst) + 3;
+        eventually("heartbeats", async || self.heartbeats.load(Ordering::SeqCst) >= until).await;
+    }
+
+    /// Ends that were told one by one, not in a snapshot.
+    pub fn ends(&self) -> usize {
+        self.ends.load(Ordering::SeqCst)
     }
 }
 

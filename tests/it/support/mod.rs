@@ -7,6 +7,7 @@ pub mod client;
 pub mod dice;
 pub mod follower;
 pub mod load;
+pub mod mitm;
 pub mod mortal;
 pub mod process;
 pub mod proxy;

@@ -1,9 +1,9 @@
-//! A wire between a verifier and a broker, that can be cut, held, and led to another broker.
+//! A wire between a verifier and a broker, or a broker and its store, that can be cut, held, and led to another broker.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::copy_bidirectional;
+use tokio::io::copy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -15,6 +15,8 @@ pub enum Wire {
     Whole,
     /// They stay where they are, on open connections.
     Held,
+    /// They pass to the target; what it answers stays where it is.
+    Mute,
     /// Connections end, and new ones are ended at once.
     Cut,
 }
@@ -64,12 +66,15 @@ impl Drop for Proxy {
 
 async fn carry(mut near: TcpStream, target: SocketAddr, mut wire: watch::Receiver<Wire>) {
     let Ok(mut far) = TcpStream::connect(target).await else { return };
-    // One future for all of it: what is under way when the wire is held is carried on later.
-    let mut copy = std::pin::pin!(copy_bidirectional(&mut near, &mut far));
+    let ((mut near_reads, mut near_writes), (mut far_reads, mut far_writes)) = (near.split(), far.split());
+    // One future for each way: what is under way when the wire is held is carried on later.
+    let mut there = std::pin::pin!(copy(&mut near_reads, &mut far_writes));
+    let mut back = std::pin::pin!(copy(&mut far_reads, &mut near_writes));
     loop {
         let now = *wire.borrow_and_update();
         tokio::select! {
-            _ = &mut copy, if now == Wire::Whole => return,
+            _ = &mut there, if matches!(now, Wire::Whole | Wire::Mute) => return,
+            _ = &mut back, if now == Wire::Whole => return,
             changed = wire.changed(), if now != Wire::Cut => if changed.is_err() { return },
             () = std::future::ready(()), if now == Wire::Cut => return,
         }

@@ -1,0 +1,262 @@
+//! What followers refuse and what they may go on to accept, in cases that are no fault of anybody: many credentials, slow neighbours, bounds that change, bindings, certificates.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use taskpass::proto::feed_service_client::FeedServiceClient;
+use taskpass::proto::{self, follow_request};
+use taskpass::time::{Clock, SystemClock, Timestamp};
+use taskpass_verifier::claims::Thumbprint;
+use taskpass_verifier::feed::{self, FollowerConfig};
+use taskpass_verifier::ids::TaskId;
+use taskpass_verifier::verifier::TaskCertificate;
+use taskpass_verifier::{At, Presented, Refusal, UnixSeconds};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use crate::support::broker::{Broker, Setup};
+use crate::support::client::Client;
+use crate::support::follower::{
+    BOUND, Counting, LATE, Server, complete, complete_within, config, config_of, minted,
+};
+use crate::support::site::Site;
+use crate::support::story::{begin, mint, payments, refused, seconds};
+use crate::support::world::{DOCS, PAYMENTS};
+use crate::support::{Store, eventually};
+
+/// Of the task with many; the benchmark has the million.
+const CREDENTIALS: usize = 5_000;
+
+async fn a27_a_task_with_thousands_of_credentials_ends_by_one_entry(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let (heard, server) = Counting::start(config(&broker.world, &[broker.grpc]));
+    server.synchronised().await;
+    let task = agent.docs_task().await;
+    let mints = (0..CREDENTIALS).map(|_| {
+        let (agent, request) = (agent.clone(), mint(&task, DOCS));
+        async move { agent.mint(request).await.unwrap().token }
+    });
+    let tokens: Vec<String> = futures_util::stream::iter(mints).buffer_unordered(32).collect().await;
+    let sample: Vec<_> = tokens.iter().step_by(CREDENTIALS / 250).collect();
+    assert!(sample.iter().all(|token| server.judge(token).is_ok()));
+    let spread = complete(&agent, &task).await;
+    assert_eq!((spread.applied, spread.pending), (1, 0), "{spread:?}");
+    assert!(sample.iter().all(|token| server.judge(token) == Err(Refusal::TaskEnded)));
+    assert!(tokens.iter().step_by(101).all(|token| server.judge(token) == Err(Refusal::TaskEnded)));
+    assert_eq!(heard.ends(), 1, "one entry, whatever it ends");
+}
+
+/// Says hello and beats, and reads nothing.
+async fn slow_loris(site: &Site, setup: &Setup) -> (mpsc::Sender<proto::FollowRequest>, impl Sized) {
+    let client = Client::narrow(site.grpc, &setup.world.broker_ca, &setup.world.svid("mcp/docs"), 4_096);
+    let (say, said) = mpsc::channel(8);
+    let (nonce, bound) = (vec![9; 16].into(), seconds(2));
+    let hello = proto::FollowHello { audience: DOCS.into(), bound, nonce, known: None };
+    let hello = proto::FollowRequest { message: Some(follow_request::Message::Hello(hello)) };
+    say.send(hello).await.unwrap();
+    let frames = FeedServiceClient::new(client.channel.clone()).follow(ReceiverStream::new(said)).await;
+    let beats = say.clone();
+    tokio::spawn(async move {
+        for number in 1.. {
+            let beat = follow_request::Message::Beat(proto::FollowBeat { number });
+            if beats.send(proto::FollowRequest { message: Some(beat) }).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    (say, frames.unwrap())
+}
+
+/// What a process has in memory, in KiB.
+fn resident(site: &Site) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", site.process().id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+async fn ends(agent: &Client, many: usize) {
+    let ends = (0..many).map(|_| {
+        let agent = agent.clone();
+        async move { drop(complete_within(&agent, &agent.docs_task().await, 0).await) }
+    });
+    futures_util::stream::iter(ends).buffer_unordered(16).collect::<Vec<_>>().await;
+}
+
+async fn a33_a_follower_that_never_reads_slows_nobody_and_is_named_in_receipts(store: Store) {
+    let setup = Setup::on(store);
+    let site = Site::start(&setup, "broker").await;
+    let agent = site.workload(&setup.world, "agent/a1");
+    let server = Server::at(&setup.world, &[site.door.address]).await;
+    let _slow = slow_loris(&site, &setup).await;
+    ends(&agent, 400).await;
+    let before = resident(&site);
+    ends(&agent, 2_000).await;
+    let (task, token) = minted(&agent).await;
+    server.accepts_again(&token).await;
+    // The other one is as fast as ever.
+    let since = Instant::now();
+    let spread = complete_within(&agent, &task, 0).await;
+    while server.judge(&token).is_ok() {
+        assert!(since.elapsed() < LATE, "it has not heard of the end after {:?}", since.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(spread.pending >= 1, "{spread:?}");
+    let spread = complete_within(&agent, &agent.docs_task().await, 1).await;
+    assert_eq!((spread.applied, spread.pending), (1, 1), "{spread:?}");
+    let pending = &spread.pending_followers[0];
+    assert_eq!(pending.follower, "spiffe://example.org/mcp/docs");
+    assert_eq!(pending.closes_at, spread.closed_by);
+    let grown = resident(&site).saturating_sub(before);
+    assert!(grown < 24 * 1_024, "the broker has grown by {grown} KiB");
+}
+
+/// Frames of others in between move the partition on without telling this audience.
+async fn a_repeated_end_is_answered_at_once_whatever_has_ended_since(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    let (task, token) = minted(&agent).await;
+    assert_eq!(complete(&agent, &task).await.applied, 1);
+    assert_eq!(server.judge(&token), Err(Refusal::TaskEnded));
+    let partition = |task: &proto::Task| task.id.parse::<TaskId>().unwrap().partition();
+    let mut others = 0;
+    while others < 2 {
+        let other = agent.begin(begin(&[payments()])).await.unwrap();
+        complete_within(&agent, &other, 0).await;
+        others += usize::from(partition(&other) == partition(&task));
+    }
+    let mut agents = vec![agent];
+    if store == Store::Redis {
+        let second = broker.beside().await;
+        agents.push(Client::new(second, &broker.world.broker_ca, &broker.world.svid("agent/a1")));
+        // It hears of acknowledgements from now on.
+        let (task, _) = minted(&agents[1]).await;
+        assert_eq!(complete(&agents[1], &task).await.applied, 1);
+    }
+    let since = Instant::now();
+    let spread = complete(&agents[0], &task).await;
+    assert_eq!((spread.applied, spread.pending), (1, 0), "{spread:?}");
+    assert!(since.elapsed() < LATE * 3, "{:?}", since.elapsed());
+}
+
+async fn a_bound_that_is_lowered_is_kept_from_then_on_without_a_gap(store: Store) {
+    let setup = Setup::on(store);
+    let text = setup.world.read("audiences/docs.toml");
+    let bounded = |bound: &str| text.replacen("uri =", &format!("bound = \"{bound}\"\nuri ="), 1);
+    setup.world.write("audiences/docs.toml", &bounded("6s"));
+    let broker = Broker::of(setup).await;
+    let (_task, token) = minted(&broker.agent()).await;
+    let server = Server::start(FollowerConfig { bound: None, ..config(&broker.world, &[broker.grpc]) });
+    server.synchronised().await;
+    let bound = || server.verifier.view().unwrap().bound();
+    assert_eq!(bound(), Some(Duration::from_secs(6)));
+    broker.world.write("audiences/docs.toml", &bounded("2s"));
+    eventually("the new bound", async || {
+        assert_eq!(server.judge(&token), Ok(()), "{:?}", server.follower.status());
+        bound() == Some(BOUND)
+    })
+    .await;
+    let status = server.follower.status();
+    assert!(status.problem.is_some_and(|problem| problem.contains("bound was lowered")));
+    assert_eq!((server.judge(&token), status.violation, status.streams), (Ok(()), None, 2));
+}
+
+async fn a08_a_bound_token_is_refused_with_another_certificate(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let server = Server::start(config_of(&broker.world, &[broker.grpc], PAYMENTS, "mcp/payments/p1"));
+    server.synchronised().await;
+    let task = agent.begin(begin(&[payments()])).await.unwrap();
+    let token = agent.mint(mint(&task, PAYMENTS)).await.unwrap().token;
+    let with = |of: &Client| {
+        let certificate = Thumbprint::from_bytes(of.thumbprint.as_slice().try_into().unwrap());
+        let presented = Presented { certificate: Some(certificate), jkt: None };
+        server.verifier.judge(&token, &presented, At::moment(feed::now())).map(drop)
+    };
+    for _ in 0..2 {
+        assert_eq!(with(&agent), Ok(()));
+        // The thief has the token, a certificate of his own, and even one of the same agent's name.
+        assert_eq!(with(&broker.second_agent()), Err(Refusal::ConfirmationMismatch));
+        assert_eq!(with(&broker.agent()), Err(Refusal::ConfirmationMismatch));
+        assert_eq!(server.judge(&token), Err(Refusal::ConfirmationNotPresented));
+    }
+    complete(&agent, &task).await;
+    assert_eq!(with(&agent), Err(Refusal::TaskEnded));
+}
+
+async fn a55_a_task_certificate_is_refused_on_new_connections_once_its_task_has_ended(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    let tasks = [agent.docs_task().await, agent.docs_task().await];
+    let mut issued = Vec::new();
+    for task in &tasks {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+        let key = Some(proto::issue_certificate_request::Key::CsrPem(csr.pem().unwrap()));
+        let request = proto::IssueCertificateRequest { task_id: task.id.clone(), key, ..Default::default() };
+        issued.push(agent.issue(request).await.unwrap());
+    }
+    // What a server reads in the certificate that TLS has verified.
+    let judge = |issued: &proto::IssueCertificateResponse| {
+        let (_, read) = x509_parser::parse_x509_certificate(&issued.chain_der[0]).unwrap();
+        let at = |time: x509_parser::time::ASN1Time| UnixSeconds(u64::try_from(time.timestamp()).unwrap());
+        let certificate = TaskCertificate {
+            serial: read.raw_serial(),
+            spiffe_id: &issued.spiffe_id,
+            not_before: at(read.validity().not_before),
+            not_after: at(read.validity().not_after),
+        };
+        server.verifier.judge_certificate(&certificate, At::moment(feed::now())).map(drop)
+    };
+    assert_eq!((judge(&issued[0]), judge(&issued[1])), (Ok(()), Ok(())));
+    complete(&agent, &tasks[0]).await;
+    assert_eq!((judge(&issued[0]), judge(&issued[1])), (Err(Refusal::TaskEnded), Ok(())));
+    agent.revoke_credential(&issued[1].credential_id).await.unwrap();
+    eventually("its end", async || judge(&issued[1]) == Err(Refusal::CredentialRevoked)).await;
+}
+
+/// The machine's clock, and so many milliseconds beside it.
+#[derive(Debug, Default)]
+struct Off(AtomicI64);
+
+impl Clock for Off {
+    fn now(&self) -> Timestamp {
+        let now = SystemClock.now().as_millis();
+        Timestamp::from_millis(now.saturating_add_signed(self.0.load(Ordering::SeqCst)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a32_a_broker_whose_clock_is_not_the_stores_keeps_nobody_fresh() {
+    let clock = Arc::new(Off::default());
+    let broker = Broker::by_clock(Setup::on(Store::Redis), Arc::clone(&clock) as _).await;
+    let agent = broker.agent();
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    let (task, token) = minted(&agent).await;
+    for minutes in [10, -10] {
+        server.accepts_again(&token).await;
+        clock.0.store(minutes * 60_000, Ordering::SeqCst);
+        server.goes_stale(&token).await;
+        let request = proto::CompleteTaskRequest { task_id: task.id.clone(), ..Default::default() };
+        refused(agent.tasks().complete_task(request).await, Code::Unavailable, "CLOCK_SKEW");
+        clock.0.store(0, Ordering::SeqCst);
+    }
+    server.accepts_again(&token).await;
+    complete(&agent, &task).await;
+    assert_eq!(server.judge(&token), Err(Refusal::TaskEnded));
+}
+
+on_both_stores!(
+    a27_a_task_with_thousands_of_credentials_ends_by_one_entry,
+    a33_a_follower_that_never_reads_slows_nobody_and_is_named_in_receipts,
+    a_repeated_end_is_answered_at_once_whatever_has_ended_since,
+    a_bound_that_is_lowered_is_kept_from_then_on_without_a_gap,
+    a08_a_bound_token_is_refused_with_another_certificate,
+    a55_a_task_certificate_is_refused_on_new_connections_once_its_task_has_ended,
+);
