@@ -187,7 +187,7 @@ impl Verifier {
     /// validity, and what the view knows of its task and serial number.
     ///
     /// A certificate names neither its task's ancestors nor where in the history the task began. So the end of an ancestor does not show here, and fences on the agent or its
-    /// trust domain as well as the generation are judged by the time in the task's id: until 10 s after a fence or a new generation, new tasks' certificates are refused, too. What the task may do at
+    /// trust domain as well as the generation are judged by the time in the task's id: until 10 s after a fence, new tasks' certificates are refused, too. What the task may do at
     /// this audience it does not say either: ask for a token.
     pub fn judge_certificate(
         &self,

@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 use crate::time::UnixSeconds;
 
 /// How far the clocks of brokers may be apart, in milliseconds: no store takes a step of one that is further from its own than half of this.
-pub(super) const CLOCKS_APART: u64 = 10_000;
+const CLOCKS_APART: u64 = 10_000;
 
 /// Where a fence stands, and for how long it is remembered.
 #[derive(Clone, Copy)]
