@@ -7,10 +7,10 @@ use std::time::Duration;
 use prost::Message as _;
 use taskpass::proto::{self, feed_frame, follow_request};
 use taskpass_verifier::Refusal;
-use taskpass_verifier::feed::Violation;
+use taskpass_verifier::feed::{FollowerConfig, Violation};
 
 use crate::support::broker::{Broker, Setup};
-use crate::support::follower::{BOUND, Server, complete_within, minted};
+use crate::support::follower::{BOUND, Counting, Server, complete_within, config, minted};
 use crate::support::mitm::Mitm;
 use crate::support::proxy::{Proxy, Wire};
 use crate::support::site::Site;
@@ -236,16 +236,16 @@ async fn a30_a_follower_whose_word_is_held_back_counts_as_pending(store: Store) 
 async fn a30_frames_that_all_come_late_keep_nobody_fresh_beyond_the_bound(store: Store) {
     let scene = Scene::on(store).await;
     let mut ended = String::new();
-    for delay in [BOUND / 4, BOUND * 3 / 8, BOUND / 2, BOUND * 3 / 4, BOUND * 3] {
+    for delay in [BOUND / 8, BOUND / 5, BOUND / 2, BOUND * 3 / 4, BOUND * 3] {
         scene.mitm.behaves();
         scene.server.accepts_again(&scene.living).await;
         scene.mitm.delays(delay);
-        ended = scene.ends_a_task().await.0;
-        if delay < BOUND / 2 {
-            // It lives with that.
+        if delay < BOUND / 4 {
+            // It lives with that: nothing that came before could keep it fresh for so long.
+            tokio::time::sleep(BOUND * 3 / 2).await;
             scene.server.accepts_again(&scene.living).await;
-            ended = scene.ends_a_task().await.0;
         }
+        ended = scene.ends_a_task().await.0;
         if delay > BOUND {
             assert_eq!(scene.server.judge(&scene.living), Err(Refusal::Stale));
         }
@@ -254,7 +254,41 @@ async fn a30_frames_that_all_come_late_keep_nobody_fresh_beyond_the_bound(store:
     scene.heals(&ended).await;
 }
 
-/// The answer of a look at the store is held back for as long as a look may take: what it says is as old as the look, and so is the beat that it is named for.
+/// Lets heartbeats pass until anything else comes, and nothing from then on.
+fn heartbeats_until_there_is_news() -> impl FnMut(Frame) -> Vec<Frame> + Send + 'static {
+    let mut silent = false;
+    move |frame| {
+        silent |= !is_heartbeat(&frame);
+        if silent { vec![] } else { vec![frame] }
+    }
+}
+
+/// A heartbeat that was under way when the task ended comes after its end, which never comes.
+async fn a30_heartbeats_that_come_late_count_from_when_their_beat_was_sent(store: Store) {
+    let scene = Scene::on(store).await;
+    for _ in 0..2 {
+        scene.mitm.delays(BOUND / 5);
+        tokio::time::sleep(BOUND * 3 / 2).await;
+        scene.server.accepts_again(&scene.living).await;
+        let under_way = Arc::new(tokio::sync::Notify::new());
+        let mut trick = heartbeats_until_there_is_news();
+        scene.mitm.closes();
+        scene.mitm.plays({
+            let under_way = Arc::clone(&under_way);
+            move |frame| {
+                let instead = trick(frame);
+                instead.iter().for_each(|_| under_way.notify_one());
+                instead
+            }
+        });
+        under_way.notified().await;
+        let (ended, living) = scene.ends_a_task().await;
+        assert_eq!(living, Err(Refusal::Stale));
+        scene.heals(&ended).await;
+    }
+}
+
+/// The answer of a look at the store is held back for almost as long as a look may take: what it says is as old as the look, and so is the beat that it is named for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_whose_answer_comes_late_keeps_nobody_fresh_from_later_than_it_began() {
     let mut setup = Setup::on(Store::Redis);
@@ -263,33 +297,47 @@ async fn a_look_whose_answer_comes_late_keeps_nobody_fresh_from_later_than_it_be
     let north = Site::start(&setup, "north").await;
     setup.redis_at = None;
     let south = Site::start(&setup, "south").await;
-    let mitm = Mitm::before(north.grpc, &setup.world).await;
     let agent = south.workload(&setup.world, "agent/a1");
-    let server = Server::at(&setup.world, &[mitm.address]).await;
-    for _ in 0..3 {
+    // Several, for each has its own rhythm of beats.
+    let bound = BOUND * 2;
+    let mut followers = Vec::new();
+    for _ in 0..4 {
+        let mitm = Mitm::before(north.grpc, &setup.world).await;
+        let config = FollowerConfig { bound: Some(bound), ..config(&setup.world, &[mitm.address]) };
+        let (heard, server) = Counting::start(config);
+        server.synchronised().await;
+        tokio::time::sleep(bound / 16).await;
+        followers.push((mitm, heard, server));
+    }
+    for _ in 0..2 {
         let (task, token) = minted(&agent).await;
-        server.accepts_again(&token).await;
-        // Long enough for a look to have asked, and too short for it to be given up.
+        for (_, _, server) in &followers {
+            server.accepts_again(&token).await;
+        }
+        followers[0].1.heartbeats().await;
+        // The next look, a quarter of the bound after this heartbeat, is asked and not answered.
+        tokio::time::sleep(bound / 4 - BOUND / 20).await;
         wire.set(Wire::Mute);
+        tokio::time::sleep(BOUND / 10).await;
+        for (mitm, ..) in &followers {
+            mitm.closes();
+            mitm.plays(heartbeats_until_there_is_news());
+        }
+        let closed_by = millis(&complete_within(&agent, &task, 0).await.closed_by);
         tokio::time::sleep(BOUND / 4).await;
-        mitm.closes();
-        // Heartbeats, until anything else comes.
-        let mut silent = false;
-        mitm.plays(move |frame| {
-            silent |= !is_heartbeat(&frame);
-            if silent { vec![] } else { vec![frame] }
-        });
-        let spread = complete_within(&agent, &task, 0).await;
-        let closed_by = millis(&spread.closed_by);
-        tokio::time::sleep(BOUND / 5).await;
         wire.set(Wire::Whole);
-        while millis_now() < closed_by + 700 {
-            let began = millis_now();
-            assert!(server.judge(&token).is_err() || began <= closed_by, "{} ms too late", began - closed_by);
+        while millis_now() < closed_by + 500 {
+            for (_, _, server) in &followers {
+                let began = millis_now();
+                let verdict = server.judge(&token);
+                assert!(verdict.is_err() || began <= closed_by, "{} ms too late", began - closed_by);
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        mitm.behaves();
-        eventually("the end", async || server.judge(&token) == Err(Refusal::TaskEnded)).await;
+        for (mitm, _, server) in &followers {
+            mitm.behaves();
+            eventually("the end", async || server.judge(&token) == Err(Refusal::TaskEnded)).await;
+        }
     }
 }
 
@@ -321,5 +369,6 @@ on_one_store!(
     a30_frames_of_an_earlier_stream_keep_nobody_fresh,
     a30_beats_that_are_made_up_keep_nobody_fresh,
     a30_silence_makes_stale,
+    a30_heartbeats_that_come_late_count_from_when_their_beat_was_sent,
     a30_a_follower_whose_word_is_held_back_counts_as_pending,
 );
