@@ -184,3 +184,17 @@ async fn a_call_that_two_readers_read_differently_is_permitted_by_neither() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_handler_permits_nothing_without_a_grant_whatever_stands_before_it() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    let app = axum::Router::new().route_service("/mcp", mcp_server::mcp());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let (status, answer) =
+        post(server, None, &message(r#"{"name":"search","arguments":{"query":"leave"}}"#)).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer.contains(r#""reason":"tool_not_granted""#) && !answer.contains("holidays"), "{answer}");
+    let (_, answer) = post(server, None, r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).await;
+    assert!(answer.contains(r#""tools":[]"#), "{answer}");
+}

@@ -101,13 +101,18 @@ impl Server {
 fn app(protection: &Protection) -> Result<Router, Refusal> {
     let metadata = protection.metadata(&Handbook::scope()?).to_string();
     let metadata = get(async move || ([(CONTENT_TYPE, "application/json")], metadata));
-    // No sessions: each request stands for itself, with a token of its own. Answers are whole.
-    let config =
-        StreamableHttpServerConfig::default().with_legacy_session_mode(false).with_json_response(true);
-    let mcp = StreamableHttpService::new(|| Ok(Handbook), Arc::new(NeverSessionManager::default()), config);
     Ok(Router::new()
-        .route_service(ENDPOINT, mcp)
+        .route_service(ENDPOINT, mcp())
         .layer(axum::middleware::from_fn_with_state(protection.clone(), gate::permit))
         .layer(protection.clone())
         .route(protection.metadata_path(), metadata))
+}
+
+/// The handbook alone, as a service that nothing protects: it permits no call, since there is no grant.
+///
+/// No sessions: each request stands for itself, with a token of its own. Answers are whole.
+pub fn mcp() -> StreamableHttpService<Handbook, NeverSessionManager> {
+    let config =
+        StreamableHttpServerConfig::default().with_legacy_session_mode(false).with_json_response(true);
+    StreamableHttpService::new(|| Ok(Handbook), Arc::new(NeverSessionManager::default()), config)
 }
