@@ -95,7 +95,11 @@ fn entries() -> Vec<FeedEntry> {
     [
         feed_entry::What::TaskEnded(task(1).as_bytes().to_vec().into()),
         feed_entry::What::CredentialRevoked(credential.to_bytes().to_vec().into()),
-        feed_entry::What::Fence(FeedFence { target_sha256: vec![9; 32].into(), cut: 12 }),
+        feed_entry::What::Fence(FeedFence {
+            target_sha256: vec![9; 32].into(),
+            cut: 12,
+            raised_at: NOW * 1_000,
+        }),
     ]
     .map(|what| FeedEntry { what: Some(what), forget_at: NOW + 900 })
     .to_vec()
@@ -109,11 +113,13 @@ fn snapshot(more: bool) -> feed_frame::Content {
         seq: 10,
         entries: entries(),
         more,
+        chain: vec![10; 20].into(),
     })
 }
 
 fn delta(from_seq: u64, entries: Vec<FeedEntry>) -> feed_frame::Content {
-    feed_frame::Content::Delta(FeedDelta { partition: 3, from_seq, to_seq: from_seq + 1, entries })
+    let chain = vec![11; 20].into();
+    feed_frame::Content::Delta(FeedDelta { partition: 3, from_seq, to_seq: from_seq + 1, entries, chain })
 }
 
 fn new_generation() -> feed_frame::Content {
@@ -128,6 +134,11 @@ fn heartbeat(beat: u64) -> feed_frame::Content {
         broker_time: Some(prost_types::Timestamp { seconds: NOW as i64, nanos: 5 }),
         bound: Duration::from_secs(15).try_into().ok(),
         partitions: 1 << 3,
+        positions: Some(taskpass::proto::SignedPositions {
+            payload: vec![1; 64].into(),
+            signature: vec![2; 64].into(),
+            key_id: "key".into(),
+        }),
     })
 }
 
