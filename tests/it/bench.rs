@@ -1,4 +1,4 @@
-//! The RPC that `taskpass bench` measures the others against.
+//! `taskpass bench`: the RPC that others are measured against, and a short run.
 
 use taskpass::api::grpc::EMPTY_RPC;
 use taskpass::app;
@@ -33,4 +33,23 @@ async fn the_empty_rpc_answers_a_verified_peer_and_nobody_else_and_leaves_no_tra
     raw::call(&stranger, EMPTY_RPC, Vec::new()).await.expect_err("no certificate");
     running.drain().await.unwrap();
     assert_eq!(crate::support::broker::audit(world), Vec::<serde_json::Value>::new());
+}
+
+#[test]
+fn the_bench_of_ends_sees_every_follower_of_two_brokers_refuse_and_says_how_long_it_took() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = std::process::Command::new(env!("CARGO_BIN_EXE_taskpass"))
+        .args(["bench", "revoke", "--followers", "4", "--ends", "6", "--json", "--dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let notes = String::from_utf8_lossy(&bench.stderr);
+    assert!(bench.status.success(), "{notes}");
+    let said: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
+    assert_eq!((&said["followers"], &said["ends"]), (&4.into(), &6.into()));
+    let p50 = |what: &str| said[what]["p50_ms"].as_f64().unwrap();
+    assert!(0.0 < p50("first_refused") && p50("first_refused") <= p50("all_refused"), "{said}");
+    assert!(p50("all_refused") <= p50("receipt"), "{said}");
+    assert!(said["verdicts_asked"].as_u64() >= said["verdicts_accepted"].as_u64(), "{said}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
 }

@@ -1,5 +1,6 @@
 //! How long an end takes to reach everybody: followers at two brokers on one Redis, ends through either broker in turn, one at a time.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -98,16 +99,21 @@ pub(super) fn ms(took: &Histogram<u64>, quantile: f64) -> f64 {
 }
 
 /// Measures `plan`, with everything that it needs started anew.
-pub(super) async fn of(dir: &std::path::Path, plan: Plan) -> Result<Ends, Failure> {
+pub(super) async fn of(dir: &Path, plan: Plan) -> Result<Ends, Failure> {
     note(format_args!("redis, two brokers, {} followers: {} ends", plan.followers, plan.ends));
     let redis = Redis::start(dir)?;
     let world = World::build(dir, StoreKind::Redis, Some(redis.port()))?;
-    let _brokers = [Broker::start_at(&world, Seat::First)?, Broker::start_at(&world, Seat::Second)?];
+    let brokers = [Broker::start_at(&world, Seat::First)?, Broker::start_at(&world, Seat::Second)?];
+    let measured = in_world(&world, plan).await;
+    measured.map_err(|failure| failure.hint(brokers.map(|broker| broker.last_words()).join("\n")))
+}
+
+async fn in_world(world: &World, plan: Plan) -> Result<Ends, Failure> {
     let mut agents = Vec::new();
     for seat in Seat::BOTH {
         agents.push(world.connect_at(seat, "agent/0").await?.channel());
     }
-    let followers = Arc::new(Followers::start(&world, &Seat::BOTH, plan.followers, None).await?);
+    let followers = Arc::new(Followers::start(world, &Seat::BOTH, plan.followers, None).await?);
     let mut ends = Ends {
         plan,
         first: histogram()?,

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(super) struct Broker {
     child: Child,
     ops: SocketAddr,
+    log: PathBuf,
     ready: Duration,
 }
 
@@ -32,19 +33,19 @@ impl Broker {
     /// The same for either.
     pub(super) fn start_at(world: &World, seat: Seat) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(|why| Failure::at("looking for this program", why))?;
-        let (log_path, ops) = (world.log(seat), world.ops(seat));
-        let log = OpenOptions::new().create(true).append(true).open(&log_path);
-        let log = log.map_err(|why| Failure::at(log_path.display(), why))?;
+        let (log, ops) = (world.log(seat), world.ops(seat));
+        let file = OpenOptions::new().create(true).append(true).open(&log);
+        let file = file.map_err(|why| Failure::at(log.display(), why))?;
         let mut command = Command::new(program);
         command.arg("bench-broker").arg("--config").arg(world.config(seat));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let began = Instant::now();
         let child = command.spawn().map_err(|why| Failure::at("starting a broker", why))?;
-        let mut broker = Self { child, ops, ready: Duration::ZERO };
+        let mut broker = Self { child, ops, log, ready: Duration::ZERO };
         while !is_ready(ops) {
             let ended = broker.child.try_wait().ok().flatten();
             if ended.is_some() || began.elapsed() > PATIENCE {
-                return Err(Failure::failed("the broker does not get ready").hint(tail(&log_path)));
+                return Err(Failure::failed("the broker does not get ready").hint(broker.last_words()));
             }
             std::thread::sleep(LOOK);
         }
@@ -72,6 +73,11 @@ impl Broker {
         let metrics = get(self.ops, "/metrics").map_err(|why| Failure::at("/metrics", why))?;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         Ok(value.unwrap_or_default())
+    }
+
+    /// The end of its log, for a hint.
+    pub(super) fn last_words(&self) -> String {
+        tail(&self.log)
     }
 
     /// `kill -9`.
