@@ -210,8 +210,8 @@ pub struct Following {
     opening: VecDeque<Content>,
     /// How far each partition was gone through.
     seen: Vec<Option<Sent>>,
-    /// How far the follower was told: less, where nothing since concerned it.
-    told: Vec<Option<Sent>>,
+    /// Up to which entry of each the follower was told: less, where nothing since concerned it.
+    told: Vec<u64>,
     /// A snapshot that was cut off.
     resume: Option<(Partition, Sent)>,
     /// Partitions to go through before the next heartbeat.
@@ -244,15 +244,14 @@ impl std::fmt::Debug for Following {
 impl Following {
     pub(super) fn new(hub: Arc<Hub>, shared: Arc<Shared>, mut looks: watch::Receiver<Look>) -> Self {
         let look = *looks.borrow_and_update();
-        let none = vec![None; usize::from(PARTITIONS)];
         Self {
             hub,
             shared,
             looks,
             look,
             opening: VecDeque::new(),
-            seen: none.clone(),
-            told: none,
+            seen: vec![None; usize::from(PARTITIONS)],
+            told: vec![0; usize::from(PARTITIONS)],
             resume: None,
             to_do: Partition::all().collect(),
             heartbeat: None,
@@ -336,14 +335,14 @@ impl Following {
                 Some(Content::Snapshot { partition, generation, seq, chain, entries, more })
             }
             Due::Delta { entries, .. } if !entries.is_empty() => {
-                let (Position { generation, seq: to, chain }, from) = (now, told.map_or(0, |told| told.seq));
+                let (Position { generation, seq: to, chain }, from) = (now, *told);
                 Some(Content::Delta { partition, generation, from, to, chain, entries })
             }
             _ => None,
         };
         if self.resume.is_none() {
             if content.is_some() {
-                *told = Some(now.into());
+                *told = now.seq;
             }
             if let Some(seen) = self.seen.get_mut(place) {
                 *seen = Some(now.into());

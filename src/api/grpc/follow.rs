@@ -26,6 +26,9 @@ use super::{parse, render, status};
 const SIGNED_AS: &[u8] = b"taskpass-feed-v1\0";
 /// How long a follower may take to say hello.
 const HELLO: Duration = Duration::from_secs(5);
+/// What is signed and encoded at a stretch, in bytes. Then it is on its way and others have their turn: the snapshots of a new stream take milliseconds,
+/// and what gathers them would keep the room for all of them for as long as the stream lasts.
+const STRETCH: usize = 4 * 1024;
 /// What a nonce may be, in bytes.
 const NONCE: std::ops::RangeInclusive<usize> = 16..=32;
 
@@ -79,6 +82,7 @@ impl FeedFace {
             nonce: hello.nonce,
             positions: Arc::clone(&self.positions),
             brought: prost::bytes::Bytes::new(),
+            stretch: 0,
             stop: self.stop.clone(),
             ended: ended.clone(),
             _ends_the_listener: ended.drop_guard(),
@@ -126,6 +130,8 @@ struct Sender {
     positions: Arc<SignedPositions>,
     /// The signature of the positions that the follower has.
     brought: prost::bytes::Bytes,
+    /// Bytes that were encoded since others had their turn.
+    stretch: usize,
     stop: CancellationToken,
     ended: CancellationToken,
     _ends_the_listener: DropGuard,
@@ -138,6 +144,10 @@ impl Sender {
     async fn step(this: Option<Self>) -> Stepped {
         let mut this = this?;
         let ended = this.ended.clone();
+        if this.stretch >= STRETCH {
+            this.stretch = 0;
+            tokio::task::yield_now().await;
+        }
         // What is there to say comes first: a follower that says nothing more is told that much.
         let frame = tokio::select! {
             biased;
@@ -150,7 +160,10 @@ impl Sender {
                 .then(|| (Err(Status::unavailable("The broker is going down. Follow another.")), None));
         };
         match this.signed(&frame) {
-            Ok(signed) => Some((Ok(signed), Some(this))),
+            Ok(signed) => {
+                this.stretch += signed.payload.len();
+                Some((Ok(signed), Some(this)))
+            }
             Err(error) => Some((Err(status::refuse(&this.caller, "Follow", &error)), None)),
         }
     }
