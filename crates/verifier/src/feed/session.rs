@@ -19,7 +19,8 @@ use crate::keyset::KeySet;
 
 /// What may wait to be sent: beats and acknowledgements. What finds no room is not sent, and later ones say more.
 const OUTBOX: usize = 32;
-/// Beats in a bound: as many as a broker looks at its store, so that each look answers a new one.
+/// Beats in a bound: as many as a broker looks at its store, so that each look answers a new one. Each heartbeat is answered with the next beat; by themselves they
+/// come later, when that heartbeat is late.
 const BEATS_IN_A_BOUND: u32 = 4;
 /// The bound that beats keep to before it is known.
 const BOUND_AT_FIRST: Duration = Duration::from_secs(3);
@@ -131,8 +132,16 @@ impl<'a> Session<'a> {
                 frame = stream.message() => {
                     let frame = frame.map_err(|status| said(&status))?;
                     let frame = frame.ok_or_else(|| "the broker ended the stream".to_owned())?;
+                    let fresh = self.fresh;
                     self.take(frames, &frame, &mut keys, &connection).await?;
-                    next_beat = next_beat.min(Instant::now() + self.between_beats());
+                    let between = self.between_beats();
+                    next_beat = if self.fresh == fresh {
+                        next_beat.min(Instant::now() + between)
+                    } else {
+                        // While the broker is awake for all of us anyway; its next look names this one.
+                        self.beat(frames);
+                        Instant::now() + between.saturating_mul(3) / 2
+                    };
                 }
                 () = std::future::ready(()), if self.unacknowledged.is_some() && !self.no_room => self.acknowledge(),
             }
