@@ -15,6 +15,10 @@ use super::fence::FenceTarget;
 use crate::task::store::{Position, StepResult};
 use crate::time::Timestamp;
 
+/// By how much longer an entry is kept than anything that it has ended may live: a verifier that begins to follow by a broker whose clock is ahead has to be told while
+/// others, by theirs, would still accept. More than the clocks of two brokers can be apart, of which each is within a second of the store's.
+pub const HISTORY_MARGIN: Duration = Duration::from_secs(10);
+
 /// One entry of a partition's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
@@ -22,7 +26,7 @@ pub struct FeedEntry {
     pub seq: u64,
     /// When it was written, by the partition's time.
     pub at: Timestamp,
-    /// Nothing that it is about lives longer.
+    /// Nothing that it is about lives longer, by [`HISTORY_MARGIN`].
     pub forget_at: Timestamp,
     /// What happened.
     pub what: Happened,

@@ -1,7 +1,7 @@
 //! What followers rest on: positions, entries, registrations, and the hints that there is news.
 
 use super::*;
-use crate::revoke::feed::{FeedEntry, FeedPage, Happened, MAX_ANNOUNCEMENT, Registration};
+use crate::revoke::feed::{FeedEntry, FeedPage, HISTORY_MARGIN, Happened, MAX_ANNOUNCEMENT, Registration};
 use crate::store::news::MAX_REGISTRATIONS;
 
 const P: Partition = Partition::from_low_bits(7);
@@ -131,10 +131,15 @@ pub(crate) async fn entries_say_what_happened_and_until_when_it_matters(h: &mut 
     let at: Vec<_> = entries.iter().map(|entry| entry.at).collect();
     assert_eq!(at, [revoked_at, ended_at, w.now, w.now, w.now]);
     let expires = revoked_at.floor_to_second().saturating_add(2 * MINUTE);
-    assert_eq!(entries[0].forget_at, expires);
-    assert!(entries[1].forget_at >= expires, "nothing that the task minted lives longer");
-    assert_eq!(entries[2].forget_at, w.now.saturating_add(HOUR));
-    assert!(entries[3..].iter().all(|entry| entry.forget_at >= workload.forget_at));
+    assert_eq!(entries[0].forget_at, expires.saturating_add(HISTORY_MARGIN));
+    assert!(
+        entries[1].forget_at >= expires.saturating_add(HISTORY_MARGIN),
+        "nothing that the task minted lives longer"
+    );
+    assert_eq!(entries[2].forget_at, w.now.saturating_add(HOUR).saturating_add(HISTORY_MARGIN));
+    assert!(
+        entries[3..].iter().all(|entry| entry.forget_at >= workload.forget_at.saturating_add(HISTORY_MARGIN))
+    );
 }
 
 pub(crate) async fn entries_after_the_last_are_none(h: &mut dyn Harness) {
@@ -160,7 +165,14 @@ pub(crate) async fn what_is_forgotten_is_left_out(h: &mut dyn Harness) {
         if number % 3 == 0 { &mut long } else { &mut short }.push(Happened::TaskEnded(task.id));
     }
     assert_eq!(w.happened_after(from).await.len(), 90);
-    w.pass(MINUTE);
+    w.pass(MINUTE + HISTORY_MARGIN - Duration::from_millis(1));
+    w.lapse_all(P).await;
+    assert_eq!(
+        w.happened_after(from).await.len(),
+        90,
+        "clocks run apart: kept beyond the end of what it ended"
+    );
+    w.pass(Duration::from_millis(1));
     // Whether or not they have gone.
     for lapse in [false, true] {
         if lapse {

@@ -10,6 +10,7 @@ use taskpass_verifier::ids::{PARTITIONS, Partition, TaskId};
 use super::rows::*;
 use super::view::{self, Bytes, Fault, Stepped, View};
 use crate::ids::new_generation;
+use crate::revoke::feed::HISTORY_MARGIN;
 use crate::revoke::history::{Durability, History, Observed, Proof, judge};
 use crate::task::TaskRecord;
 use crate::task::store::{Position, StoreError};
@@ -249,12 +250,12 @@ impl<'t> Txn<'t> {
         Ok(View { table: &self.table, partition, row, now })
     }
 
-    /// Adds an entry to the partition's history, to be kept until `forget_at`, and returns its position.
+    /// Adds an entry to the partition's history, to be kept until nothing of what it has ended lives any more (`over`) and [`HISTORY_MARGIN`] longer, and returns its position.
     pub(super) fn enter_history(
         &mut self,
         partition: Partition,
         entry: &Entry<'_>,
-        forget_at: Timestamp,
+        over: Timestamp,
     ) -> Stepped<Position> {
         let mut position = self
             .slot(partition)?
@@ -264,6 +265,7 @@ impl<'t> Txn<'t> {
         position.seq = position.seq.saturating_add(1);
         position.chain = truncated(&[&position.chain, &position.seq.to_be_bytes(), &entry]);
         let key = history_key(partition, position.seq);
+        let forget_at = over.saturating_add(HISTORY_MARGIN);
         let times = forget_at.as_millis().to_be_bytes();
         self.put(&key, &[position.chain.as_slice(), &times, &entry].concat())?;
         self.put(&expiry_key(partition, forget_at, &key), &[])?;

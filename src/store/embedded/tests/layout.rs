@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::super::TABLE;
 use super::super::rows::*;
 use super::harness::{Embedded, SharedBytes};
+use crate::revoke::feed::HISTORY_MARGIN;
 use crate::revoke::fence::{FenceIntent, FenceTarget};
 use crate::store::contract::{AGENT, DAY, HOUR, MINUTE, OTHER, World};
 use crate::task::state::{Actor, EndReason};
@@ -75,6 +76,11 @@ async fn a_store_in_which_nothing_is_due_is_not_written_to() {
     w.minted(&task).await;
     let intent = w.workload(OTHER);
     w.fence(&intent).await;
+    for partition in Partition::all() {
+        w.lapse_all(partition).await;
+    }
+    // The fence was over at once, its entry is told for a while longer.
+    w.now = w.now.saturating_add(HISTORY_MARGIN);
     for partition in Partition::all() {
         w.lapse_all(partition).await;
     }
