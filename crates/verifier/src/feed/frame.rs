@@ -111,6 +111,8 @@ struct Partial {
     partition: Partition,
     position: Position,
     entries: Vec<Entry>,
+    /// More than is kept of a partition: what there was is let go, and it will be closed.
+    too_many: bool,
 }
 
 /// What is known of one stream.
@@ -283,7 +285,9 @@ impl Stream {
     fn snapshot(&mut self, part: Snapshot, fed: &dyn Fed) -> Result<(), Violation> {
         let Snapshot { partition, generation, seq, chain, mut entries, more } = part;
         let position = Position { generation, seq, chain };
+        let mut too_many = false;
         if let Some(before) = self.partial.take() {
+            too_many = before.too_many;
             let earlier = before.position;
             let joins = before.partition == partition
                 && (earlier.generation, earlier.seq) <= (position.generation, position.seq);
@@ -294,14 +298,21 @@ impl Stream {
             all.append(&mut entries);
             entries = all;
         }
-        if entries.len() > ENTRIES_PER_PARTITION {
-            return Err(Violation::TooLarge);
+        too_many |= entries.len() > ENTRIES_PER_PARTITION;
+        if too_many {
+            entries = Vec::new();
         }
         if more {
-            self.partial = Some(Partial { partition, position, entries });
+            self.partial = Some(Partial { partition, position, entries, too_many });
             return Ok(());
         }
-        let taken = fed.view().replace(&view::Snapshot { partition, position, entries: &entries });
+        let taken = if too_many {
+            // This partition alone: the others do not pay for what was crowded into it.
+            fed.view().close(partition, Closed::Overflow);
+            Err(Closed::Overflow)
+        } else {
+            fed.view().replace(&view::Snapshot { partition, position, entries: &entries })
+        };
         *self.told(partition)? = Some(position);
         match taken {
             Ok(()) => fed.happened(&Event::Synchronised { partition, generation, seq, entries: &entries }),

@@ -86,17 +86,17 @@ fn parts_of_a_snapshot_that_do_not_join_close_everything() {
 }
 
 #[test]
-fn the_parts_of_one_snapshot_have_an_end() {
+fn a_snapshot_of_more_than_is_kept_closes_its_partition_and_no_other() {
     let mut world = World::synchronised();
-    let mut last = Ok(());
+    world.say(snapshot(4, 1, 1, vec![])).unwrap();
     for seq in 11..30 {
-        let entries = vec![ended(task(3, 1)); 4_096];
-        last = world.say(part(3, 1, seq, entries, true)).map(drop);
-        if last.is_err() {
-            break;
-        }
+        let taken = world.say(part(3, 1, seq, vec![ended(task(3, 1)); 4_096], seq < 29)).unwrap();
+        assert_eq!(taken.behind, seq == 29, "{seq}");
     }
-    assert_eq!(last, Err(Violation::TooLarge));
+    world.frames.beat(at(10));
+    world.say(heartbeat(2, 0b11 << 3)).unwrap();
+    assert_eq!(world.state(3), Err(Refusal::FeedOverflow));
+    world.assert_open(4);
 }
 
 #[test]
