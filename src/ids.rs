@@ -19,6 +19,16 @@ pub fn new_task_id(now: Timestamp, partition: Partition) -> Result<TaskId> {
     Ok(TaskId::from_parts(now.as_millis(), partition, random()?))
 }
 
+/// The same, for a task that begins in this generation: younger than it by [`taskpass_verifier::ids::GENERATION_GAP_MILLIS`], so a little ahead of `now` where the generation is new.
+pub fn new_task_id_in(
+    now: Timestamp,
+    partition: Partition,
+    generation: Option<Generation>,
+) -> Result<TaskId> {
+    let least = generation.map_or(0, |generation| generation.first_task_millis());
+    new_task_id(now.max(Timestamp::from_millis(least)), partition)
+}
+
 /// A new generation that began at `now`, greater than `after` whatever the clock says.
 pub fn new_generation(now: Timestamp, after: Option<Generation>) -> Result<Generation> {
     let at = after.map_or(now.as_millis(), |g| now.as_millis().max(g.unix_millis().saturating_add(1)));

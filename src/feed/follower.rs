@@ -18,6 +18,8 @@ use crate::time::Timestamp;
 const MOST_ENTRIES: usize = 256;
 /// Frames that may wait for their acknowledgement; a follower that reads on without acknowledging is let go.
 const MOST_UNACKNOWLEDGED: usize = 4_096;
+/// A follower that takes or acknowledges nothing for longer than its bound, or this if it is more, is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Of which so much room is kept when all are acknowledged.
 const AT_REST: usize = 4;
 /// Beats that are remembered: more than one that keeps the pace has under way.
@@ -98,12 +100,17 @@ pub(super) struct Shared {
     heard: Mutex<Heard>,
 }
 
-#[derive(Default)]
 struct Heard {
     /// The newest beats, and when each came.
     beats: VecDeque<(u64, Instant)>,
+    /// When it last took a frame, or waited for the next.
+    took: Instant,
     /// Frames that are not acknowledged, and how far each goes.
     unacknowledged: VecDeque<(u64, Partition, Sent)>,
+    /// Since when it has acknowledged none of these.
+    waited_for: Instant,
+    /// It does not answer: nothing is told to it any more.
+    given_up: bool,
     /// When its registration was last renewed.
     registered: Option<Instant>,
     /// When it ended.
@@ -112,7 +119,17 @@ struct Heard {
 
 impl Shared {
     pub(super) fn new(id: Uuid, follower: String, audience: Arc<str>, bound: Duration) -> Self {
-        Self { id, follower, audience, bound, heard: Mutex::default() }
+        let now = Instant::now();
+        let heard = Heard {
+            beats: VecDeque::new(),
+            took: now,
+            unacknowledged: VecDeque::new(),
+            waited_for: now,
+            given_up: false,
+            registered: None,
+            left: None,
+        };
+        Self { id, follower, audience, bound, heard: Mutex::new(heard) }
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -136,6 +153,27 @@ impl Shared {
 
     pub(super) fn has_left(&self) -> bool {
         self.heard().left.is_some()
+    }
+
+    /// It wants the next frame; false if it is given up.
+    fn takes(&self) -> bool {
+        let mut heard = self.heard();
+        heard.took = Instant::now();
+        !heard.given_up
+    }
+
+    /// Whether it is open and there is somebody behind it. One that neither takes what is told nor acknowledges it is given up: nobody waits for it, its registration goes, and
+    /// its stream ends as soon as it reads on. `looked`: when the last look began that it could have been told of.
+    pub(super) fn answers(&self, looked: Instant) -> bool {
+        let patience = self.bound.max(PATIENCE);
+        let mut heard = self.heard();
+        let is_slow = |since: Instant| looked.saturating_duration_since(since) > patience;
+        let stalls = is_slow(heard.took) || (!heard.unacknowledged.is_empty() && is_slow(heard.waited_for));
+        if stalls && !heard.given_up && heard.left.is_none() {
+            heard.given_up = true;
+            tracing::warn!(stream = %self.id, follower = %self.follower, "a follower does not read, or acknowledges nothing: it is given up");
+        }
+        heard.left.is_none() && !heard.given_up
     }
 
     /// Whether it has ended so long ago that it is registered no more.
@@ -190,6 +228,9 @@ impl Reader {
                 heard.unacknowledged.pop_front_if(|(frame, ..)| *frame <= sequence)
             {
                 applied.push((partition, told));
+            }
+            if !applied.is_empty() {
+                heard.waited_for = Instant::now();
             }
             if heard.unacknowledged.is_empty() {
                 heard.unacknowledged.shrink_to(AT_REST);
@@ -290,9 +331,10 @@ impl Following {
         Reader { hub: Arc::clone(&self.hub), shared: Arc::clone(&self.shared) }
     }
 
-    /// The next frame; waits until there is something to say. `None`: the follower acknowledges nothing, or the hub is gone.
+    /// The next frame; waits until there is something to say. `None`: the follower acknowledges nothing, has not read for too long, or the hub is gone.
     pub async fn next(&mut self) -> Option<Frame> {
         loop {
+            self.shared.takes().then_some(())?;
             if let Some(content) = self.due() {
                 self.sequence += 1;
                 return self.note(&content).then_some(Frame { sequence: self.sequence, content });
@@ -393,6 +435,9 @@ impl Following {
         let mut heard = self.shared.heard();
         if heard.unacknowledged.len() >= MOST_UNACKNOWLEDGED {
             return false;
+        }
+        if heard.unacknowledged.is_empty() {
+            heard.waited_for = Instant::now();
         }
         heard.unacknowledged.push_back((self.sequence, partition, Sent { generation, seq }));
         true

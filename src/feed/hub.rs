@@ -390,7 +390,7 @@ impl Hub {
     pub(super) fn may_answer(&self, registration: &Registration) -> bool {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stream) = streams.get(&registration.stream) {
-            return !stream.has_left();
+            return stream.answers(self.looks.borrow().began);
         }
         let left = registration.until.since(self.clock.now());
         left + RENEWAL * 2 >= registration.bound + REGISTRATION_SLACK
@@ -406,15 +406,17 @@ impl Hub {
         self.store.proved_since().map(|proved| proved.max(seen))
     }
 
-    /// Those that are open.
+    /// Those that are open, and answer.
     fn streams(&self) -> Vec<Arc<Shared>> {
+        let looked = self.looks.borrow().began;
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.values().filter(|stream| !stream.has_left()).cloned().collect()
+        streams.values().filter(|stream| stream.answers(looked)).cloned().collect()
     }
 
     fn least_bound(&self) -> Option<Duration> {
+        let looked = self.looks.borrow().began;
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.values().filter(|stream| !stream.has_left()).map(|stream| stream.bound).min()
+        streams.values().filter(|stream| stream.answers(looked)).map(|stream| stream.bound).min()
     }
 }
 

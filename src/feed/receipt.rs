@@ -34,6 +34,8 @@ const REMEMBERED: Duration = Duration::from_secs(900);
 const DRIFT: u32 = 100;
 /// And this much beside.
 const SLACK: Duration = Duration::from_millis(10);
+/// How often, without news, it is looked whether those that are waited for may still answer.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Times are told in these.
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -223,10 +225,12 @@ impl Hub {
             while let Some(stream) = pending.pop_if(passes) {
                 passed.push(stream);
             }
-            let answered = tokio::time::timeout_at(give_up, news.changed());
-            if pending.is_empty() || !matches!(answered.await, Ok(Ok(()))) {
+            if pending.is_empty() || Instant::now() >= give_up {
                 break;
             }
+            let look_again = give_up.min(Instant::now() + LOOK_AGAIN);
+            // The sender lives as long as this hub.
+            drop(tokio::time::timeout_at(look_again, news.changed()).await);
         }
         pending.append(&mut passed);
         pending.retain(|stream| !self.acknowledged.has(stream.stream, at));
@@ -261,4 +265,26 @@ fn waited_for(stream: &Registration, written: Timestamp) -> Pending {
 
 fn closes(written: Timestamp, bound: Duration) -> Timestamp {
     written.saturating_add(bound).saturating_add(bound / DRIFT).saturating_add(SLACK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_more_than_is_remembered_takes_the_place_of_the_one_that_was_silent_longest() {
+        let (acknowledged, partition) = (Acknowledged::default(), Partition::from_low_bits(5));
+        let told = Sent { generation: Generation::from_parts(1, [0; 6]), seq: 7 };
+        let stream = |number: usize| Uuid::from_u128(number as u128);
+        let applied = |number: usize, at: usize| {
+            let now = Timestamp::from_millis(at as u64);
+            acknowledged.applied_here(stream(number), &[(partition, told)], now);
+        };
+        (0..MOST_STREAMS).for_each(|number| applied(number, number));
+        applied(0, MOST_STREAMS);
+        applied(MOST_STREAMS, MOST_STREAMS + 1);
+        let has = |number| acknowledged.has(stream(number), &[(partition, told)]);
+        assert!(has(0) && !has(1) && has(2) && has(MOST_STREAMS));
+        assert_eq!(acknowledged.streams().len(), MOST_STREAMS);
+    }
 }

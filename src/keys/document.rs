@@ -100,7 +100,7 @@ impl std::fmt::Debug for Entry {
 pub(super) struct Document {
     /// The broker's own.
     pub(super) trust_domain: TrustDomain,
-    /// Grows with each change of what is published; never falls.
+    /// Grows with each change of what is published, and begins at the second of its making; never falls.
     pub(super) sequence: u64,
     pub(super) keys: Vec<Entry>,
 }

@@ -100,7 +100,8 @@ impl Opened {
         }
         let changed = self.document.keys.len() != before;
         if changed {
-            self.document.sequence = self.document.sequence.saturating_add(1);
+            // Never below the second that it is: a keyring that had to be made anew comes after the one that was lost, whatever that one's was.
+            self.document.sequence = self.document.sequence.saturating_add(1).max(now.as_secs());
         }
         Ok(changed)
     }

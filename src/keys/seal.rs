@@ -15,6 +15,7 @@ pub(super) const MAC_KEY_LEN: usize = 32;
 
 const TASK_FACTS: &[u8] = b"taskpass-task-facts-v1\0";
 const KEYRING: &[u8] = b"taskpass-keyring-v1\0";
+const PLACE: &[u8] = b"taskpass-place-v1\0";
 
 /// Stored bytes that were not sealed by this keyring, or for another task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +46,14 @@ impl RecordSeal {
         let tag = self.tag(task, facts);
         let expected = tag.as_ref().first_chunk::<SEAL_LEN>().ok_or(Forged)?;
         if bool::from(expected.ct_eq(presented)) { Ok(facts) } else { Err(Forged) }
+    }
+
+    /// Where what is known by this key belongs: always the same, and only brokers can tell in advance, so that nobody chooses keys that meet in one place.
+    pub fn place(&self, key: &[u8; 32]) -> u8 {
+        let mut mac = hmac::Context::with_key(&self.0);
+        mac.update(PLACE);
+        mac.update(key);
+        mac.sign().as_ref().first().copied().unwrap_or_default()
     }
 
     fn tag(&self, task: TaskId, facts: &[u8]) -> hmac::Tag {

@@ -62,7 +62,7 @@ async fn a_new_trust_domain_gets_its_key_and_nothing_else_changes() {
     assert_eq!(one.task_ca().intermediate(), two.task_ca().intermediate());
     assert!(one.signer(&domain("beta.test")).is_none());
     assert_eq!(two.signer(&domain("beta.test")).unwrap().algorithm(), Algorithm::EdDsa);
-    assert_eq!((one.sequence(), two.sequence()), (1, 2));
+    assert_eq!((one.sequence(), two.sequence()), (NOW.as_secs(), NOW.as_secs() + 1));
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn the_ca_bundle_is_a_spiffe_bundle_that_our_own_reader_takes() {
     let keyring = keyring().await;
     let sets = KeySets::of(&keyring).unwrap();
     let bundle: serde_json::Value = serde_json::from_str(sets.task_ca_bundle()).unwrap();
-    assert_eq!(bundle["spiffe_sequence"], 1);
+    assert_eq!(bundle["spiffe_sequence"], NOW.as_secs());
     assert!(bundle["spiffe_refresh_hint"].is_u64());
     let key = &bundle["keys"][0];
     assert_eq!((key["use"].as_str(), key.get("kid")), (Some("x509-svid"), None));

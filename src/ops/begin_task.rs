@@ -55,10 +55,11 @@ impl Broker {
         let cap = permit.task_lifetime(self.settings.lifetimes.max_task);
         let idempotency = command.idempotency_key.as_ref().map(|key| idempotency(caller, key, &command));
         let [random] = ids::random()?;
-        let [first, ..] = idempotency.map_or([random; 32], |i| i.key);
+        let place = idempotency.map_or(random, |i| self.keys.record_seal().place(&i.key));
+        let partition = Partition::from_low_bits(place);
         let deadline = now.saturating_add(command.lifetime.min(cap));
         let facts = TaskFacts {
-            id: ids::new_task_id(now, Partition::from_low_bits(first))?,
+            id: ids::new_task_id_in(now, partition, self.store.generation(partition))?,
             lineage: Vec::new(),
             owner: caller.spiffe_id().clone(),
             subject: command.subject,

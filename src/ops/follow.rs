@@ -145,14 +145,17 @@ impl Concerns for ByFacts {
     }
 }
 
-/// Credentials that are looked at to see whether a certificate is among them.
-const LOOKED_AT: usize = 256;
+/// Credentials that are looked at to see whether a certificate is among them; of a task that has issued more it is taken that there is one.
+const LOOKED_AT: u32 = 256;
 
 /// The audiences of its grants; what is below a task has no others. Everybody, if a certificate is among the so many credentials that it was issued, or may be: a certificate names no audience,
 /// and whoever sees it has to know.
 pub(super) async fn concern_of(store: &dyn Store, facts: &TaskFacts, issued: u32, now: Timestamp) -> Concern {
+    if issued > LOOKED_AT {
+        return Concern::All;
+    }
     if issued > 0 {
-        let found = store.credentials(facts.id, 0, LOOKED_AT, now).await;
+        let found = store.credentials(facts.id, 0, LOOKED_AT as usize, now).await;
         let tokens_alone = found.is_ok_and(|(found, more)| {
             more.is_none() && found.iter().all(|one| one.kind == CredentialKind::Token)
         });

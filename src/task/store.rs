@@ -186,6 +186,9 @@ pub struct Lapsed {
 /// Tasks. A partition per step; [`TaskStore::list`] walks over them.
 #[async_trait]
 pub trait TaskStore: Send + Sync {
+    /// The partition's generation as this broker has seen it last; `None` if it has not yet. Does not ask the store.
+    fn generation(&self, partition: Partition) -> Option<Generation>;
+
     /// Stores a task if its parent (when it has one) is live and no fence blocks it. Idempotent by `id` (the same id with the same owner, lineage and facts is
     /// `Begun` again; with others, or a tombstone, it is [`StoreError::Damaged`]), and by the idempotency key. Looked at in this order: id, key, fences, parent.
     /// Does not ask whether the deadline is sound: that is the caller's.

@@ -58,9 +58,10 @@ async fn a27_a_task_with_thousands_of_credentials_ends_by_one_entry(store: Store
     assert_eq!(heard.ends(), 1, "one entry, whatever it ends");
 }
 
-/// Says hello and beats, and reads nothing.
-async fn slow_loris(site: &Site, setup: &Setup) -> (mpsc::Sender<proto::FollowRequest>, impl Sized) {
-    let client = Client::narrow(site.grpc, &setup.world.broker_ca, &setup.world.svid("mcp/docs"), 4_096);
+/// Says hello and beats; what comes is for the caller to read.
+async fn opened(
+    client: &Client,
+) -> (mpsc::Sender<proto::FollowRequest>, tonic::Streaming<proto::FollowResponse>) {
     let (say, said) = mpsc::channel(8);
     let (nonce, bound) = (vec![9; 16].into(), seconds(2));
     let hello = proto::FollowHello { audience: DOCS.into(), bound, nonce, known: None };
@@ -77,7 +78,12 @@ async fn slow_loris(site: &Site, setup: &Setup) -> (mpsc::Sender<proto::FollowRe
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     });
-    (say, frames.unwrap())
+    (say, frames.unwrap().into_inner())
+}
+
+/// Says hello and beats, and reads nothing.
+async fn slow_loris(site: &Site, setup: &Setup) -> impl Sized + use<> {
+    opened(&Client::narrow(site.grpc, &setup.world.broker_ca, &setup.world.svid("mcp/docs"), 4_096)).await
 }
 
 /// What a process has in memory, in KiB.
@@ -101,19 +107,6 @@ async fn a33_a_follower_that_never_reads_slows_nobody_and_is_named_in_receipts(s
     let agent = site.workload(&setup.world, "agent/a1");
     let server = Server::at(&setup.world, &[site.door.address]).await;
     let _slow = slow_loris(&site, &setup).await;
-    ends(&agent, 400).await;
-    let before = resident(&site);
-    ends(&agent, 2_000).await;
-    let (task, token) = minted(&agent).await;
-    server.accepts_again(&token).await;
-    // The other one is as fast as ever.
-    let since = Instant::now();
-    let spread = complete_within(&agent, &task, 0).await;
-    while server.judge(&token).is_ok() {
-        assert!(since.elapsed() < LATE, "it has not heard of the end after {:?}", since.elapsed());
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    assert!(spread.pending >= 1, "{spread:?}");
     let spread = complete_within(&agent, &agent.docs_task().await, 1).await;
     // What the other one left when it came back, if it had to, is pending as well.
     assert!(spread.applied == 1 && spread.pending >= 1, "{spread:?}");
@@ -121,8 +114,52 @@ async fn a33_a_follower_that_never_reads_slows_nobody_and_is_named_in_receipts(s
         assert_eq!(pending.follower, "spiffe://example.org/mcp/docs");
         assert!(millis(&pending.closes_at) <= millis(&spread.closed_by), "{spread:?}");
     }
+    ends(&agent, 400).await;
+    let before = resident(&site);
+    ends(&agent, 2_000).await;
+    let (task, token) = minted(&agent).await;
+    server.accepts_again(&token).await;
+    // The other one is as fast as ever.
+    let since = Instant::now();
+    complete_within(&agent, &task, 0).await;
+    while server.judge(&token).is_ok() {
+        assert!(since.elapsed() < LATE, "it has not heard of the end after {:?}", since.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let grown = resident(&site).saturating_sub(before);
     assert!(grown < 24 * 1_024, "the broker has grown by {grown} KiB");
+}
+
+/// Reads everything, beats, and acknowledges nothing.
+async fn silent(site: &Site, setup: &Setup) -> impl Sized + use<> {
+    let client = Client::new(site.grpc, &setup.world.broker_ca, &setup.world.svid("mcp/docs"));
+    let (say, mut frames) = opened(&client).await;
+    tokio::spawn(async move { while let Ok(Some(_)) = frames.message().await {} });
+    say
+}
+
+async fn a33_a_follower_that_never_answers_is_given_up_and_no_end_waits_for_it(store: Store) {
+    let setup = Setup::on(store);
+    let site = Site::start(&setup, "broker").await;
+    let agent = site.workload(&setup.world, "agent/a1");
+    let (_slow, _silent) = (slow_loris(&site, &setup).await, silent(&site, &setup).await);
+    let since = Instant::now();
+    let spread = complete_within(&agent, &agent.docs_task().await, 60).await;
+    assert!(since.elapsed() < Duration::from_secs(40), "{:?}", since.elapsed());
+    let now = SystemClock.now().as_millis();
+    assert!(
+        u128::from(now) <= u128::try_from(millis(&spread.closed_by)).unwrap() + LATE.as_millis(),
+        "who is given up has closed, and the one that applied it had until now"
+    );
+    assert_eq!((spread.applied, spread.pending), (0, 2), "{spread:?}");
+    let since = Instant::now();
+    let spread = complete_within(&agent, &agent.docs_task().await, 60).await;
+    assert!(since.elapsed() < LATE, "{:?}", since.elapsed());
+    assert_eq!(spread.applied, 0, "{spread:?}");
+    // It may come again, and is waited for again.
+    let _server = Server::at(&setup.world, &[site.door.address]).await;
+    let spread = complete(&agent, &agent.docs_task().await).await;
+    assert_eq!(spread.applied, 1, "{spread:?}");
 }
 
 /// Frames of others in between move the partition on without telling this audience.
@@ -199,36 +236,55 @@ async fn a08_a_bound_token_is_refused_with_another_certificate(store: Store) {
     assert_eq!(with(&agent), Err(Refusal::TaskEnded));
 }
 
+/// What a server judges that has read the certificate which TLS has verified.
+fn judge_certificate(server: &Server, issued: &proto::IssueCertificateResponse) -> Result<(), Refusal> {
+    let (_, read) = x509_parser::parse_x509_certificate(&issued.chain_der[0]).unwrap();
+    let at = |time: x509_parser::time::ASN1Time| UnixSeconds(u64::try_from(time.timestamp()).unwrap());
+    let certificate = TaskCertificate {
+        serial: read.raw_serial(),
+        spiffe_id: &issued.spiffe_id,
+        not_before: at(read.validity().not_before),
+        not_after: at(read.validity().not_after),
+    };
+    server.verifier.judge_certificate(&certificate, At::moment(feed::now())).map(drop)
+}
+
+async fn issued(agent: &Client, task: &proto::Task) -> proto::IssueCertificateResponse {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let key = Some(proto::issue_certificate_request::Key::CsrPem(csr.pem().unwrap()));
+    let request = proto::IssueCertificateRequest { task_id: task.id.clone(), key, ..Default::default() };
+    agent.issue(request).await.unwrap()
+}
+
 async fn a55_a_task_certificate_is_refused_on_new_connections_once_its_task_has_ended(store: Store) {
     let broker = Broker::start(store).await;
     let agent = broker.agent();
     let server = Server::at(&broker.world, &[broker.grpc]).await;
+    // It names no audience, so whoever sees it has to know: also who verifies for one that its task has no grant for.
+    let elsewhere = Server::start(config_of(&broker.world, &[broker.grpc], PAYMENTS, "mcp/payments/p1"));
+    elsewhere.synchronised().await;
     let tasks = [agent.docs_task().await, agent.docs_task().await];
-    let mut issued = Vec::new();
-    for task in &tasks {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
-        let key = Some(proto::issue_certificate_request::Key::CsrPem(csr.pem().unwrap()));
-        let request = proto::IssueCertificateRequest { task_id: task.id.clone(), key, ..Default::default() };
-        issued.push(agent.issue(request).await.unwrap());
+    let issued = [issued(&agent, &tasks[0]).await, issued(&agent, &tasks[1]).await];
+    for server in [&server, &elsewhere] {
+        assert_eq!(
+            (judge_certificate(server, &issued[0]), judge_certificate(server, &issued[1])),
+            (Ok(()), Ok(()))
+        );
     }
-    // What a server reads in the certificate that TLS has verified.
-    let judge = |issued: &proto::IssueCertificateResponse| {
-        let (_, read) = x509_parser::parse_x509_certificate(&issued.chain_der[0]).unwrap();
-        let at = |time: x509_parser::time::ASN1Time| UnixSeconds(u64::try_from(time.timestamp()).unwrap());
-        let certificate = TaskCertificate {
-            serial: read.raw_serial(),
-            spiffe_id: &issued.spiffe_id,
-            not_before: at(read.validity().not_before),
-            not_after: at(read.validity().not_after),
-        };
-        server.verifier.judge_certificate(&certificate, At::moment(feed::now())).map(drop)
-    };
-    assert_eq!((judge(&issued[0]), judge(&issued[1])), (Ok(()), Ok(())));
-    complete(&agent, &tasks[0]).await;
-    assert_eq!((judge(&issued[0]), judge(&issued[1])), (Err(Refusal::TaskEnded), Ok(())));
+    let spread = complete(&agent, &tasks[0]).await;
+    assert_eq!((spread.applied, spread.pending), (2, 0), "{spread:?}");
+    for server in [&server, &elsewhere] {
+        assert_eq!(judge_certificate(server, &issued[0]), Err(Refusal::TaskEnded));
+        assert_eq!(judge_certificate(server, &issued[1]), Ok(()));
+    }
     agent.revoke_credential(&issued[1].credential_id).await.unwrap();
-    eventually("its end", async || judge(&issued[1]) == Err(Refusal::CredentialRevoked)).await;
+    for server in [&server, &elsewhere] {
+        eventually("its end", async || {
+            judge_certificate(server, &issued[1]) == Err(Refusal::CredentialRevoked)
+        })
+        .await;
+    }
 }
 
 /// The machine's clock, and so many milliseconds beside it.
@@ -265,6 +321,7 @@ async fn a32_a_broker_whose_clock_is_not_the_stores_keeps_nobody_fresh() {
 on_both_stores!(
     a27_a_task_with_thousands_of_credentials_ends_by_one_entry,
     a33_a_follower_that_never_reads_slows_nobody_and_is_named_in_receipts,
+    a33_a_follower_that_never_answers_is_given_up_and_no_end_waits_for_it,
     a_repeated_end_is_answered_at_once_whatever_has_ended_since,
     a_bound_that_is_lowered_is_kept_from_then_on_without_a_gap,
     a08_a_bound_token_is_refused_with_another_certificate,

@@ -199,6 +199,11 @@ impl FromStr for CredentialId {
     }
 }
 
+/// By how many milliseconds the ids of a generation's tasks are younger than the generation itself. Brokers whose clocks are ahead have begun tasks of the one before with ids that
+/// look younger than this one; a certificate, which names no generation, is judged by the id. More than the clocks of two brokers can be apart, of which each is within a
+/// second of the store's.
+pub const GENERATION_GAP_MILLIS: u64 = 2_500;
+
 /// A generation of a partition: 48 bits of milliseconds, then 48 random bits, so that a later one is greater. It grows when the
 /// history of the partition can no longer be trusted. Text form: 24 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -226,6 +231,11 @@ impl Generation {
     pub const fn unix_millis(&self) -> u64 {
         let [t0, t1, t2, t3, t4, t5, ..] = self.0;
         u64::from_be_bytes([0, 0, t0, t1, t2, t3, t4, t5])
+    }
+
+    /// The least time that the id of a task of this generation may show; see [`GENERATION_GAP_MILLIS`].
+    pub const fn first_task_millis(&self) -> u64 {
+        self.unix_millis().saturating_add(GENERATION_GAP_MILLIS)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The store's traits: each step handed to the thread that writes, or taken on a snapshot.
 
 use async_trait::async_trait;
-use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
+use taskpass_verifier::ids::{CredentialId, Generation, Partition, TaskId};
 use uuid::Uuid;
 
 use super::{EmbeddedStore, credentials, fences, lapse, tasks};
@@ -14,6 +14,10 @@ use crate::time::Timestamp;
 
 #[async_trait]
 impl TaskStore for EmbeddedStore {
+    fn generation(&self, partition: Partition) -> Option<Generation> {
+        self.history.remembered(partition).map(|position| position.generation)
+    }
+
     async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome> {
         self.writing(move |txn| tasks::begin(txn, &task, now)).await
     }

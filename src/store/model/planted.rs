@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
+use taskpass_verifier::ids::{CredentialId, Generation, Partition, TaskId};
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
@@ -159,6 +159,10 @@ impl PlantedStore {
 
 #[async_trait]
 impl TaskStore for PlantedStore {
+    fn generation(&self, partition: Partition) -> Option<Generation> {
+        self.sound.generation(partition)
+    }
+
     async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome> {
         let idempotency = task.idempotency.filter(|_| !self.has(Bug::KeysAreNotKept));
         self.sound.begin(BeginTask { idempotency, ..task }, now).await

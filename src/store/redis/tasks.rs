@@ -1,7 +1,7 @@
 //! The steps on tasks.
 
 use async_trait::async_trait;
-use taskpass_verifier::ids::{Partition, TaskId};
+use taskpass_verifier::ids::{Generation, Partition, TaskId};
 
 use super::scripts::Step;
 use super::wire::{self, Pack, actor_text, odd};
@@ -17,6 +17,10 @@ const LAPSE_AT_MOST: usize = 1_000;
 
 #[async_trait]
 impl TaskStore for RedisStore {
+    fn generation(&self, partition: Partition) -> Option<Generation> {
+        self.context.history.remembered(partition).map(|position| position.generation)
+    }
+
     async fn begin(&self, task: BeginTask, now: Timestamp) -> StepResult<BeginOutcome> {
         let value = idempotency(task.idempotency).bytes(&wire::fresh(&task)?);
         let id = task.id;

@@ -194,7 +194,7 @@ impl RevocationView {
         if generation.zip(present).is_some_and(|(of_task, present)| of_task < present) {
             return Err(Refusal::GenerationSuperseded);
         }
-        if generation.is_none() && present.is_some_and(|g| task.unix_millis() < g.unix_millis()) {
+        if generation.is_none() && present.is_some_and(|g| task.unix_millis() < g.first_task_millis()) {
             return Err(Refusal::GenerationSuperseded);
         }
         if known.has_ended(&task) || facts.ancestors.iter().any(|task| known.has_ended(task)) {

@@ -171,6 +171,17 @@ fn the_bound_may_be_lowered_by_the_verifier_and_never_raised() {
 }
 
 #[test]
+fn a_bound_that_is_raised_makes_nothing_fresh_that_was_heard_under_the_lower() {
+    let view = view();
+    assert_eq!(view.refusal(&facts(1), second(116)), Err(Refusal::Stale));
+    view.set_bound(BOUND * 4);
+    assert_eq!(view.refusal(&facts(1), second(116)), Err(Refusal::Stale));
+    assert!(view.heard(part(), &at(1, 10), second(117)));
+    assert_eq!(view.refusal(&facts(1), second(117 + 60)), Ok(()));
+    assert_eq!(view.refusal(&facts(1), second(117 + 61)), Err(Refusal::Stale));
+}
+
+#[test]
 fn a30_a_gap_closes_until_a_snapshot_covers_it() {
     let view = view();
     assert_eq!(view.apply(&delta(at(1, 11), at(1, 12), &[(12, ended(1))])), Err(Closed::Gap));
@@ -310,6 +321,20 @@ fn a_certificate_is_as_old_as_its_task() {
     assert_eq!(view.refusal(&certificate, second(101)), Ok(()));
     view.replace(&snapshot(at(3, 1), &[])).unwrap();
     assert_eq!(view.refusal(&certificate, second(101)), Err(Refusal::GenerationSuperseded));
+}
+
+#[test]
+fn a_certificate_of_a_task_that_a_broker_whose_clock_is_ahead_began_before_the_generation_is_refused() {
+    let view = view();
+    let of = |millis| {
+        let task = TaskId::from_parts(millis, facts(1).credential.task.partition(), [1; 10]);
+        let credential = CredentialId { task, ..facts(1).credential };
+        Facts { generation: None, began_seq: None, credential, ..facts(1) }
+    };
+    let new = Generation::from_parts(1_000_000, [1; 6]);
+    view.replace(&snapshot(Position { generation: new, ..at(1, 20) }, &[])).unwrap();
+    assert_eq!(view.refusal(&of(1_002_499), second(101)), Err(Refusal::GenerationSuperseded));
+    assert_eq!(view.refusal(&of(1_002_500), second(101)), Ok(()), "the ids of its own tasks are younger");
 }
 
 #[test]
