@@ -13,7 +13,7 @@ use crate::policy::action::{self, BlockFor};
 use crate::revoke::fence::{FenceIntent, FenceTarget};
 use crate::task::state::Actor;
 use crate::task::store::StepResult;
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 use super::command::{RevokeAll, RevokeTarget};
 use super::propagation::Spread;
@@ -111,10 +111,11 @@ impl Broker {
 
     /// Finishes every intent that is still there: our own that met a silent store, and those of brokers that died. One that cannot be finished now does not
     /// hold up the others; the first error is the answer.
-    pub(super) async fn finish_intents(&self, now: Timestamp) -> Result<()> {
+    pub(super) async fn finish_intents(&self, clock: &dyn Clock) -> Result<()> {
         let mut result = Ok(());
         for intent in self.store.intents().await.map_err(store_error)? {
             tracing::info!(fence = %intent.id, target = intent.target.key(), "finishing a bulk end");
+            let now = clock.now();
             let finished = async {
                 self.raise_everywhere(&intent, now).await?;
                 self.write_audit(None, finishing(&intent), Outcome::Done, now).await?;

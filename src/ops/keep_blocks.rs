@@ -6,15 +6,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 use crate::audit::Outcome;
 use crate::error::Result;
 use crate::identity::SpiffeId;
 use crate::ids::Partition;
 use crate::revoke::fence::{FenceIntent, FenceTarget};
-use crate::task::store::{BeginOutcome, Position};
-use crate::time::Timestamp;
+use crate::task::store::{BeginOutcome, Position, StepResult};
+use crate::time::{Clock, Timestamp};
 
 use super::Broker;
 use super::tasks::store_error;
@@ -40,41 +40,61 @@ impl Broker {
         self.blocks.until(&[workload, trust_domain], now).map(BeginOutcome::Blocked)
     }
 
-    /// Learns of new blocks, and raises again what a partition has lost. What cannot be done now is done the next time.
-    pub(super) async fn keep_blocks(&self, kept: &mut Kept, now: Timestamp) -> Result<()> {
-        let positions = self.store.positions(now).await.map_err(store_error)?;
+    /// Learns of new blocks, and raises again what a partition has lost. What cannot be done now is done the next time, and holds up nothing else; the first error
+    /// is the answer.
+    pub(super) async fn keep_blocks(&self, kept: &mut Kept, clock: &dyn Clock) -> Result<()> {
+        let positions = self.store.positions(clock.now()).await.map_err(store_error)?;
         let present = Partition::all().zip(positions).filter_map(|(partition, at)| Some((partition, at?)));
-        let news: Vec<_> = present.filter(|(partition, at)| kept.is_news(*partition, at)).collect();
-        let standing = news.iter().map(|(partition, _)| self.store.blocks(*partition, now));
-        let standing = try_join_all(standing).await.map_err(store_error)?;
-        for blocks in &standing {
-            self.blocks.remember(blocks, now);
+        let news = present.filter(|(partition, at)| kept.is_news(*partition, at));
+        let now = clock.now();
+        let looked =
+            news.map(async |(partition, at)| (partition, at, self.store.blocks(partition, now).await));
+        let (mut result, mut found) = (Ok(()), Vec::new());
+        for (partition, at, standing) in join_all(looked.collect::<Vec<_>>()).await {
+            match standing {
+                Ok(standing) => {
+                    self.blocks.remember(&standing, now);
+                    found.push((partition, at, standing));
+                }
+                Err(error) => result = result.and(Err(store_error(error))),
+            }
         }
         let mut lost: HashMap<FenceTarget, (FenceIntent, Vec<Partition>)> = HashMap::new();
-        for ((partition, _), standing) in news.iter().zip(&standing) {
+        for (partition, _, standing) in &found {
             for block in self.blocks.missing(standing, now) {
                 let entry = lost.entry(block.target.clone());
                 entry.or_insert_with(|| (block, Vec::new())).1.push(*partition);
             }
         }
+        kept.0.extend(found.into_iter().map(|(partition, at, _)| (partition, at)));
         for (block, partitions) in lost.into_values() {
-            self.raise_again(&block, &partitions, now).await?;
+            let raised = self.raise_again(&block, &partitions, clock.now()).await;
+            if raised.is_err() {
+                kept.0.retain(|partition, _| !partitions.contains(partition));
+            }
+            result = result.and(raised);
         }
-        kept.0.extend(news);
         metrics::gauge!("taskpass_blocks_remembered").set(self.blocks.count(now) as f64);
-        Ok(())
+        result
     }
 
     async fn raise_again(&self, block: &FenceIntent, lost_in: &[Partition], now: Timestamp) -> Result<()> {
         let (FenceTarget::Workload(target) | FenceTarget::TrustDomain(target)) = &block.target;
         tracing::warn!(target, partitions = lost_in.len(), "the store had lost a block; it is raised again");
         let raised = lost_in.iter().map(|partition| self.store.raise(*partition, block, now));
-        try_join_all(raised).await.map_err(store_error)?;
+        let raised = join_all(raised).await;
+        let stands_in = raised.iter().filter(|raised| raised.is_ok()).count();
+        let raised: StepResult<Vec<_>> = raised.into_iter().collect();
+        let raised = raised.map(drop).map_err(store_error);
+        if stands_in == 0 {
+            return raised;
+        }
         let mut trail = Trail::new("KeepBlock", target);
         trail.fact("fence", block.id);
         trail.fact("by", &block.by.spiffe_id);
         trail.fact("block_until", block.block_until);
-        trail.fact("partitions", lost_in.len());
-        self.write_audit(None, trail, Outcome::Done, now).await
+        trail.fact("partitions", stands_in);
+        self.write_audit(None, trail, Outcome::Done, now).await?;
+        raised
     }
 }

@@ -2,31 +2,40 @@
 //! gives back to the store what it has lost and this broker knows: the keyring, and blocks.
 //!
 //! It changes no verdict. It asks each partition what is due at `now` and when next, remembers that, and goes only where something is due; every
-//! [`IDLE`] it asks all of them again, for what others have begun since. It works in small steps so that calls keep flowing. A partition where nothing
-//! is due is read, not written.
+//! [`IDLE`] it asks all of them again, for what others have begun since. It works in small steps so that calls keep flowing, several side by side so that
+//! a store that is far away is swept too, and reads the clock for each. What fails holds up nothing else. A partition where nothing is due is read,
+//! not written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, ready};
+use futures_util::stream::{self, StreamExt as _};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Outcome;
+use crate::error::Result;
 use crate::ids::Partition;
 use crate::task::store::Lapsed;
 use crate::time::{Clock, Timestamp};
 
 use super::Broker;
 use super::keep_blocks::Kept;
+use super::tasks::store_error;
 use super::trail::Trail;
 
 /// Tasks in one step.
-const BATCH: usize = 64;
+const BATCH: usize = 16;
+/// Partitions that are swept at the same time.
+const SIDE_BY_SIDE: usize = 8;
 /// The longest sleep: another broker's tasks and fences are found no later.
 const IDLE: Duration = Duration::from_secs(2);
 /// The shortest sleep, and the pause after a step that left more to do.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Between two warnings that the sweep fails.
+const WARN_EVERY: Duration = Duration::from_secs(30);
 
 /// The sweep of one broker.
 #[derive(Debug)]
@@ -51,7 +60,7 @@ impl Sweep {
     pub async fn run(self, stop: CancellationToken) {
         let mut rounds = Rounds::default();
         loop {
-            let next = self.broker.sweep_once(self.clock.now(), &mut rounds, &stop).await;
+            let next = self.broker.sweep_once(self.clock.as_ref(), &mut rounds, &stop).await;
             let pause = next.since(self.clock.now()).clamp(PAUSE, IDLE);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -68,6 +77,7 @@ struct Rounds {
     whole_at: Timestamp,
     due: BTreeMap<Partition, Timestamp>,
     kept: Kept,
+    failures: Failures,
 }
 
 impl Rounds {
@@ -80,8 +90,18 @@ impl Rounds {
         whole
     }
 
-    fn is_due(&self, partition: Partition, now: Timestamp) -> bool {
-        self.due.get(&partition).is_some_and(|at| *at <= now)
+    /// Where something is due.
+    fn due(&self, whole: bool, now: Timestamp) -> Vec<Partition> {
+        let is_due = |partition: &Partition| whole || self.due.get(partition).is_some_and(|at| *at <= now);
+        Partition::all().filter(is_due).collect()
+    }
+
+    /// A partition that could not be asked is asked again with all of them.
+    fn swept(&mut self, partition: Partition, next: Result<Option<Timestamp>>) {
+        match self.failures.note("lapse", next).flatten() {
+            Some(at) => drop(self.due.insert(partition, at)),
+            None => drop(self.due.remove(&partition)),
+        }
     }
 
     fn next(&self) -> Timestamp {
@@ -89,48 +109,87 @@ impl Rounds {
     }
 }
 
+/// What did not work: each is counted; the log has a line for many.
+#[derive(Debug, Default)]
+struct Failures {
+    /// Since the last warning.
+    count: u32,
+    /// The first of them.
+    first: Option<(&'static str, String)>,
+    warned: Option<Instant>,
+}
+
+impl Failures {
+    fn note<T>(&mut self, step: &'static str, result: Result<T>) -> Option<T> {
+        let error = match result {
+            Ok(done) => return Some(done),
+            Err(error) => error,
+        };
+        metrics::counter!("taskpass_sweep_failures_total", "step" => step).increment(1);
+        self.count = self.count.saturating_add(1);
+        self.first.get_or_insert_with(|| (step, error.log_line()));
+        None
+    }
+
+    /// At the end of a round.
+    fn warn(&mut self) {
+        let quiet = self.warned.is_some_and(|at| at.elapsed() < WARN_EVERY);
+        if let Some((step, error)) = self.first.take_if(|_| !quiet) {
+            let failed = std::mem::take(&mut self.count);
+            tracing::warn!(failed, step, error, "steps of the sweep failed; they are tried again");
+            self.warned = Some(Instant::now());
+        }
+    }
+}
+
 impl Broker {
     /// Goes to every partition where something is due; the next moment at which something is. A store that does not answer is asked again later.
-    async fn sweep_once(&self, now: Timestamp, rounds: &mut Rounds, stop: &CancellationToken) -> Timestamp {
+    async fn sweep_once(
+        &self,
+        clock: &dyn Clock,
+        rounds: &mut Rounds,
+        stop: &CancellationToken,
+    ) -> Timestamp {
+        let now = clock.now();
         if self.check_audit().is_err() {
             // An end by deadline has its audit line, too, and loses nothing by waiting.
             return now.saturating_add(IDLE);
         }
         let whole = rounds.whole(now);
         if whole {
-            if let Err(error) = self.finish_intents(now).await {
-                tracing::debug!(error = error.log_line(), "bulk ends wait for the store");
-            }
-            if let Err(error) = self.keep_blocks(&mut rounds.kept, now).await {
-                tracing::debug!(error = error.log_line(), "blocks wait for the store");
-            }
-            if let Err(error) = self.keep_keyring(now).await {
-                tracing::debug!(error = error.log_line(), "the keyring waits for the store");
-            }
+            rounds.failures.note("bulk_ends", self.finish_intents(clock).await);
+            let kept = self.keep_blocks(&mut rounds.kept, clock).await;
+            rounds.failures.note("blocks", kept);
+            rounds.failures.note("keyring", self.keep_keyring(clock.now()).await);
         }
-        for partition in
-            Partition::all().filter(|partition| whole || rounds.is_due(*partition, now)).collect::<Vec<_>>()
-        {
-            if stop.is_cancelled() {
-                break;
-            }
-            let due = match self.store.lapse(partition, BATCH, now).await {
-                Ok(lapsed) => self.record_lapse(lapsed, now).await,
-                Err(error) => {
-                    tracing::debug!(%partition, %error, "the sweep waits for the store");
-                    rounds.due.clear();
-                    break;
-                }
-            };
-            match due {
-                Some(at) => drop(rounds.due.insert(partition, at)),
-                None => drop(rounds.due.remove(&partition)),
-            }
+        let due = stream::iter(rounds.due(whole, now)).take_while(|_| ready(!stop.is_cancelled()));
+        let steps = due.map(|partition| self.sweep_partition(partition, clock));
+        let mut swept = std::pin::pin!(steps.buffer_unordered(SIDE_BY_SIDE));
+        while let Some((partition, next)) = swept.next().await {
+            rounds.swept(partition, next);
         }
+        rounds.failures.warn();
         rounds.next()
     }
 
-    /// An audit line for each task that its deadline ended; gives their places back.
+    /// One step, by the present moment: the store refuses an old one. When it is due again.
+    async fn sweep_partition(
+        &self,
+        partition: Partition,
+        clock: &dyn Clock,
+    ) -> (Partition, Result<Option<Timestamp>>) {
+        let now = clock.now();
+        let next = match self.store.lapse(partition, BATCH, now).await {
+            Ok(lapsed) => Ok(self.record_lapse(lapsed, now).await),
+            Err(error) => {
+                tracing::debug!(%partition, %error, "a partition waits for the store");
+                Err(store_error(error))
+            }
+        };
+        (partition, next)
+    }
+
+    /// An audit line for each task that its deadline ended.
     async fn record_lapse(&self, lapsed: Lapsed, now: Timestamp) -> Option<Timestamp> {
         metrics::counter!("taskpass_tasks_lapsed_total").increment(lapsed.ended.len() as u64);
         // Side by side: each waits until it is written, and many are written at once.

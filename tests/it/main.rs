@@ -39,6 +39,7 @@ mod redis_faults;
 mod secrecy;
 mod startup;
 mod stream;
+mod sweep;
 mod tampered;
 mod tasks;
 mod tokens;
