@@ -1,7 +1,8 @@
 //! Named places where a test makes the real process die, so that what a crash leaves behind can be seen.
 //!
-//! There is one between every two steps of each operation that changes something. The environment variable `TASKPASS_FAILPOINT=<name>` arms
-//! one in a broker that was built with debug assertions; release builds compile them to nothing.
+//! There is one between every two steps with an effect that lasts, and between the last of them and the answer: of each operation that changes a task,
+//! a credential or a fence, of what the sweep does by itself, and of the making of keys. The environment variable `TASKPASS_FAILPOINT=<name>` arms one in
+//! a broker that was built with debug assertions; release builds compile them to nothing.
 
 macro_rules! places {
     ($($(#[$doc:meta])* $place:ident = $name:literal;)*) => {
@@ -46,6 +47,8 @@ places! {
     EndStored = "end-stored";
     /// The place is given back, nobody has been told.
     EndReleased = "end-released";
+    /// One credential's end is permitted, not stored.
+    CredentialEndDecided = "credential-end-decided";
     /// One credential's end is stored, nobody has been told.
     CredentialRevoked = "credential-revoked";
     /// A bulk end is permitted, its intent is not stored.
@@ -58,6 +61,24 @@ places! {
     FenceRaised = "fence-raised";
     /// The intent is gone, nobody has been told.
     FenceFinished = "fence-finished";
+    /// Another broker's bulk end stands everywhere and its audit line is written, the intent is still there.
+    FenceFinishAudited = "fence-finish-audited";
+    /// The audit line of a call is written, nobody has been told.
+    Audited = "audited";
+    /// The sweep has written ends by deadline, and not their audit lines.
+    Lapsed = "lapsed";
+    /// The store has lost a block, which is not raised again.
+    BlockLost = "block-lost";
+    /// It is raised again, its audit line is not written.
+    BlockKept = "block-kept";
+    /// The store has lost the keyring, which is not written back.
+    KeyringLost = "keyring-lost";
+    /// It is written back, its audit line is not.
+    KeyringKept = "keyring-kept";
+    /// Keys that were lacking are made, not stored.
+    KeysMade = "keys-made";
+    /// They are stored, not read back.
+    KeysStored = "keys-stored";
 }
 
 /// Aborts the process if this is the armed place: no destructors, no flush, as if the power had gone.

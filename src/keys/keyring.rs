@@ -14,6 +14,7 @@ use super::seal::RecordSeal;
 use super::signer::{JwtKey, Signer};
 use super::store::KeyringStore;
 use super::wrap::KeyWrapper;
+use crate::failpoint::{Place, reach};
 use crate::identity::TrustDomain;
 use crate::time::Timestamp;
 
@@ -81,7 +82,9 @@ impl Keyring {
             if let (Some(version), false) = (version, changed) {
                 return Self::from_opened(version, &opened, plan, now);
             }
+            reach(Place::KeysMade);
             stored = Some(store.compare_and_set(version, &opened.encode()?).await?);
+            reach(Place::KeysStored);
         }
         Err(KeyringError::Contended)
     }

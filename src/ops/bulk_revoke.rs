@@ -119,6 +119,7 @@ impl Broker {
             let finished = async {
                 self.raise_everywhere(&intent, now).await?;
                 self.write_audit(None, finishing(&intent), Outcome::Done, now).await?;
+                reach(Place::FenceFinishAudited);
                 self.finish_intent(&intent).await
             };
             result = result.and(finished.await);

@@ -81,6 +81,7 @@ impl Broker {
             let hidden = error.reason() == Reason::TaskNotFound;
             return Err(if hidden { missing().with_detail(error.log_line()) } else { error });
         }
+        reach(Place::CredentialEndDecided);
         let (record, position) =
             self.store.revoke(id, now).await.map_err(store_error)?.ok_or_else(missing)?;
         reach(Place::CredentialRevoked);

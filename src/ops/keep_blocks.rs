@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 
 use crate::audit::Outcome;
 use crate::error::Result;
+use crate::failpoint::{Place, reach};
 use crate::identity::SpiffeId;
 use crate::ids::Partition;
 use crate::revoke::fence::{FenceIntent, FenceTarget};
@@ -81,8 +82,10 @@ impl Broker {
     async fn raise_again(&self, block: &FenceIntent, lost_in: &[Partition], now: Timestamp) -> Result<()> {
         let (FenceTarget::Workload(target) | FenceTarget::TrustDomain(target)) = &block.target;
         tracing::warn!(target, partitions = lost_in.len(), "the store had lost a block; it is raised again");
+        reach(Place::BlockLost);
         let raised = lost_in.iter().map(|partition| self.store.raise(*partition, block, now));
         let raised = join_all(raised).await;
+        reach(Place::BlockKept);
         let stands_in = raised.iter().filter(|raised| raised.is_ok()).count();
         let raised: StepResult<Vec<_>> = raised.into_iter().collect();
         let raised = raised.map(drop).map_err(store_error);

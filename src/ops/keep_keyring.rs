@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::audit::Outcome;
 use crate::error::Result;
+use crate::failpoint::{Place, reach};
 use crate::time::Timestamp;
 
 use super::Broker;
@@ -46,7 +47,9 @@ impl Broker {
             );
             return Ok(());
         }
+        reach(Place::KeyringLost);
         let stored = self.store.compare_and_set(None, self.keys.document()).await.map_err(store_error)?;
+        reach(Place::KeyringKept);
         let ours = stored.document == self.keys.document();
         tracing::error!(ours, "the store had lost the keyring; it has one again");
         let mut trail = Trail::new("KeepKeyring", "keyring");

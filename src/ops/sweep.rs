@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Outcome;
 use crate::error::Result;
+use crate::failpoint::{Place, reach};
 use crate::ids::Partition;
 use crate::task::store::Lapsed;
 use crate::time::{Clock, Timestamp};
@@ -189,8 +190,11 @@ impl Broker {
         (partition, next)
     }
 
-    /// An audit line for each task that its deadline ended.
+    /// An audit line for each task that its deadline ended. If the process dies before it, the line is lost; the end stands in the task.
     async fn record_lapse(&self, lapsed: Lapsed, now: Timestamp) -> Option<Timestamp> {
+        if !lapsed.ended.is_empty() {
+            reach(Place::Lapsed);
+        }
         metrics::counter!("taskpass_tasks_lapsed_total").increment(lapsed.ended.len() as u64);
         // Side by side: each waits until it is written, and many are written at once.
         let lines = lapsed.ended.iter().map(async |(id, owner, deadline)| {

@@ -2,6 +2,7 @@
 
 use crate::audit::{Event, Outcome};
 use crate::error::{Error, Result};
+use crate::failpoint::{Place, reach};
 use crate::time::Timestamp;
 
 use super::{Broker, Caller};
@@ -53,6 +54,7 @@ impl Broker {
             Err(error) => Outcome::Refused { reason: error.reason().as_str(), detail: error.log_line() },
         };
         self.write_audit(Some(caller), trail, outcome, now).await?;
+        reach(Place::Audited);
         result
     }
 

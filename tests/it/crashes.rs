@@ -3,16 +3,20 @@
 //! The real process runs with a place armed, reaches it in the one operation under test, and aborts there; a fresh one on the same store
 //! is then asked what is left.
 
+mod by_itself;
+
 use taskpass::failpoint::Place;
 use taskpass::proto::{self, EndReason};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::broker::Setup;
+use crate::support::broker::{Setup, audit};
 use crate::support::client::Client;
 use crate::support::load::{Load, Word, insist};
 use crate::support::mortal::Mortal;
-use crate::support::story::{begin, docs, end, is_live, millis, mint, refused, serial, shown};
+use crate::support::story::{
+    begin, docs, end, is_live, millis, mint, mint_for, refused, seconds, serial, shown,
+};
 use crate::support::world::{DOCS, TENANT};
 use crate::support::{Store, eventually};
 
@@ -29,7 +33,25 @@ enum Operation {
     RevokeTask,
     RevokeCredential,
     RevokeWorkload,
+    // What nobody calls for.
+    FinishRevocation,
+    Lapse,
+    KeepBlock,
+    KeepKeyring,
+    FirstStart,
 }
+
+/// Those that end with an answer.
+const CALLS: &[Operation] = &[
+    Operation::Begin,
+    Operation::Extend,
+    Operation::Mint,
+    Operation::Issue,
+    Operation::Complete,
+    Operation::RevokeTask,
+    Operation::RevokeCredential,
+    Operation::RevokeWorkload,
+];
 
 /// The operations that come by a place. A place without one does not compile.
 const fn that_reach(place: Place) -> &'static [Operation] {
@@ -42,12 +64,18 @@ const fn that_reach(place: Place) -> &'static [Operation] {
         Place::EndDecided | Place::EndStored | Place::EndReleased => {
             &[Operation::Complete, Operation::RevokeTask]
         }
-        Place::CredentialRevoked => &[Operation::RevokeCredential],
+        Place::CredentialEndDecided | Place::CredentialRevoked => &[Operation::RevokeCredential],
         Place::FenceDecided
         | Place::FenceIntended
         | Place::FenceRaisedInSome
         | Place::FenceRaised
         | Place::FenceFinished => &[Operation::RevokeWorkload],
+        Place::Audited => CALLS,
+        Place::FenceFinishAudited => &[Operation::FinishRevocation],
+        Place::Lapsed => &[Operation::Lapse],
+        Place::BlockLost | Place::BlockKept => &[Operation::KeepBlock],
+        Place::KeyringLost | Place::KeyringKept => &[Operation::KeepKeyring],
+        Place::KeysMade | Place::KeysStored => &[Operation::FirstStart],
     }
 }
 
@@ -147,6 +175,19 @@ async fn after_the_death<T: std::fmt::Debug, F: Future<Output = Result<T, Status
     broker
 }
 
+fn spiffe_id(name: &str) -> String {
+    format!("spiffe://example.org/{name}")
+}
+
+/// Whether the audit log says of this caller, or of this object, that it was done.
+fn has_line(broker: &Mortal, action: &str, about: &str) -> bool {
+    audit(&broker.setup.world).iter().any(|line| {
+        line["action"] == action
+            && line["outcome"] == "done"
+            && (line["who"] == about || line["object"] == about)
+    })
+}
+
 /// With so many live tasks, the workload may begin others up to the limit and no further. A place whose task never came is free after some seconds.
 async fn has_places_for_all_but(live: usize, agent: &Client) {
     for _ in live..LIVE_TASKS {
@@ -167,10 +208,11 @@ async fn a28_a_begin_that_died_is_repeated(store: Store) {
         broker = broker.restart_to_die_at(place).await;
         let caller = broker.workload(&name);
         broker = after_the_death(broker, async || caller.begin(request.clone()).await, &bystander).await;
+        assert_eq!(has_line(&broker, "BeginTask", &spiffe_id(&name)), place == Place::Audited, "{place:?}");
 
         let agent = broker.workload(&name);
         let left = live_tasks(&agent).await;
-        assert_eq!(left.len(), usize::from(place == Place::BeginStored), "{place:?}");
+        assert_eq!(left.len(), usize::from(place != Place::BeginReserved), "{place:?}");
         let task = insist(async || agent.begin(request.clone()).await).await.unwrap();
         assert!(is_live(&task) && left.iter().all(|found| found.id == task.id), "{place:?}");
         assert_eq!(insist(async || agent.begin(request.clone()).await).await.unwrap().id, task.id);
@@ -182,16 +224,17 @@ async fn a28_a_begin_that_died_is_repeated(store: Store) {
 async fn a28_an_extension_that_died_is_repeated(store: Store) {
     let (mut broker, bystander) = first_start(store).await;
     for (place, name) in places(Operation::Extend) {
-        broker = broker.restart_to_die_at(place).await;
         let (task, token) = task_with_token(&broker.workload(&name)).await;
+        broker = broker.restart_to_die_at(place).await;
         let caller = broker.workload(&name);
         broker = after_the_death(broker, async || caller.extend(&task.id, 1_200).await, &bystander).await;
+        assert_eq!(has_line(&broker, "ExtendTask", &task.id), place == Place::Audited, "{place:?}");
 
         let agent = broker.workload(&name);
         let found = found(&agent, &task).await;
         assert!(is_live(&found) && accepted(&broker, &token).await);
         let moved = millis(&found.deadline) > millis(&task.deadline);
-        assert_eq!(moved, place == Place::ExtendStored);
+        assert_eq!(moved, place != Place::ExtendReserved);
         let extended = insist(async || agent.extend(&task.id, 1_200).await).await.unwrap();
         assert!(millis(&extended.deadline) > millis(&task.deadline) + 500_000);
         has_places_for_all_but(1, &agent).await;
@@ -201,10 +244,11 @@ async fn a28_an_extension_that_died_is_repeated(store: Store) {
 async fn a28_a_mint_that_died_leaves_at_most_an_id(store: Store) {
     let (mut broker, bystander) = first_start(store).await;
     for (place, name) in places(Operation::Mint) {
-        broker = broker.restart_to_die_at(place).await;
         let task = a_task(&broker.workload(&name)).await.unwrap();
+        broker = broker.restart_to_die_at(place).await;
         let caller = broker.workload(&name);
         broker = after_the_death(broker, async || caller.mint(mint(&task, DOCS)).await, &bystander).await;
+        assert_eq!(has_line(&broker, "MintToken", &spiffe_id(&name)), place == Place::Audited, "{place:?}");
 
         let agent = broker.workload(&name);
         let left = insist(async || agent.list_credentials(&task.id).await).await.unwrap();
@@ -227,8 +271,8 @@ async fn a28_a_mint_that_died_leaves_at_most_an_id(store: Store) {
 async fn a28_an_issue_that_died_leaves_at_most_a_serial_number(store: Store) {
     let (mut broker, bystander) = first_start(store).await;
     for (place, name) in places(Operation::Issue) {
-        broker = broker.restart_to_die_at(place).await;
         let task = a_task(&broker.workload(&name)).await.unwrap();
+        broker = broker.restart_to_die_at(place).await;
         let key = rcgen::KeyPair::generate().unwrap();
         let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
         let request = proto::IssueCertificateRequest {
@@ -238,6 +282,11 @@ async fn a28_an_issue_that_died_leaves_at_most_a_serial_number(store: Store) {
         };
         let caller = broker.workload(&name);
         broker = after_the_death(broker, async || caller.issue(request.clone()).await, &bystander).await;
+        assert_eq!(
+            has_line(&broker, "IssueCertificate", &spiffe_id(&name)),
+            place == Place::Audited,
+            "{place:?}"
+        );
 
         let agent = broker.workload(&name);
         let left = insist(async || agent.list_credentials(&task.id).await).await.unwrap();
@@ -255,10 +304,11 @@ async fn a28_an_issue_that_died_leaves_at_most_a_serial_number(store: Store) {
 async fn a28_a_completion_that_died_is_repeated(store: Store) {
     let (mut broker, bystander) = first_start(store).await;
     for (place, name) in places(Operation::Complete) {
-        broker = broker.restart_to_die_at(place).await;
         let (task, token) = task_with_token(&broker.workload(&name)).await;
+        broker = broker.restart_to_die_at(place).await;
         let caller = broker.workload(&name);
         broker = after_the_death(broker, async || caller.complete(&task.id).await, &bystander).await;
+        assert_eq!(has_line(&broker, "CompleteTask", &task.id), place == Place::Audited, "{place:?}");
 
         let agent = broker.workload(&name);
         let live = place == Place::EndDecided;
@@ -274,10 +324,11 @@ async fn a28_a_completion_that_died_is_repeated(store: Store) {
 async fn a28_a_revocation_that_died_is_repeated(store: Store) {
     let (mut broker, bystander) = first_start(store).await;
     for (place, name) in places(Operation::RevokeTask) {
-        broker = broker.restart_to_die_at(place).await;
         let (task, token) = task_with_token(&broker.workload(&name)).await;
+        broker = broker.restart_to_die_at(place).await;
         let caller = broker.operator();
         broker = after_the_death(broker, async || caller.revoke(&task.id).await, &bystander).await;
+        assert_eq!(has_line(&broker, "RevokeTask", &task.id), place == Place::Audited, "{place:?}");
 
         let agent = broker.workload(&name);
         let live = place == Place::EndDecided;
@@ -294,9 +345,9 @@ async fn a28_a_revocation_that_died_is_repeated(store: Store) {
 async fn a28_a_credential_whose_revocation_died_is_dead_alone(store: Store) {
     let (mut broker, bystander) = first_start(store).await;
     for (place, name) in places(Operation::RevokeCredential) {
-        broker = broker.restart_to_die_at(place).await;
         let (task, other) = task_with_token(&broker.workload(&name)).await;
         let minted = a_token(&broker.workload(&name), &task).await.unwrap();
+        broker = broker.restart_to_die_at(place).await;
         let caller = broker.workload(&name);
         broker = after_the_death(
             broker,
@@ -305,8 +356,12 @@ async fn a28_a_credential_whose_revocation_died_is_dead_alone(store: Store) {
         )
         .await;
 
+        assert_eq!(has_line(&broker, "RevokeCredential", &minted.credential_id), place == Place::Audited);
+
         let agent = broker.workload(&name);
-        assert!(!accepted(&broker, &minted.token).await && accepted(&broker, &other).await);
+        let live = place == Place::CredentialEndDecided;
+        assert_eq!(accepted(&broker, &minted.token).await, live, "{place:?}");
+        assert!(accepted(&broker, &other).await);
         insist(async || agent.revoke_credential(&minted.credential_id).await).await.unwrap();
         assert!(!accepted(&broker, &minted.token).await && accepted(&broker, &other).await);
         assert!(is_live(&found(&agent, &task).await));
@@ -316,12 +371,13 @@ async fn a28_a_credential_whose_revocation_died_is_dead_alone(store: Store) {
 async fn a28_a_bulk_end_that_died_is_finished_by_the_next_broker(store: Store) {
     let (mut broker, bystander) = first_start(store).await;
     for (place, name) in places(Operation::RevokeWorkload) {
-        let id = format!("spiffe://example.org/{name}");
-        broker = broker.restart_to_die_at(place).await;
+        let id = spiffe_id(&name);
         let agent = broker.workload(&name);
         let theirs = [task_with_token(&agent).await, task_with_token(&agent).await];
+        broker = broker.restart_to_die_at(place).await;
         let caller = broker.operator();
         broker = after_the_death(broker, async || caller.revoke_workload(&id, 0).await, &bystander).await;
+        assert_eq!(has_line(&broker, "RevokeWorkload", &id), place == Place::Audited, "{place:?}");
 
         let (agent, operator) = (broker.workload(&name), broker.operator());
         if place == Place::FenceDecided {

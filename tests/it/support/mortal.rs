@@ -31,6 +31,14 @@ impl Mortal {
         Self { setup, grpc, ops, process }
     }
 
+    /// Starts one that dies at this place without a call, perhaps before it is ready; panics if it lives on.
+    pub async fn dies_by_itself(setup: Setup, place: Place) -> Setup {
+        setup.write_config();
+        let mut process = Process::serve(&setup.world, &[("TASKPASS_FAILPOINT", place.name())]);
+        assert_eq!(process.exit().await, None, "{}", process.log());
+        setup
+    }
+
     /// Kills it, if it still runs, and starts another.
     pub async fn restart(self) -> Self {
         Self::start(self.killed().await).await
