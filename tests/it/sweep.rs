@@ -37,7 +37,7 @@ fn is_written_down(broker: &Broker, task: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_partition_of_a_store_that_is_far_away_is_swept() {
-    let mut setup = Setup::on(Store::Redis).with("lifetimes", "retention = \"1s\"");
+    let mut setup = Setup::on(Store::Redis).with("lifetimes", "retention = \"5s\"");
     let redis = setup.redis.as_ref().unwrap().port();
     let wire = Proxy::far(([127, 0, 0, 1], redis).into(), ONE_WAY).await;
     setup.redis_at = Some(wire.address);
