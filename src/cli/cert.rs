@@ -10,9 +10,8 @@ use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::args::Wait;
-use super::args::{duration, proto_duration};
-use super::connect::{Client, Connection};
+use super::args::{Wait, duration, proto_duration};
+use super::connect::Connection;
 use super::credential::revoke;
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{Output, inline, note};
@@ -88,8 +87,9 @@ impl Cert {
         match self.verb {
             Verb::Issue(issue) => {
                 let key = issue.key_request()?;
-                let client = self.connection.open(out).await.inspect_err(|_| issue.forget_key())?;
-                issue.run(&client, key, out).await.inspect_err(|_| issue.forget_key())
+                let issued =
+                    issue.ask(&self.connection, key, out).await.inspect_err(|_| issue.forget_key())?;
+                issue.tell(&issued, out)
             }
             Verb::Validate(validate) => {
                 let request = validate.request()?;
@@ -121,21 +121,29 @@ impl Issue {
         Ok(Key::CsrDer(csr.into()))
     }
 
-    /// A key without a certificate is of no use, and would stand in the way of the next try.
+    /// A key without a certificate is of no use, and would stand in the way of the next try. Never once the broker has issued one.
     fn forget_key(&self) {
         if let Some(path) = &self.key {
             drop(std::fs::remove_file(path));
         }
     }
 
-    async fn run(&self, client: &Client, key: Key, out: Output) -> Outcome {
+    async fn ask(
+        &self,
+        connection: &Connection,
+        key: Key,
+        out: Output,
+    ) -> Result<proto::IssueCertificateResponse, Failure> {
         let request = proto::IssueCertificateRequest {
             task_id: self.task.clone(),
             key: Some(key),
             lifetime: self.lifetime.map(proto_duration),
             minimum_lifetime: self.minimum_lifetime.map(proto_duration),
         };
-        let issued = client.issue_certificate(request).await?;
+        connection.open(out).await?.issue_certificate(request).await
+    }
+
+    fn tell(&self, issued: &proto::IssueCertificateResponse, out: Output) -> Outcome {
         if let Some(path) = &self.out {
             input::replace(path, &issued.chain_pem, 0o644)?;
         }
@@ -151,7 +159,7 @@ impl Issue {
             Some(path) => format!("{}\n", path.display()),
             None => issued.chain_pem.clone(),
         };
-        out.answer(|| render::certificate(&issued), text).map(|()| Exit::Done)
+        out.answer(|| render::certificate(issued), text).map(|()| Exit::Done)
     }
 }
 

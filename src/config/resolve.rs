@@ -315,12 +315,12 @@ fn lifetimes(raw: &RawLifetimes, p: &mut Problems) -> Lifetimes {
     Lifetimes { max_task, default_token, max_token, default_certificate, max_certificate, retention }
 }
 
-/// The upper ends are far beyond use; what they keep out are slips, and numbers that the machine cannot hold.
 /// What one workload may have of something if nothing is said: never all of it, as long as there is more than one.
 fn share_of(all: usize) -> usize {
     (all / 4).max(1)
 }
 
+/// The upper ends are far beyond use; what they keep out are slips, and numbers that the machine cannot hold.
 fn limits(raw: &RawLimits, p: &mut Problems) -> Limits {
     let calls = within(p, "limits.calls", raw.calls, 4_096, 1..=1_000_000);
     let (live, credentials) = (raw.live_tasks_per_workload, raw.credentials_per_task);

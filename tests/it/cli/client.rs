@@ -90,6 +90,15 @@ fn a_key_is_not_left_behind_by_a_certificate_that_was_refused() {
 }
 
 #[test]
+fn a_key_whose_certificate_was_issued_stays_though_that_cannot_be_written() {
+    let dev = Dev::start();
+    let task = dev.begin();
+    let args = ["cert", "issue", "--as", "agent", "--task", &task, "--key", "k", "--out", "missing/c.pem"];
+    dev.run(&args).expect(1);
+    assert!(dev.home.path().join("k").exists());
+}
+
+#[test]
 fn refusals_unreachable_brokers_and_wrong_command_lines_have_exit_codes_of_their_own() {
     let dev = Dev::start();
     let task = dev.begin();
