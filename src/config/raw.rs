@@ -111,6 +111,8 @@ pub(super) struct RawEmbedded {
 pub(super) struct RawRedis {
     /// Without a password.
     pub(super) url: Option<String>,
+    /// Without TLS to another machine; false if not set.
+    pub(super) plaintext: Option<bool>,
     /// ACL user.
     pub(super) username: Option<String>,
     /// Holds the password.

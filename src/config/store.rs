@@ -34,7 +34,7 @@ fn embedded(raw: RawEmbedded, base: &Path, p: &mut Problems) -> Option<StoreConf
 
 fn redis(raw: RawRedis, base: &Path, p: &mut Problems) -> Option<RedisConfig> {
     let url = p.required("store.url", raw.url);
-    url.iter().for_each(|url| judge_url(p, url));
+    url.iter().for_each(|url| judge_url(p, url, raw.plaintext.unwrap_or_default()));
     if raw.username.as_ref().is_some_and(String::is_empty) {
         p.add("store.username", "is empty; leave it out for the default user");
     }
@@ -74,7 +74,10 @@ fn redis(raw: RawRedis, base: &Path, p: &mut Problems) -> Option<RedisConfig> {
 }
 
 /// What a URL must not hold; whether it is one is for the store's client to say.
-fn judge_url(p: &mut Problems, url: &str) {
+fn judge_url(p: &mut Problems, url: &str, plaintext: bool) {
+    if !plaintext && url.strip_prefix("redis://").is_some_and(|rest| !is_here(rest)) {
+        p.add("store.url", "redis:// to another machine goes without TLS: use rediss://, or say plaintext = true where the network is yours alone");
+    }
     let Some(rest) = url.strip_prefix("redis://").or_else(|| url.strip_prefix("rediss://")) else {
         return p.add("store.url", "must begin with redis:// or rediss://");
     };
@@ -83,6 +86,16 @@ fn judge_url(p: &mut Problems, url: &str) {
     } else if rest.contains(['?', '#', '{', '}']) {
         p.add("store.url", "must not hold a query, a fragment or braces");
     }
+}
+
+/// Whether `host:port/database` is on this machine, by a name or an address that means nothing else.
+fn is_here(place: &str) -> bool {
+    let authority = place.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let bracketed = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let host = bracketed.map_or_else(|| authority.split(':').next().unwrap_or_default(), |(host, _)| host);
+    // Nothing at all is for the client to refuse.
+    matches!(host, "" | "localhost") || host.parse().is_ok_and(|host: std::net::IpAddr| host.is_loopback())
 }
 
 /// A brace would move all keys into one slot; what stands for something else in ACL patterns would not say what it seems to.

@@ -170,6 +170,24 @@ fn the_brokers_own_trust_domain_has_no_workloads() {
 }
 
 #[test]
+fn a47_redis_on_another_machine_is_not_spoken_to_in_the_clear_unless_one_says_so() {
+    let with = |url: &str, more: &str| {
+        let store = format!("kind = \"redis\"\ndurability = \"memory\"\nurl = \"{url}\"\n{more}");
+        let text = GOOD.replace("kind = \"embedded\"\npath = \"data/taskpass.redb\"", &store);
+        resolved(&text).err().map(|p| keys_of(&p).join(" ")).unwrap_or_default()
+    };
+    for here in ["localhost", "localhost:6379/0", "127.0.0.1:6379", "127.9.9.9", "[::1]:6379"] {
+        assert_eq!(with(&format!("redis://{here}"), ""), "", "{here}");
+    }
+    for elsewhere in ["redis.example.com:6379", "10.0.0.7", "[2001:db8::1]:6379", "localhost.example.com"] {
+        assert_eq!(with(&format!("redis://{elsewhere}"), ""), "store.url", "{elsewhere}");
+        assert_eq!(with(&format!("redis://{elsewhere}"), "plaintext = false"), "store.url", "{elsewhere}");
+        assert_eq!(with(&format!("redis://{elsewhere}"), "plaintext = true"), "", "{elsewhere}");
+        assert_eq!(with(&format!("rediss://{elsewhere}"), ""), "", "{elsewhere}");
+    }
+}
+
+#[test]
 fn a47_a_password_in_the_redis_url_is_refused() {
     let text = GOOD.replace(
         "kind = \"embedded\"\npath = \"data/taskpass.redb\"",
