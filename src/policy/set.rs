@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cedar_policy::{Effect, Entities, Policy, PolicyId, Schema, ValidationMode, Validator};
+use cedar_policy::{
+    ActionConstraint, Effect, Entities, Policy, PolicyId, PrincipalConstraint, ResourceConstraint, Schema,
+    ValidationMode, Validator,
+};
 use miette::Diagnostic;
 use quick_cache::sync::Cache;
 
@@ -33,6 +36,8 @@ pub struct PolicySet {
     pub(super) vocabulary: Vocabulary,
     pub(super) rules: HashMap<PolicyId, Rule>,
     pub(super) digest: ContentDigest,
+    /// A policy that permits everybody everything.
+    permits_all: Option<Arc<str>>,
     pub(super) contexts: Contexts,
     callers: Cache<SpiffeId, Arc<Caller>>,
     audiences: Cache<ContentDigest, Arc<Known>>,
@@ -118,6 +123,8 @@ impl FromFiles for PolicySet {
         }
         draft.validate(schema);
         let Draft { policies, rules, problems, .. } = draft;
+        let all = policies.iter().find(|policy| permits_all(policy)).and_then(|all| rules.get(all.id()));
+        let permits_all = all.map(|rule| Arc::clone(&rule.id));
         let index = Index::new(policies, vocabulary.actions());
         let digest = listing.digest();
         problems.or(Self {
@@ -125,6 +132,7 @@ impl FromFiles for PolicySet {
             vocabulary,
             rules,
             digest,
+            permits_all,
             contexts: Contexts::new(),
             callers: Cache::new(KEPT),
             audiences: Cache::new(KEPT),
@@ -138,8 +146,23 @@ impl FromFiles for PolicySet {
                         Begin with the samples in deploy/sample/policy.";
             return Err(Problems::one(dir, what));
         }
+        if let Some(id) = &self.permits_all {
+            let what = format!(
+                "policy {id:?} permits everybody everything, and was surely for a trial only: say whom it permits what"
+            );
+            return Err(Problems::one(dir, what));
+        }
         Ok(())
     }
+}
+
+/// `permit (principal, action, resource);`
+fn permits_all(policy: &Policy) -> bool {
+    policy.effect() == Effect::Permit
+        && !policy.has_non_scope_constraint()
+        && policy.principal_constraint() == PrincipalConstraint::Any
+        && policy.action_constraint() == ActionConstraint::Any
+        && policy.resource_constraint() == ResourceConstraint::Any
 }
 
 #[derive(Default)]

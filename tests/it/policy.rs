@@ -100,7 +100,10 @@ async fn a_forbid_wins_over_every_permit() {
 #[tokio::test]
 async fn a12_whatever_policy_permits_only_its_owner_acts_as_a_task() {
     let setup = Setup::on(Store::Embedded);
-    setup.world.write("policy/all.cedar", "@id(\"all\")\npermit (principal, action, resource);");
+    setup.world.write(
+        "policy/all.cedar",
+        "@id(\"all\")\npermit (principal is Taskpass::Workload, action, resource);",
+    );
     let broker = Broker::of(setup).await;
     let task = broker.agent().docs_task().await;
     for stranger in [broker.second_agent(), broker.operator(), broker.other_workload("agent/a1")] {

@@ -92,12 +92,21 @@ fn policies_without_an_id_are_named_by_file_and_place() {
 }
 
 #[test]
+fn a47_a_policy_that_permits_everybody_everything_is_refused_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = "@id(\"trial\") permit (principal, action, resource);";
+    std::fs::write(dir.path().join("all.cedar"), all).unwrap();
+    let report = PolicyEngine::open(dir.path()).err().unwrap().to_string();
+    assert!(report.contains("\"trial\" permits everybody everything"), "{report}");
+}
+
+#[test]
 fn a_directory_without_policies_is_refused_at_start_and_denies_all_when_emptied_later() {
     let dir = tempfile::tempdir().unwrap();
     let report = PolicyEngine::open(dir.path()).err().unwrap().to_string();
     assert!(report.contains("everything would be denied"), "{report}");
     let file = dir.path().join("all.cedar");
-    std::fs::write(&file, "permit (principal, action, resource);").unwrap();
+    std::fs::write(&file, "permit (principal is Taskpass::Workload, action, resource);").unwrap();
     let engine = PolicyEngine::open(dir.path()).unwrap();
     let health = || engine.decide::<CheckHealth>(&caller(AGENT), (), ()).map_err(|it| it.reason);
     assert!(health().is_ok());

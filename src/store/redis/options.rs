@@ -184,6 +184,9 @@ fn address(options: &RedisOptions) -> Result<Address, BadSetting> {
     }
 }
 
+/// What stands for the password in deploy/redis/users.acl.
+const PLACEHOLDER: &str = "REPLACE-WITH-A-LONG-RANDOM-PASSWORD";
+
 fn login(options: &RedisOptions) -> Result<RedisConnectionInfo, BadSetting> {
     let info = connection_info(options).map(|info| info.redis_settings().clone()).unwrap_or_default();
     let mut login = info.set_skip_set_lib_name();
@@ -197,6 +200,11 @@ fn login(options: &RedisOptions) -> Result<RedisConnectionInfo, BadSetting> {
         let password = text.trim_end_matches(['\n', '\r']);
         if password.is_empty() {
             return Err(bad("password_file", format_args!("there is no password in {}", path.display())));
+        }
+        if password == PLACEHOLDER {
+            let what =
+                format_args!("{} holds the placeholder of the sample: choose a password", path.display());
+            return Err(bad("password_file", what));
         }
         login = login.set_password(password);
     }

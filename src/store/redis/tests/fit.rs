@@ -121,6 +121,15 @@ async fn what_is_wrong_with_the_way_is_said() {
         ..RedisOptions::new("redis://localhost")
     };
     assert!(refusal(options).await.contains("/nowhere/password"));
+    let sample = include_str!("../../../../deploy/redis/users.acl");
+    let placeholder = sample.split('>').nth(1).unwrap().split(' ').next().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), placeholder).unwrap();
+    let options = RedisOptions {
+        password_file: Some(file.path().to_owned()),
+        ..RedisOptions::new("redis://localhost")
+    };
+    assert!(refusal(options).await.contains("placeholder"), "a47");
     let shown = format!("{:?}", RedisOptions::new("redis://user:secret@localhost"));
     assert!(!shown.contains("secret"), "{shown}");
 }
