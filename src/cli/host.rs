@@ -40,6 +40,7 @@ pub(super) async fn run(
     out: Output,
     ready: impl FnOnce(Bound) -> Result<(), Failure>,
 ) -> Outcome {
+    dump_nothing();
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let (waiting_for, patience) = (store_of(&config), config.drain);
@@ -67,6 +68,18 @@ pub(super) async fn run(
     tokio::select! {
         ended = out.patiently(&draining, ended) => ended.map(|()| Exit::Done).map_err(Failure::from),
         () = signals.next() => Err(Failure::failed("ended at once, by a second signal")),
+    }
+}
+
+/// A broker's memory holds private keys: nothing of it goes into a core dump, nor to another process of the same user (A44). Where the system refuses, the broker runs all the same.
+fn dump_nothing() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let done = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    let done =
+        done.and(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable));
+    if let Err(error) = done {
+        tracing::warn!(%error, "core dumps of this process cannot be forbidden");
     }
 }
 

@@ -25,6 +25,7 @@ use crate::support::client::Client;
 use crate::support::load::insist;
 use crate::support::mortal::{Mortal, refusal};
 use crate::support::redis::{RedisServer, RedisSetup};
+use crate::support::site::Site;
 use crate::support::story::{begin, docs, grant, mail, mint, payments, refused, shown};
 use crate::support::world::{DOCS, MAIL, PAYMENTS, World};
 
@@ -313,6 +314,15 @@ async fn a44_no_secret_is_anywhere_after_a_whole_story(store: Store) {
         .collect();
     assert!(has(store, b"taskpass-keyring 2") && has(store, &id));
     assert!(has("audit.jsonl", task.id.as_bytes()) && has("broker.log", b"\"TRACE\""));
+}
+
+#[tokio::test]
+async fn a44_a_broker_leaves_no_core_dump() {
+    let setup = Setup::on(Store::Embedded);
+    let site = Site::start(&setup, "broker").await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", site.process().id())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(line.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"]);
 }
 
 /// A start on these files fails, with words that name what is wrong.
