@@ -69,6 +69,7 @@ impl Broker {
             latest_deadline: now.saturating_add(cap),
             idempotency_key: idempotency.map(|i| i.key),
         };
+        self.grants_fit(&facts, now)?;
         trail.object(facts.id);
         trail.fact("deadline", deadline);
         let outcome = match self.reserve_place(&facts, deadline, idempotency, permit, now).await? {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cert::{LeafRequest, ProvenPublicKey};
+use crate::cert::{LeafRequest, ProvenPublicKey, task_spiffe_id};
 use crate::error::Result;
 use crate::failpoint::{Place, reach};
 use crate::policy::action;
@@ -56,6 +56,8 @@ impl Broker {
         };
         let minimum = command.minimum_lifetime.unwrap_or(MINIMUM_LIFETIME);
         let ca = self.keys.task_ca();
+        // What cannot be named in a certificate is refused before anything is recorded.
+        let _name = task_spiffe_id(ca.trust_domain(), known.facts.id, &known.facts.owner)?;
         let recorded = self
             .record(&mut known, now, |known: &Known| {
                 let bounds = Bounds {

@@ -18,6 +18,7 @@ use crate::token::TokenGrant;
 
 use super::command::MintToken;
 use super::decide::for_policy;
+use super::draft::draft;
 use super::recording::Recorded;
 use super::tasks::{Known, not_found};
 use super::trail::Trail;
@@ -62,9 +63,11 @@ impl Broker {
         let (index, grant) = facts.grant(&command.audience).ok_or_else(|| beyond(&command.audience))?;
         let tools = grant.narrowed_to(&command.tools).map_err(beyond)?;
         let binding = self.binding(caller, &command, &audience, now).await?;
-        let issuer = self.tokens.get(audience.trust_domain());
-        let issuer =
-            issuer.ok_or_else(|| Error::internal("an audience of a trust domain without an issuer"))?;
+        let issuer = self.token_issuer(&audience)?;
+        let draft = draft(&facts, &audience, &tools, binding.confirmation, now);
+        if !issuer.fits(&draft)? {
+            return Err(too_long());
+        }
         let minimum = command.minimum_lifetime.unwrap_or(MINIMUM_LIFETIME);
         let Recorded { id, generation, began_seq, expires_at } = self
             .record(&mut known, now, |known: &Known| {
@@ -90,22 +93,8 @@ impl Broker {
         reach(Place::TokenRecorded);
         trail.fact("jti", id);
         trail.fact("expires_at", expires_at);
-        let minted = issuer.mint(&TokenGrant {
-            audience: audience.uri().as_str(),
-            profile: audience.profile(),
-            agent: &facts.owner,
-            subject: facts.subject.as_deref(),
-            task: facts.id,
-            lineage: &facts.lineage,
-            goal: facts.goal_digest(),
-            generation,
-            began_seq,
-            credential: id,
-            issued_at: now.floor_to_second(),
-            expires_at,
-            tools: &tools,
-            confirmation: binding.confirmation,
-        })?;
+        let minted =
+            issuer.mint(&TokenGrant { generation, began_seq, credential: id, expires_at, ..draft })?;
         reach(Place::TokenSigned);
         Ok(answer::Token {
             token: minted.token,
@@ -199,6 +188,13 @@ impl Broker {
             other => Err(refused().with_detail(format_args!("{other:?}"))),
         }
     }
+}
+
+/// The words for a wish that fits in no token.
+fn too_long() -> Error {
+    let what =
+        "these tools and limits make a token longer than verifiers take; ask for fewer of the granted tools";
+    Error::invalid("tools", what)
 }
 
 /// The words for a wish that the task does not grant.

@@ -11,6 +11,7 @@ mod complete_task;
 mod credentials;
 mod decide;
 mod directory;
+mod draft;
 mod extend_task;
 mod follow;
 mod issue_certificate;

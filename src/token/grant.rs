@@ -7,7 +7,7 @@ use taskpass_verifier::claims::{
 use taskpass_verifier::constraint::Constraints;
 use taskpass_verifier::{EnforcementProfile, Refusal};
 
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Result};
 use crate::identity::SpiffeId;
 use crate::ids::{CredentialId, Generation, TaskId};
 use crate::time::Timestamp;
@@ -64,8 +64,8 @@ impl TokenGrant<'_> {
             iat,
             nbf: iat,
             exp: UnixSeconds(self.expires_at.as_secs()),
-            scope: Scope::new(self.tools.iter().map(|(tool, _)| *tool)).map_err(not_a_token)?,
-            authorization_details: AuthorizationDetails::new(details).map_err(not_a_token)?,
+            scope: Scope::new(self.tools.iter().map(|(tool, _)| *tool)).map_err(internal)?,
+            authorization_details: AuthorizationDetails::new(details).map_err(internal)?,
             cnf: self.confirmation,
             txn: lineage.root_of(self.task),
             act: subject.map(|_| Actor { sub: client_id.as_str().to_owned(), act: None }),
@@ -78,18 +78,6 @@ impl TokenGrant<'_> {
                 seq: self.began_seq,
             },
         })
-    }
-}
-
-/// Too much for one token is what the caller can change; everything else we should have known.
-pub(super) fn not_a_token(refusal: Refusal) -> Error {
-    match refusal {
-        Refusal::TooLong | Refusal::TooManyScopeItems => Error::new(
-            Reason::InvalidArgument,
-            "tools: these tools and limits make a token longer than verifiers take; ask for fewer of the granted tools.",
-        )
-        .with_detail(refusal),
-        _ => internal(refusal),
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use taskpass_verifier::claims::{Claims, Confirmation, Scope, UnixSeconds};
 use taskpass_verifier::header::Header;
 use taskpass_verifier::token::{assemble, judge_own_output_without_signature, signing_input};
-use taskpass_verifier::{Expectations, KeySet, Presented, UnverifiedToken};
+use taskpass_verifier::{Expectations, KeySet, Presented, Refusal, UnverifiedToken};
 
-use super::grant::{TokenGrant, internal, not_a_token};
+use super::grant::{TokenGrant, internal};
 use crate::error::{Error, Result};
 use crate::ids::CredentialId;
 use crate::keys::{Signer, SpotCheck};
@@ -74,15 +74,24 @@ impl TokenIssuer {
         self.signer.as_ref()
     }
 
-    /// Makes one token. Errors with the caller's fault only where its tools and limits make the token too long; all else is ours, and then nothing leaves:
-    /// the grant breaks the profile (lifetime, lineage, binding), would outlive its key, or what came out is not what was to be signed.
+    /// Whether the token would be short enough for verifiers to take. Nothing else is judged, and nothing is signed: to be asked before a credential is
+    /// recorded, with stand-ins for what is not known yet.
+    pub fn fits(&self, grant: &TokenGrant<'_>) -> Result<bool> {
+        match signing_input(&self.header(), &grant.claims(&self.issuer)?) {
+            Ok(_) => Ok(true),
+            Err(Refusal::TooLong) => Ok(false),
+            Err(refusal) => Err(internal(refusal)),
+        }
+    }
+
+    /// Makes one token. Every error is ours, and then nothing leaves: the grant does not fit in a token ([`Self::fits`]), breaks the profile (lifetime,
+    /// lineage, binding), would outlive its key, or what came out is not what was to be signed.
     pub fn mint(&self, grant: &TokenGrant<'_>) -> Result<MintedToken> {
         if self.signer.not_after().is_some_and(|end| grant.expires_at > end) {
             return Err(Error::internal(format!("token {} would outlive its key", grant.credential)));
         }
         let claims = grant.claims(&self.issuer)?;
-        let header = Header { algorithm: self.signer.algorithm(), key_id: self.signer.kid() };
-        let text = signing_input(&header, &claims).map_err(not_a_token)?;
+        let text = signing_input(&self.header(), &claims).map_err(internal)?;
         let signature = self.signer.sign(text.as_bytes())?;
         let token = Secret::new(assemble(text, &signature));
         self.judge(token.expose(), grant, &claims)?;
@@ -92,6 +101,10 @@ impl TokenIssuer {
         };
         let Claims { jti, scope, .. } = claims;
         Ok(MintedToken { token, id: jti, scope, token_type, expires_at: grant.expires_at })
+    }
+
+    fn header(&self) -> Header {
+        Header { algorithm: self.signer.algorithm(), key_id: self.signer.kid() }
     }
 
     /// As a verifier of the audience would, at the moment of issue, shown the key that the grant names.

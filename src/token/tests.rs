@@ -3,11 +3,10 @@ use std::time::Duration;
 
 use ring::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
-use taskpass_verifier::claims::{
-    Confirmation, GoalDigest, MAX_SCOPE_ITEMS, Thumbprint, ToolName, UnixSeconds,
-};
+use taskpass_verifier::claims::{Confirmation, GoalDigest, Thumbprint, ToolName, UnixSeconds};
 use taskpass_verifier::constraint::{ArgumentConstraint, Constraints, Limits};
 use taskpass_verifier::keyset::{Algorithm, VerificationKey};
+use taskpass_verifier::token::MAX_TOKEN_BYTES;
 use taskpass_verifier::{EnforcementProfile, Expectations, Presented, Refusal, UnverifiedToken};
 
 use super::*;
@@ -220,28 +219,27 @@ async fn a_grant_that_breaks_the_profile_makes_no_token() {
 }
 
 #[tokio::test]
-async fn too_many_tools_for_one_token_is_the_callers_to_change() {
+async fn what_fits_makes_a_token_and_a_byte_more_does_not() {
     let issuer = issuer_of(&keyring().await, "acme.test");
+    let agent: SpiffeId = AGENT.parse().unwrap();
     let none = Constraints::default();
-    let names: Vec<_> = (0..MAX_SCOPE_ITEMS).map(|i| tool(&format!("t{i}"))).collect();
-    let long: Vec<_> = (0..60).map(|i| tool(&format!("{}{i}", "t".repeat(120)))).collect();
-    for tools in [names.as_slice(), &long] {
-        let tools: Vec<_> = tools.iter().map(|name| (name, &none)).collect();
-        let agent = AGENT.parse().unwrap();
-        let error = mint_tools(&issuer, &agent, &tools).unwrap_err();
-        assert_eq!(error.reason(), Reason::InvalidArgument);
-        assert!(error.public().contains("fewer"), "{}", error.public());
-    }
-    let fits: Vec<_> = names.iter().take(MAX_SCOPE_ITEMS - 1).map(|name| (name, &none)).collect();
-    mint_tools(&issuer, &AGENT.parse().unwrap(), &fits).unwrap();
+    let names: Vec<_> = (0..128).map(|i| tool(&format!("{i:0>100}"))).collect();
+    // Judges a token of so many tools, the last with a name of that length, and mints it.
+    let judged = |count: usize, length: usize| {
+        let last = tool(&"t".repeat(length));
+        let tools: Vec<_> = names.iter().take(count).chain([&last]).map(|name| (name, &none)).collect();
+        let grant = of_tools(&agent, &tools);
+        (issuer.fits(&grant).unwrap(), issuer.mint(&grant))
+    };
+    let count = (1..128).find(|count| !judged(*count, 128).0).unwrap();
+    let longest = (1..128).rev().find(|length| judged(count, *length).0).unwrap();
+    let token = judged(count, longest).1.unwrap().token;
+    assert!((MAX_TOKEN_BYTES - 1..=MAX_TOKEN_BYTES).contains(&token.expose().len()));
+    assert_eq!(judged(count, longest + 1).1.unwrap_err().reason(), Reason::Internal);
 }
 
-fn mint_tools(
-    issuer: &TokenIssuer,
-    agent: &SpiffeId,
-    tools: &[(&ToolName, &Constraints)],
-) -> Result<MintedToken> {
-    issuer.mint(&TokenGrant {
+fn of_tools<'a>(agent: &'a SpiffeId, tools: &'a [(&'a ToolName, &'a Constraints)]) -> TokenGrant<'a> {
+    TokenGrant {
         audience: AUDIENCE,
         profile: EnforcementProfile::Bearer,
         agent,
@@ -256,7 +254,7 @@ fn mint_tools(
         expires_at: after(60),
         tools,
         confirmation: None,
-    })
+    }
 }
 
 /// A key that has an end, or signs with another key than it says.

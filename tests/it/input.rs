@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use taskpass::proto;
 use tonic::Code;
 
-use crate::support::Store;
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
 use crate::support::story::{begin, docs, grant, is_live, mint, refused, seconds};
 use crate::support::world::{DOCS, PAYMENTS};
+use crate::support::{Store, eventually};
 
 type Begin = proto::BeginTaskRequest;
 
@@ -173,6 +173,89 @@ async fn what_the_register_does_not_know_cannot_be_asked_for(store: Store) {
     refused(agent.mint(mint(&task, PAYMENTS)).await, Code::PermissionDenied, "BEYOND_GRANT");
 }
 
+/// A limit on the tool `read` that makes the token some `bytes` longer.
+fn bulky(bytes: usize) -> Begin {
+    let mut left = bytes;
+    let values = (10..74).map_while(|n| {
+        let length = left.min(1_000);
+        left -= length;
+        (length > 0).then(|| format!("\"{n}{}\"", "x".repeat(length)))
+    });
+    let one_of_json = values.collect();
+    let mut request = with_limit(proto::ArgumentConstraint { one_of_json, ..Default::default() });
+    request.grants[0].tools.push(proto::ToolGrant { name: "search".into(), arguments: HashMap::new() });
+    request
+}
+
+async fn a_grant_that_fits_in_no_token_is_refused_at_the_begin(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    for bytes in [8_000, 20_000] {
+        let status = refused(agent.begin(bulky(bytes)).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+        assert!(status.message().contains(DOCS) && status.message().contains("fewer"), "{status:?}");
+    }
+    nothing_was_begun(&agent).await;
+    let task = agent.begin(bulky(4_000)).await.unwrap();
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+}
+
+async fn a_mint_that_fits_in_no_token_leaves_no_record_and_uses_nothing(store: Store) {
+    let broker = Broker::of(Setup::on(store).with("limits", "credentials_per_task = 1")).await;
+    let agent = broker.agent();
+    // The largest that a bearer token has room for.
+    let (mut fits, mut too_long) = (4_000, 8_000);
+    while too_long - fits > 1 {
+        let middle = usize::midpoint(fits, too_long);
+        match agent.begin(bulky(middle)).await {
+            Ok(task) => {
+                agent.complete(&task.id).await.unwrap();
+                fits = middle;
+            }
+            Err(status) => {
+                refused(Err::<(), _>(status), Code::InvalidArgument, "INVALID_ARGUMENT");
+                too_long = middle;
+            }
+        }
+    }
+    let task = agent.begin(bulky(fits)).await.unwrap();
+    // From now on the audience wants tokens that name a key, which are longer.
+    let audience = broker.world.read("audiences/docs.toml").replace("\"bearer\"", "\"x5t#S256\"");
+    broker.world.write("audiences/docs.toml", &audience);
+    eventually("the profile", async || {
+        let register = agent.directory().list_audiences(proto::ListAudiencesRequest {}).await.unwrap();
+        register.into_inner().audiences.iter().any(|it| it.uri == DOCS && it.profile == "x5t#S256")
+    })
+    .await;
+    for _ in 0..3 {
+        let status = refused(agent.mint(mint(&task, DOCS)).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+        assert!(status.message().contains("fewer"), "{status:?}");
+    }
+    assert_eq!(agent.get(&task.id).await.unwrap().credentials_issued, 0);
+    assert!(agent.list_credentials(&task.id).await.unwrap().is_empty());
+    // The one credential that the task may have is there still.
+    let narrow = proto::MintTokenRequest { tools: vec!["search".into()], ..mint(&task, DOCS) };
+    agent.mint(narrow).await.unwrap();
+}
+
+async fn a_certificate_that_cannot_bear_the_agents_name_leaves_no_record(store: Store) {
+    let broker = Broker::of(Setup::on(store).with("limits", "credentials_per_task = 1")).await;
+    // As long as a SPIFFE ID may be; that of its task would be longer.
+    let path = "x".repeat(2_048 - "spiffe://example.org/agent/".len());
+    let agent = broker.workload(&format!("agent/{path}"));
+    let task = agent.docs_task().await;
+    let csr = rcgen::CertificateParams::default().serialize_request(&rcgen::KeyPair::generate().unwrap());
+    let issue = proto::IssueCertificateRequest {
+        task_id: task.id.clone(),
+        key: Some(proto::issue_certificate_request::Key::CsrDer(csr.unwrap().der().to_vec().into())),
+        ..Default::default()
+    };
+    let status = refused(agent.issue(issue).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+    assert!(status.message().contains("longer than 2048 bytes"), "{status:?}");
+    assert_eq!(agent.get(&task.id).await.unwrap().credentials_issued, 0);
+    assert!(agent.list_credentials(&task.id).await.unwrap().is_empty());
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+}
+
 #[tokio::test]
 async fn ids_and_page_tokens_that_are_none_are_refused() {
     let broker = Broker::start(Store::Embedded).await;
@@ -232,4 +315,7 @@ on_both_stores!(
     a_malformed_task_is_refused_and_leaves_nothing,
     a07_durations_that_nobody_means_are_refused,
     what_the_register_does_not_know_cannot_be_asked_for,
+    a_grant_that_fits_in_no_token_is_refused_at_the_begin,
+    a_mint_that_fits_in_no_token_leaves_no_record_and_uses_nothing,
+    a_certificate_that_cannot_bear_the_agents_name_leaves_no_record,
 );
