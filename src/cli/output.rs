@@ -65,6 +65,14 @@ impl Output {
         }
     }
 
+    /// Something to look at though the command did what it was told, on standard error.
+    pub(super) fn warn(self, text: &str) {
+        match self.json {
+            true => note(json!({ "warning": text })),
+            false => note(format_args!("warning: {text}")),
+        }
+    }
+
     /// Why a command failed, on standard error.
     pub(super) fn failure(self, failure: &Failure) {
         note(if self.json { failure.to_json().to_string() } else { failure.to_string() });

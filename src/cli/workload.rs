@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::args::{Wait, duration, proto_duration};
 use super::connect::Connection;
 use super::failure::{Exit, Outcome};
-use super::output::Output;
+use super::output::{Output, inline};
 use super::render;
 use crate::proto;
 use crate::time::{Clock as _, SystemClock};
@@ -71,6 +71,7 @@ impl Workload {
         let WorkloadVerb::Revoke { spiffe_id, stop } = self.verb;
         let client = self.connection.open(out).await?;
         let block_for = stop.block_for.map(proto_duration);
+        let named = spiffe_id.clone();
         let request = proto::RevokeWorkloadRequest {
             spiffe_id,
             block_for,
@@ -78,7 +79,7 @@ impl Workload {
             note: stop.note,
         };
         let answer = client.revoke_workload(request).await?;
-        show(out, &answer.receipt.unwrap_or_default())
+        show(out, &named, &answer.receipt.unwrap_or_default())
     }
 }
 
@@ -87,6 +88,7 @@ impl TrustDomain {
         let TrustDomainVerb::Revoke { trust_domain, stop } = self.verb;
         let client = self.connection.open(out).await?;
         let block_for = stop.block_for.map(proto_duration);
+        let named = trust_domain.clone();
         let request = proto::RevokeTrustDomainRequest {
             trust_domain,
             block_for,
@@ -94,11 +96,18 @@ impl TrustDomain {
             note: stop.note,
         };
         let answer = client.revoke_trust_domain(request).await?;
-        show(out, &answer.receipt.unwrap_or_default())
+        show(out, &named, &answer.receipt.unwrap_or_default())
     }
 }
 
-fn show(out: Output, receipt: &proto::FenceReceipt) -> Outcome {
+/// The receipt; and where nobody of that name could connect, a word that the name may be wrong.
+fn show(out: Output, named: &str, receipt: &proto::FenceReceipt) -> Outcome {
+    if !receipt.served {
+        out.warn(&format!(
+            "the broker serves no trust domain of that name: {}. Tasks from before have ended, if there were any; check the name.",
+            inline(named)
+        ));
+    }
     let text = || render::fence_text(receipt, SystemClock.now());
     out.answer(|| render::fence(receipt), text).map(|()| Exit::Done)
 }

@@ -57,6 +57,8 @@ pub struct FenceReceipt {
     pub durability: Durability,
     /// How many partitions have it: all.
     pub partitions: u8,
+    /// Whether workloads of that trust domain may connect. If not, the name may be a slip of the pen.
+    pub served: bool,
 }
 
 /// A new token. The one thing that leaves with a secret in it.

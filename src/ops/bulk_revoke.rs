@@ -7,7 +7,6 @@ use crate::audit::Outcome;
 use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
 use crate::feed::{Applied, Concern, Sent};
-use crate::identity::TrustDomain;
 use crate::ids::{self, PARTITIONS, Partition};
 use crate::policy::action::{self, BlockFor};
 use crate::revoke::fence::{FenceIntent, FenceTarget};
@@ -48,12 +47,12 @@ impl Broker {
         now: Timestamp,
         trail: &mut Trail,
     ) -> Result<(answer::FenceReceipt, Spread)> {
-        let target = match &command.target {
+        // One that is not served is ended all the same: it may have been taken out of the configuration, and its tasks are still in the store.
+        let (target, served) = match &command.target {
             RevokeTarget::Workload(id) => {
                 let _permit =
                     self.permit::<action::RevokeWorkload>(caller, id, BlockFor(command.block_for), trail)?;
-                self.known_trust_domain(id.trust_domain())?;
-                FenceTarget::Workload(id.to_string())
+                (FenceTarget::Workload(id.to_string()), self.serves(id.trust_domain()))
             }
             RevokeTarget::TrustDomain(name) => {
                 let _permit = self.permit::<action::RevokeTrustDomain>(
@@ -62,8 +61,7 @@ impl Broker {
                     BlockFor(command.block_for),
                     trail,
                 )?;
-                self.known_trust_domain(name)?;
-                FenceTarget::TrustDomain(name.to_string())
+                (FenceTarget::TrustDomain(name.to_string()), self.serves(name))
             }
         };
         let block_until = now.saturating_add(command.block_for);
@@ -78,6 +76,7 @@ impl Broker {
         };
         trail.fact("fence", intent.id);
         trail.fact("block_until", intent.block_until);
+        trail.fact("served", served);
         reach(Place::FenceDecided);
         self.store.intend(&intent).await.map_err(store_error)?;
         reach(Place::FenceIntended);
@@ -91,22 +90,9 @@ impl Broker {
             expires_by: now.saturating_add(lifetimes.max_token.max(lifetimes.max_certificate)),
             durability: self.store.durability(),
             partitions: PARTITIONS,
+            served,
         };
         Ok((receipt, Spread { at, concern: Concern::All, again: None }))
-    }
-
-    /// A fence around nothing would be a success that ends nothing: a slip of the pen must not pass for one.
-    fn known_trust_domain(&self, name: &TrustDomain) -> Result<()> {
-        let known = &self.settings.trust_domains;
-        if known.contains(name) {
-            return Ok(());
-        }
-        let known: Vec<_> = known.iter().map(TrustDomain::as_str).collect();
-        let sentence = format!(
-            "Nothing was revoked: the broker serves no trust domain {name}, but {}.",
-            known.join(", ")
-        );
-        Err(Error::new(Reason::TrustDomainNotFound, sentence))
     }
 
     /// Finishes every intent that is still there: our own that met a silent store, and those of brokers that died. One that cannot be finished now does not

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::audience::Audience;
 use crate::error::{Error, Reason, Result};
+use crate::identity::TrustDomain;
 use crate::policy::action::{self, Action};
 use crate::policy::{Denied, Permit, Principal};
 use crate::task::TaskFacts;
@@ -69,6 +70,11 @@ impl Broker {
             );
             Error::new(Reason::UnknownAudience, sentence)
         })
+    }
+
+    /// Whether workloads of the trust domain may connect.
+    pub(super) fn serves(&self, trust_domain: &TrustDomain) -> bool {
+        self.settings.trust_domains.contains(trust_domain)
     }
 
     /// The `iss` of the tokens for an audience.

@@ -10,6 +10,7 @@ use taskpass_verifier::{Expectations, Presented, Refusal};
 
 use crate::audience::Audience;
 use crate::error::{Error, Result};
+use crate::identity::TrustDomain;
 use crate::ids::CredentialId;
 use crate::policy::action::{self, Judged};
 use crate::task::Grant;
@@ -58,6 +59,8 @@ impl Broker {
         Self::enrolled(caller, &audience)?;
         let presented = Presented { certificate: command.certificate, jkt: command.jkt };
         let verdict = match &command.shown {
+            // A trust domain that was taken out of the configuration has no live authority.
+            _ if self.issuer(&audience).is_err() => Err(unserved(audience.trust_domain())),
             Shown::Token(token) => self.judge_token(token.expose(), &audience, presented, now, trail).await?,
             Shown::Serial(id) => self.judge_certificate(*id, &audience, now, trail).await?,
             Shown::Nothing => Err(Inactive("not a serial number of ours".to_owned())),
@@ -111,8 +114,13 @@ impl Broker {
         if self.is_contradicted(claims.jti, claims.taskpass.lineage.ancestors(), now).await {
             return Ok(Err(Inactive("the feed has told of its end".to_owned())));
         }
-        let known = self.known_task(claims.jti.task, now).await?;
-        let granted = known.as_ref().and_then(|known| known.facts.grants.get(usize::from(record.grant)));
+        let Some(known) = self.known_task(claims.jti.task, now).await? else {
+            return Ok(Err(Inactive("unknown task".to_owned())));
+        };
+        if !self.serves(known.facts.owner.trust_domain()) {
+            return Ok(Err(unserved(known.facts.owner.trust_domain())));
+        }
+        let granted = known.facts.grants.get(usize::from(record.grant));
         if granted.is_none_or(|grant| grant.audience != audience.uri().as_str()) {
             return Ok(Err(Inactive("recorded for another audience".to_owned())));
         }
@@ -177,6 +185,9 @@ impl Broker {
         if self.is_contradicted(id, &known.facts.lineage, now).await {
             return Ok(Err(Inactive("the feed has told of its end".to_owned())));
         }
+        if !self.serves(known.facts.owner.trust_domain()) {
+            return Ok(Err(unserved(known.facts.owner.trust_domain())));
+        }
         let Some((_, grant)) = known.facts.grant(audience.uri().as_str()) else {
             return Ok(Err(Inactive("no grant for this audience".to_owned())));
         };
@@ -198,6 +209,10 @@ fn details(grant: &Grant) -> Result<AuthorizationDetails> {
     let limited = grant.tools.iter().filter(|(_, limits)| !limits.is_empty());
     AuthorizationDetails::new(limited.map(|(name, limits)| (name.clone(), limits.clone())))
         .map_err(|refusal| Error::internal(refusal.as_str()))
+}
+
+fn unserved(trust_domain: &TrustDomain) -> Inactive {
+    Inactive(format!("trust domain {trust_domain} is not served"))
 }
 
 fn describe(outcome: &CheckOutcome) -> String {

@@ -7,7 +7,9 @@ use tonic::Code;
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
-use crate::support::story::{begin, docs, end, is_live, millis, mint, mint_for, other_docs, refused};
+use crate::support::story::{
+    begin, docs, end, is_live, millis, mint, mint_for, other_docs, refused, serial, shown,
+};
 use crate::support::world::{DOCS, OTHER_DOCS};
 use crate::support::{Store, eventually};
 
@@ -214,35 +216,98 @@ async fn an_operator_ends_everything_of_a_trust_domain(store: Store) {
     let their_verifier = broker.other_workload("mcp/docs");
     for (task, token) in &others {
         assert!(is_live(&foreign.get(&task.id).await.unwrap()));
-        let request = crate::support::story::shown(token, OTHER_DOCS);
+        let request = shown(token, OTHER_DOCS);
         assert!(their_verifier.validate(request).await.unwrap().active);
     }
     foreign.begin(begin(&[other_docs()])).await.unwrap();
 }
 
-async fn a_trust_domain_that_the_broker_does_not_serve_cannot_be_revoked(store: Store) {
+/// Permits to revoke everything of everybody, and agents of each tenant to use the documentation of both.
+const PLATFORM: &str = r#"
+    permit (principal, action in [Taskpass::Action::"RevokeWorkload", Taskpass::Action::"RevokeTrustDomain"], resource)
+    when { principal.path like "/platform/*" };
+    permit (principal, action in [Taskpass::Action::"BeginTask", Taskpass::Action::"MintToken"], resource)
+    when { principal.path like "/agent/*" };
+"#;
+
+async fn a_bulk_end_of_somebody_whom_the_broker_does_not_serve_says_so(store: Store) {
     let setup = Setup::on(store);
-    let platform = r#"permit (principal, action in [Taskpass::Action::"RevokeWorkload", Taskpass::Action::"RevokeTrustDomain"], resource)
-        when { principal.path like "/platform/*" };"#;
-    setup.world.write("policy/platform.cedar", platform);
+    setup.world.write("policy/platform.cedar", PLATFORM);
     let broker = Broker::of(setup).await;
     let (operator, task) = (broker.workload("platform/root"), broker.agent().docs_task().await);
-    for answer in [
-        operator.revoke_trust_domain("nowhere.test", 60).await,
-        operator.revoke_trust_domain("broker.example.org", 60).await,
-        operator.revoke_workload("spiffe://nowhere.test/agent/a1", 60).await,
+    for receipt in [
+        operator.revoke_trust_domain("nowhere.test", 60).await.unwrap(),
+        operator.revoke_trust_domain("broker.example.org", 60).await.unwrap(),
+        operator.revoke_workload("spiffe://nowhere.test/agent/a1", 60).await.unwrap(),
     ] {
-        let status = refused(answer, Code::NotFound, "TRUST_DOMAIN_NOT_FOUND");
-        assert!(status.message().contains("but example.org, other.example"), "{status:?}");
+        assert!(!receipt.served && receipt.partitions == 64 && receipt.blocked_until.is_some());
     }
     assert!(is_live(&broker.agent().get(&task.id).await.unwrap()));
+    let known = operator.revoke_workload("spiffe://example.org/agent/nobody", 0).await.unwrap();
+    assert!(known.served);
     // Whoever may not revoke does not learn whom the broker serves.
-    let denied = broker.agent().revoke_trust_domain("nowhere.test", 0).await;
-    let status = refused(denied, Code::PermissionDenied, "POLICY_DENIED");
-    assert!(!status.message().contains("other.example"), "{status:?}");
-    let request = proto::GetKeySetRequest { trust_domain: "nowhere.test".into() };
-    let answer = broker.agent().directory().get_key_set(request).await;
-    refused(answer, Code::NotFound, "TRUST_DOMAIN_NOT_FOUND");
+    for name in ["nowhere.test", "other.example"] {
+        let denied = broker.agent().revoke_trust_domain(name, 0).await;
+        let status = refused(denied, Code::PermissionDenied, "POLICY_DENIED");
+        assert!(!status.message().contains(name), "{status:?}");
+    }
+}
+
+async fn a_tenant_that_was_taken_out_has_no_live_authority_and_can_be_revoked(store: Store) {
+    let setup = Setup::on(store);
+    setup.world.write("policy/platform.cedar", PLATFORM);
+    // The documentation server serves both tenants, and verifies for the other one's audience, too.
+    let enrolled = setup
+        .world
+        .read("audiences/other-docs.toml")
+        .replace("other.example/mcp/docs", "example.org/mcp/docs");
+    setup.world.write("audiences/other-docs.toml", &enrolled);
+    let broker = Broker::of(setup).await;
+    let (theirs, ours) = (broker.other_workload("agent/a1"), broker.agent());
+    let there = theirs.docs_task().await;
+    let token = theirs.mint(mint_for(&there, DOCS, 300)).await.unwrap().token;
+    let csr = rcgen::CertificateParams::default().serialize_request(&rcgen::KeyPair::generate().unwrap());
+    let issue = proto::IssueCertificateRequest {
+        task_id: there.id.clone(),
+        key: Some(proto::issue_certificate_request::Key::CsrDer(csr.unwrap().der().to_vec().into())),
+        ..Default::default()
+    };
+    let certificate = theirs.issue(issue).await.unwrap().credential_id;
+    let here = ours.begin(begin(&[docs(), other_docs()])).await.unwrap();
+    let abroad = ours.mint(mint_for(&here, OTHER_DOCS, 300)).await.unwrap().token;
+    let own = ours.mint(mint_for(&here, DOCS, 300)).await.unwrap().token;
+    let dead = [shown(&token, DOCS), serial(&certificate, DOCS), shown(&abroad, OTHER_DOCS)];
+    let active = async |broker: &Broker, request: &proto::ValidateRequest| {
+        broker.verifier().validate(request.clone()).await.unwrap().active
+    };
+    for request in &dead {
+        assert!(active(&broker, request).await);
+    }
+
+    let config = broker.world.read("taskpass.toml");
+    let without = config.split_once("[[trust_domains]]\nname = \"other.example\"").unwrap().0;
+    broker.world.write("taskpass.toml", without);
+    let broker = broker.restart().await;
+    for request in &dead {
+        assert!(!active(&broker, request).await, "{request:?}");
+    }
+    assert!(active(&broker, &shown(&own, DOCS)).await);
+    let (ours, operator) = (broker.agent(), broker.workload("platform/root"));
+    refused(ours.mint(mint(&here, OTHER_DOCS)).await, Code::InvalidArgument, "UNKNOWN_AUDIENCE");
+    let receipt = operator.revoke_trust_domain("other.example", 0).await.unwrap();
+    assert!(!receipt.served && receipt.partitions == 64);
+    assert!(!operator.revoke_workload("spiffe://other.example/agent/a2", 0).await.unwrap().served);
+
+    // Were it to come back, what was revoked would stay so.
+    broker.world.write("taskpass.toml", &config);
+    let broker = broker.restart().await;
+    let [ended @ .., lives] = &dead;
+    for request in ended {
+        assert!(!active(&broker, request).await, "{request:?}");
+    }
+    assert!(active(&broker, lives).await);
+    let there = broker.other_workload("agent/a1").get(&there.id).await.unwrap();
+    assert_eq!(end(&there).reason(), EndReason::TrustDomainRevoked);
 }
 
 async fn a_task_that_the_store_has_forgotten_has_no_credentials_to_list(store: Store) {
@@ -293,7 +358,8 @@ on_both_stores!(
     a_task_ends_at_its_deadline_without_a_call,
     an_operator_ends_all_tasks_of_a_workload_and_blocks_new_ones,
     an_operator_ends_everything_of_a_trust_domain,
-    a_trust_domain_that_the_broker_does_not_serve_cannot_be_revoked,
+    a_bulk_end_of_somebody_whom_the_broker_does_not_serve_says_so,
+    a_tenant_that_was_taken_out_has_no_live_authority_and_can_be_revoked,
     a_task_that_the_store_has_forgotten_has_no_credentials_to_list,
     what_begins_after_a_bulk_end_without_a_block_lives,
     a_key_of_a_task_that_a_bulk_end_took_finds_that_end,

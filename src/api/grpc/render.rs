@@ -96,6 +96,7 @@ pub(super) fn fence_receipt(receipt: &answer::FenceReceipt, applied: &Applied) -
         expires_by: Some(timestamp(receipt.expires_by)),
         durability: receipt.durability.as_str().to_owned(),
         partitions: u32::from(receipt.partitions),
+        served: receipt.served,
         propagation: Some(propagation(applied)),
     }
 }

@@ -83,6 +83,7 @@ pub(in crate::cli) fn fence(receipt: &FenceReceipt) -> Value {
         "expires_by": at(receipt.expires_by.as_ref()),
         "durability": receipt.durability,
         "partitions": receipt.partitions,
+        "served": receipt.served,
         "propagation": propagation(receipt.propagation.as_ref()),
     })
 }

@@ -52,6 +52,26 @@ fn every_answer_is_one_json_document() {
 }
 
 #[test]
+fn a_bulk_end_of_somebody_unknown_is_done_and_warned_of() {
+    let home = Dev::start().stop();
+    let anybodys = r#"permit (principal, action == Taskpass::Action::"RevokeTrustDomain", resource)
+        when { principal.path like "/operator/*" };"#;
+    std::fs::write(home.path().join(".taskpass/policy/anybodys.cedar"), anybodys).unwrap();
+    let dev = Dev::again(home);
+    let revoke = |name: &str, more: &[&str]| {
+        let args = ["trust-domain", "revoke", name, "--as", "operator"];
+        dev.run(&[args.as_slice(), more].concat()).expect(0)
+    };
+    let warning = "warning: the broker serves no trust domain of that name: exampel.org.";
+    assert!(revoke("exampel.org", &[]).stderr.starts_with(warning));
+    let json = revoke("exampel.org", &["--json"]);
+    assert_eq!((&json.json()["served"], &json.json()["partitions"]), (&false.into(), &64.into()));
+    assert!(json.stderr.starts_with("{\"warning\":"), "{}", json.stderr);
+    let known = revoke("example.org", &["--json"]);
+    assert_eq!((&known.json()["served"], known.stderr.as_str()), (&true.into(), ""));
+}
+
+#[test]
 fn a_certificate_comes_for_a_key_of_ones_own_or_a_new_one() {
     let dev = Dev::start();
     let task = dev.begin();
