@@ -17,7 +17,7 @@ use crate::task::{Grant, Status, TaskFacts};
 use crate::time::Timestamp;
 
 use super::command::BeginTask;
-use super::decide::noted;
+use super::decide::{no_audience, noted};
 use super::tasks::{Known, ended, not_found, store_error};
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
@@ -51,7 +51,9 @@ impl Broker {
     ) -> Result<(answer::Task, bool)> {
         let audiences: Vec<_> = command.grants.iter().map(|g| g.audience.as_str()).collect();
         trail.fact("audiences", audiences.join(" "));
-        let permit = self.permit_begin(caller, &command, trail)?;
+        let permit = self
+            .permit_begin(caller, &command, trail)
+            .map_err(|error| self.unless_one_is_hidden(caller, &command, error))?;
         let cap = permit.task_lifetime(self.settings.lifetimes.max_task);
         let idempotency = command.idempotency_key.as_ref().map(|key| idempotency(caller, key, &command));
         let [random] = ids::random()?;
@@ -108,6 +110,18 @@ impl Broker {
             let _may_act = self.permit::<action::AssertSubject>(caller, subject.as_str(), (), trail)?;
         }
         Ok(permit)
+    }
+
+    /// Why nothing begins, as the caller may see it: where an audience is not there, or is hidden from it, the first such is the reason, whatever else is.
+    fn unless_one_is_hidden(&self, caller: &Caller, command: &BeginTask, error: Error) -> Error {
+        let hidden = command.grants.iter().find(|grant| {
+            let audience = self.audience(&grant.audience);
+            !audience.is_ok_and(|audience| self.sees(caller, &audience))
+        });
+        match hidden {
+            None => error,
+            Some(grant) => no_audience(&grant.audience).with_detail(error.log_line()),
+        }
     }
 
     /// Takes a place among the workload's live tasks. When all are taken, those of dead tasks are given back first. An outcome where no place is needed: the

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::audience::Audience;
 use crate::error::{Error, Reason, Result};
 use crate::identity::TrustDomain;
-use crate::policy::action::{self, Action};
+use crate::policy::action::{self, Action, Listed};
 use crate::policy::{Denied, Permit, Principal};
 use crate::task::TaskFacts;
 use crate::time::Timestamp;
@@ -64,12 +64,24 @@ impl Broker {
     /// A registered audience.
     pub(super) fn audience(&self, uri: &str) -> Result<Arc<Audience>> {
         let found = self.audiences.snapshot().get(uri).map(Arc::clone);
-        found.map_err(|_| {
-            let sentence = format!(
-                "There is no audience {uri:?} in the register. ListAudiences names those that there are."
-            );
-            Error::new(Reason::UnknownAudience, sentence)
-        })
+        found.map_err(|_| no_audience(uri))
+    }
+
+    /// Whether the caller may know that there is such an audience: who is enrolled for it, and whom ListAudiences names it to.
+    pub(super) fn sees(&self, caller: &Caller, audience: &Audience) -> bool {
+        let mut aside = Trail::new("ListAudiences", "");
+        audience.is_verifier(caller.spiffe_id())
+            || [Listed::Register, Listed::Audience(audience)]
+                .into_iter()
+                .all(|it| self.permit::<action::ListAudiences>(caller, it, (), &mut aside).is_ok())
+    }
+
+    /// A refusal at an audience. Where the caller may not see the audience, it looks as if there were none.
+    pub(super) fn unless_hidden(&self, caller: &Caller, audience: &Audience, error: Error) -> Error {
+        if self.sees(caller, audience) {
+            return error;
+        }
+        no_audience(audience.uri().as_str()).with_detail(error.log_line())
     }
 
     /// Whether workloads of the trust domain may connect.
@@ -134,6 +146,13 @@ pub(super) fn for_policy(task: &TaskFacts) -> action::TaskFacts<'_> {
         owner: Some(&task.owner),
         subject: task.subject.as_deref(),
     }
+}
+
+/// The same words whether there is no such audience or the caller may not see it.
+pub(super) fn no_audience(uri: &str) -> Error {
+    let sentence =
+        format!("There is no audience {uri:?} that you may see. ListAudiences names those that there are.");
+    Error::new(Reason::UnknownAudience, sentence)
 }
 
 /// A denial on a task of somebody else must not tell that there is one.

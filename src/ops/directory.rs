@@ -76,9 +76,7 @@ impl Broker {
     ) -> Result<PublishedKeys> {
         let _permit = self.permit::<action::GetKeySet>(caller, trust_domain, (), trail)?;
         let unserved = || {
-            let served: Vec<_> = self.settings.issuers.keys().map(TrustDomain::as_str).collect();
-            let sentence =
-                format!("The broker issues no tokens for {trust_domain}; it does for {}.", served.join(", "));
+            let sentence = format!("The broker issues no tokens for {trust_domain}. Check the name.");
             Error::new(Reason::TrustDomainNotFound, sentence)
         };
         let issuer = self.settings.issuers.get(trust_domain).ok_or_else(unserved)?;

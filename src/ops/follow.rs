@@ -51,8 +51,9 @@ impl Broker {
         trail: &mut Trail,
     ) -> Result<Followed> {
         let audience = self.audience(&command.audience)?;
-        let _permit = self.permit::<action::Follow>(caller, &audience, AsVerifier, trail)?;
-        Self::enrolled(caller, &audience)?;
+        self.permit::<action::Follow>(caller, &audience, AsVerifier, trail)
+            .and_then(|_permit| Self::enrolled(caller, &audience))
+            .map_err(|error| self.unless_hidden(caller, &audience, error))?;
         let bound = command.bound.map_or(audience.bound(), |asked| asked.min(audience.bound()));
         let trust_domain = audience.trust_domain();
         let unserved = || Error::internal("an audience of a trust domain without keys");

@@ -58,8 +58,13 @@ impl Broker {
         Self::owned(caller, &known.facts)?;
         let audience = self.audience(&command.audience)?;
         let asked = command.lifetime.unwrap_or(self.settings.lifetimes.default_token);
-        let cap = self.permit_mint(caller, &command, &known, &audience, asked, trail)?;
         let facts = Arc::clone(&known.facts);
+        let cap = self.permit_mint(caller, &command, &known, &audience, asked, trail);
+        let cap = cap.map_err(|error| match facts.grant(&command.audience) {
+            // Whoever was granted it knows of it.
+            Some(_) => error,
+            None => self.unless_hidden(caller, &audience, error),
+        })?;
         let (index, grant) = facts.grant(&command.audience).ok_or_else(|| beyond(&command.audience))?;
         let tools = grant.narrowed_to(&command.tools).map_err(beyond)?;
         let binding = self.binding(caller, &command, &audience, now).await?;

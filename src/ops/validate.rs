@@ -55,8 +55,9 @@ impl Broker {
         let audience = self.audience(&command.audience)?;
         let judged =
             if matches!(command.shown, Shown::Token(_)) { Judged::Token } else { Judged::Certificate };
-        let _permit = self.permit::<action::Validate>(caller, &audience, judged, trail)?;
-        Self::enrolled(caller, &audience)?;
+        self.permit::<action::Validate>(caller, &audience, judged, trail)
+            .and_then(|_permit| Self::enrolled(caller, &audience))
+            .map_err(|error| self.unless_hidden(caller, &audience, error))?;
         let presented = Presented { certificate: command.certificate, jkt: command.jkt };
         let verdict = match &command.shown {
             // A trust domain that was taken out of the configuration has no live authority.

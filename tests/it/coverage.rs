@@ -14,8 +14,10 @@ use crate::support::broker::Broker;
 use crate::support::ca::leaf;
 use crate::support::client::Client;
 use crate::support::raw;
-use crate::support::story::{begin, docs, mint, mint_for, other_docs, seconds, shown};
-use crate::support::world::{DOCS, OTHER_DOCS, OTHER_TENANT, TENANT};
+use crate::support::story::{
+    begin, docs, grant, mint, mint_for, other_docs, reason, seconds, seen_from_outside, serial, shown,
+};
+use crate::support::world::{DOCS, OTHER_DOCS, OTHER_TENANT, PAYMENTS, TENANT};
 
 /// Trusted callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +254,7 @@ fn entry(method: &str) -> &'static Entry {
 /// Not done, and nothing was said about whether there is anything.
 fn is_refusal(status: &Status) -> bool {
     matches!(status.code(), Code::PermissionDenied | Code::NotFound | Code::Unauthenticated)
+        || reason(status) == "UNKNOWN_AUDIENCE"
 }
 
 #[test]
@@ -385,6 +388,69 @@ async fn another_tenants_own_things_are_in_reach_of_nobody_here() {
     }
     assert_untouched(&theirs, &things, "all of them").await;
     assert!(ForeignVerifier.client(&broker).validate(shown(&things.token, OTHER_DOCS)).await.unwrap().active);
+}
+
+/// All that can be asked about an audience, by a caller that has a task of its own: what comes back, but for the audience's name.
+async fn asked_about(client: &Client, own: &proto::Task, audience: &str) -> Vec<(Code, String, Vec<u8>)> {
+    let tool = |name: &str| grant(audience, &[name]);
+    let begins = [
+        begin(&[tool("read")]),
+        begin(&[tool("no.such.tool")]),
+        begin(&[other_docs(), tool("read")]),
+        begin(&[tool("read"), grant(OTHER_DOCS, &["no.such.tool"])]),
+        begin(&[grant(OTHER_DOCS, &["no.such.tool"]), tool("read")]),
+        begin(&[tool("read"), grant("https://nobody.example.org/mcp", &["read"])]),
+        proto::BeginTaskRequest { subject: "ann@customers.example.org".into(), ..begin(&[tool("read")]) },
+        proto::BeginTaskRequest { lifetime: seconds(7_200), ..begin(&[tool("read")]) },
+    ];
+    let begins = begins.map(|it| ("/taskpass.v1.TaskService/BeginTask", it.encode_to_vec()));
+    let narrow = proto::MintTokenRequest { tools: vec!["no.such.tool".into()], ..mint(own, audience) };
+    let others = [
+        ("/taskpass.v1.CredentialService/MintToken", mint(own, audience).encode_to_vec()),
+        ("/taskpass.v1.CredentialService/MintToken", narrow.encode_to_vec()),
+        ("/taskpass.v1.ValidationService/Validate", shown("garbage", audience).encode_to_vec()),
+        ("/taskpass.v1.ValidationService/Validate", serial(&"0".repeat(40), audience).encode_to_vec()),
+        ("/taskpass.v1.FeedService/Follow", hello(audience)),
+    ];
+    let mut seen = Vec::new();
+    for (method, message) in begins.into_iter().chain(others) {
+        let answer = call(client, method, method.ends_with("/Follow"), message).await;
+        let status = answer.expect_err(method);
+        assert_eq!(reason(&status), "UNKNOWN_AUDIENCE", "{method}: {status:?}");
+        seen.push(seen_from_outside(&status, audience));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn a12_an_audience_that_one_may_not_see_looks_like_none() {
+    let broker = Broker::start(Store::Embedded).await;
+    let foreign = ForeignAgent.client(&broker);
+    let own = foreign.begin(begin(&[other_docs()])).await.unwrap();
+    for (hidden, none) in
+        [(DOCS, "https://nada.example.org/mcp"), (PAYMENTS, "https://nowherez.example.org/mcp")]
+    {
+        assert_eq!(asked_about(&foreign, &own, hidden).await, asked_about(&foreign, &own, none).await);
+    }
+    let line = broker.audit().into_iter().find(|line| line["action"] == "Validate").unwrap();
+    assert!(
+        line["detail"].as_str().unwrap().contains("POLICY_DENIED"),
+        "for the audit the two differ: {line}"
+    );
+    // Who may see it is told what is the matter.
+    let wrong = begin(&[grant(DOCS, &["no.such.tool"])]);
+    assert_eq!(reason(&Agent.client(&broker).begin(wrong).await.unwrap_err()), "UNKNOWN_TOOL");
+    let denied = Nobody.client(&broker).begin(begin(&[docs()])).await.unwrap_err();
+    assert_eq!(reason(&denied), "POLICY_DENIED");
+}
+
+#[tokio::test]
+async fn a12_nobody_is_told_whom_else_the_broker_serves() {
+    let broker = Broker::start(Store::Embedded).await;
+    let request = proto::GetKeySetRequest { trust_domain: "nowhere.test".into() };
+    let status = ForeignAgent.client(&broker).directory().get_key_set(request).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "TRUST_DOMAIN_NOT_FOUND"));
+    assert!(!status.message().contains(TENANT) && !status.message().contains(OTHER_TENANT), "{status:?}");
 }
 
 on_both_stores!(every_method_serves_its_roles_and_refuses_all_others);

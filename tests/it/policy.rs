@@ -5,7 +5,9 @@ use tonic::{Code, Request};
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
-use crate::support::story::{begin, docs, grant, is_live, mint, mint_for, other_docs, refused, shown};
+use crate::support::story::{
+    begin, docs, grant, is_live, mint, mint_for, other_docs, reason, refused, shown,
+};
 use crate::support::world::{DOCS, PAYMENTS};
 use crate::support::{Store, eventually, raw};
 
@@ -13,7 +15,8 @@ use crate::support::{Store, eventually, raw};
 async fn until_denied(client: &Client) {
     eventually("a denial", async || {
         let answer = client.begin(begin(&[docs()])).await;
-        answer.is_err_and(|status| status.code() == Code::PermissionDenied)
+        // Whoever may not even see the audience is told that there is none.
+        answer.is_err_and(|status| ["POLICY_DENIED", "UNKNOWN_AUDIENCE"].contains(&reason(&status).as_str()))
     })
     .await;
 }
@@ -133,12 +136,19 @@ async fn a15_without_a_permit_everything_is_denied() {
     let broker = Broker::of(setup).await;
     let id = "01890a5d-ac96-774b-bcce-b302099a8057";
     let task = proto::Task { id: id.into(), ..Default::default() };
-    for client in
-        [broker.agent(), broker.operator(), broker.verifier(), broker.other_workload("operator/eve")]
-    {
-        refused(client.begin(begin(&[docs()])).await, Code::PermissionDenied, "POLICY_DENIED");
+    // Who is enrolled knows of its audience; to others it is hidden as well.
+    let denied = (Code::PermissionDenied, "POLICY_DENIED");
+    let hidden = (Code::InvalidArgument, "UNKNOWN_AUDIENCE");
+    for (client, (code, why)) in [
+        (broker.agent(), hidden),
+        (broker.operator(), hidden),
+        (broker.verifier(), denied),
+        (broker.other_workload("operator/eve"), hidden),
+    ] {
+        refused(client.begin(begin(&[docs()])).await, code, why);
+        assert_why(&broker, "BeginTask", &["not_permitted"]).await;
         refused(client.list(Default::default()).await, Code::PermissionDenied, "POLICY_DENIED");
-        refused(client.validate(shown("x", DOCS)).await, Code::PermissionDenied, "POLICY_DENIED");
+        refused(client.validate(shown("x", DOCS)).await, code, why);
         refused(client.revoke(id).await, Code::PermissionDenied, "POLICY_DENIED");
         refused(
             client.revoke_workload("spiffe://example.org/agent/a1", 0).await,
@@ -325,7 +335,7 @@ async fn a_tenant_without_policies_of_its_own_has_no_rights() {
     let broker = Broker::start(Store::Embedded).await;
     let foreign = broker.other_workload("agent/a1");
     foreign.begin(begin(&[other_docs()])).await.unwrap();
-    refused(foreign.begin(begin(&[docs()])).await, Code::PermissionDenied, "POLICY_DENIED");
+    refused(foreign.begin(begin(&[docs()])).await, Code::InvalidArgument, "UNKNOWN_AUDIENCE");
     broker.world.remove("policy/other-tenant.cedar");
     eventually("a denial", async || foreign.begin(begin(&[other_docs()])).await.is_err()).await;
     refused(foreign.begin(begin(&[other_docs()])).await, Code::PermissionDenied, "POLICY_DENIED");

@@ -130,7 +130,7 @@ async fn only_an_enrolled_verifier_may_ask(store: Store) {
         refused(answer, Code::PermissionDenied, "POLICY_DENIED");
     }
     let answer = broker.other_workload("mcp/docs").validate(shown(&minted.token, DOCS)).await;
-    refused(answer, Code::PermissionDenied, "POLICY_DENIED");
+    refused(answer, Code::InvalidArgument, "UNKNOWN_AUDIENCE");
     let answer = broker.verifier().validate(shown(&minted.token, "https://nowhere.example.org/mcp")).await;
     refused(answer, Code::InvalidArgument, "UNKNOWN_AUDIENCE");
     let nothing = proto::ValidateRequest { audience: DOCS.into(), ..Default::default() };
