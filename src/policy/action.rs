@@ -27,7 +27,7 @@ pub struct TaskFacts<'a> {
 }
 
 impl TaskFacts<'_> {
-    /// An id that the store does not know: nobody owns it.
+    /// An id that the store does not know: nobody owns it. A policy that permits something on it, and denies it on tasks of others, tells which ids there are.
     pub const fn unknown(id: TaskId) -> Self {
         Self { id, root: id, depth: 0, owner: None, subject: None }
     }

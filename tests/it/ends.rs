@@ -115,11 +115,11 @@ async fn an_operator_ends_a_task_of_anybody(store: Store) {
     assert_eq!(end(&operator.revoke(&done.id).await.unwrap().task.unwrap()).reason(), EndReason::Completed);
 }
 
-async fn an_operator_ends_an_id_that_the_store_does_not_know(store: Store) {
+async fn the_platform_ends_an_id_that_the_store_does_not_know(store: Store) {
     let broker = Broker::start(store).await;
-    let operator = broker.operator();
+    let (operator, platform) = (broker.operator(), broker.platform());
     let id = "01890a5d-ac96-774b-bcce-b302099a8057";
-    let answer = operator.revoke(id).await.unwrap();
+    let answer = platform.revoke(id).await.unwrap();
     let receipt = answer.receipt.unwrap();
     assert!(answer.task.is_none());
     assert_eq!(receipt.durability, "fsync");
@@ -127,7 +127,7 @@ async fn an_operator_ends_an_id_that_the_store_does_not_know(store: Store) {
     // It stays unknown to everybody, and ending it again is no error.
     refused(broker.agent().get(id).await, Code::NotFound, "TASK_NOT_FOUND");
     refused(operator.get(id).await, Code::NotFound, "TASK_NOT_FOUND");
-    operator.revoke(id).await.unwrap();
+    platform.revoke(id).await.unwrap();
     let all = proto::ListTasksRequest { all_owners: true, ..Default::default() };
     assert!(operator.list(all).await.unwrap().tasks.is_empty());
 }
@@ -222,19 +222,15 @@ async fn an_operator_ends_everything_of_a_trust_domain(store: Store) {
     foreign.begin(begin(&[other_docs()])).await.unwrap();
 }
 
-/// Permits to revoke everything of everybody, and agents of each tenant to use the documentation of both.
-const PLATFORM: &str = r#"
-    permit (principal, action in [Taskpass::Action::"RevokeWorkload", Taskpass::Action::"RevokeTrustDomain"], resource)
-    when { principal.path like "/platform/*" };
+/// Agents of each tenant may use the documentation of both.
+const BOTH: &str = r#"
     permit (principal, action in [Taskpass::Action::"BeginTask", Taskpass::Action::"MintToken"], resource)
     when { principal.path like "/agent/*" };
 "#;
 
 async fn a_bulk_end_of_somebody_whom_the_broker_does_not_serve_says_so(store: Store) {
-    let setup = Setup::on(store);
-    setup.world.write("policy/platform.cedar", PLATFORM);
-    let broker = Broker::of(setup).await;
-    let (operator, task) = (broker.workload("platform/root"), broker.agent().docs_task().await);
+    let broker = Broker::start(store).await;
+    let (operator, task) = (broker.platform(), broker.agent().docs_task().await);
     for receipt in [
         operator.revoke_trust_domain("nowhere.test", 60).await.unwrap(),
         operator.revoke_trust_domain("broker.example.org", 60).await.unwrap(),
@@ -255,7 +251,7 @@ async fn a_bulk_end_of_somebody_whom_the_broker_does_not_serve_says_so(store: St
 
 async fn a_tenant_that_was_taken_out_has_no_live_authority_and_can_be_revoked(store: Store) {
     let setup = Setup::on(store);
-    setup.world.write("policy/platform.cedar", PLATFORM);
+    setup.world.write("policy/both.cedar", BOTH);
     // The documentation server serves both tenants, and verifies for the other one's audience, too.
     let enrolled = setup
         .world
@@ -292,7 +288,7 @@ async fn a_tenant_that_was_taken_out_has_no_live_authority_and_can_be_revoked(st
         assert!(!active(&broker, request).await, "{request:?}");
     }
     assert!(active(&broker, &shown(&own, DOCS)).await);
-    let (ours, operator) = (broker.agent(), broker.workload("platform/root"));
+    let (ours, operator) = (broker.agent(), broker.platform());
     refused(ours.mint(mint(&here, OTHER_DOCS)).await, Code::InvalidArgument, "UNKNOWN_AUDIENCE");
     let receipt = operator.revoke_trust_domain("other.example", 0).await.unwrap();
     assert!(!receipt.served && receipt.partitions == 64);
@@ -354,7 +350,7 @@ on_both_stores!(
     a25_completing_a_task_that_was_revoked_or_is_over_tells_of_that_end,
     a25_nobody_but_the_owner_completes_a_task,
     an_operator_ends_a_task_of_anybody,
-    an_operator_ends_an_id_that_the_store_does_not_know,
+    the_platform_ends_an_id_that_the_store_does_not_know,
     a_task_ends_at_its_deadline_without_a_call,
     an_operator_ends_all_tasks_of_a_workload_and_blocks_new_ones,
     an_operator_ends_everything_of_a_trust_domain,

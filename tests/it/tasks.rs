@@ -187,13 +187,23 @@ fn csr_pem() -> String {
 
 async fn a12_an_operator_of_another_tenant_cannot_tell_which_tasks_there_are(store: Store) {
     let broker = Broker::start(store).await;
-    let task = broker.agent().docs_task().await;
-    let operator = broker.other_workload("operator/eve");
+    let (ours, theirs) = (broker.agent(), broker.other_workload("agent/a1"));
+    let (our_task, their_task) =
+        (ours.docs_task().await, theirs.begin(begin(&[other_docs()])).await.unwrap());
     let id = "01890a5d-ac96-774b-bcce-b302099a8057";
-    let unknown = operator.revoke(id).await.expect_err("not theirs");
-    let foreign = operator.revoke(&task.id).await.expect_err("not theirs");
-    assert_eq!(seen_from_outside(&foreign, &task.id), seen_from_outside(&unknown, id));
-    assert!(is_live(&broker.agent().get(&task.id).await.unwrap()));
+    // The second by the sample policies.
+    for (operator, foreign) in
+        [(broker.other_workload("operator/eve"), &our_task.id), (broker.operator(), &their_task.id)]
+    {
+        let unknown = operator.revoke(id).await.expect_err("nobody's");
+        let foreign_one = operator.revoke(foreign).await.expect_err("not theirs");
+        assert_eq!(seen_from_outside(&foreign_one, foreign), seen_from_outside(&unknown, id));
+    }
+    assert!(is_live(&ours.get(&our_task.id).await.unwrap()));
+    assert!(is_live(&theirs.get(&their_task.id).await.unwrap()));
+    // Who may end what is nobody's may end everything: nothing is left to learn.
+    assert!(broker.platform().revoke(id).await.unwrap().task.is_none());
+    assert!(broker.platform().revoke(&their_task.id).await.unwrap().task.is_some());
 }
 
 async fn an_operator_sees_and_stops_the_tasks_of_its_own_tenant_alone(store: Store) {

@@ -7,12 +7,13 @@ fn samples() -> PolicyEngine {
 }
 
 const OPERATOR: &str = "spiffe://example.org/operator/alice";
+const PLATFORM: &str = "spiffe://example.org/platform/root";
 const VERIFIER: &str = "spiffe://example.org/mcp/docs";
 const SUPPORT: &str = "spiffe://example.org/agent/support";
 const TRIAL: &str = "spiffe://example.org/agent/trial/t1";
 const STRANGER: &str = "spiffe://other.example/agent/a1";
 
-const EVERYBODY: [&str; 6] = [AGENT, SUPPORT, TRIAL, OPERATOR, VERIFIER, STRANGER];
+const EVERYBODY: [&str; 7] = [AGENT, SUPPORT, TRIAL, OPERATOR, PLATFORM, VERIFIER, STRANGER];
 
 /// Those of [`EVERYBODY`] who may.
 fn who_may(may: impl Fn(&Principal) -> bool) -> Vec<&'static str> {
@@ -86,12 +87,15 @@ fn tasks_are_seen_and_ended_by_their_owner_and_revoked_by_operators() {
     let task = task_of(&owner);
     assert_eq!(who_may(|who| engine.decide::<GetTask>(who, task, ()).is_ok()), [AGENT, OPERATOR]);
     assert_eq!(who_may(|who| engine.decide::<ListCredentials>(who, task, ()).is_ok()), [AGENT, OPERATOR]);
-    assert_eq!(who_may(|who| engine.decide::<RevokeCredential>(who, task, ()).is_ok()), [AGENT, OPERATOR]);
+    assert_eq!(
+        who_may(|who| engine.decide::<RevokeCredential>(who, task, ()).is_ok()),
+        [AGENT, OPERATOR, PLATFORM]
+    );
     assert_eq!(who_may(|who| engine.decide::<CompleteTask>(who, task, ()).is_ok()), [AGENT]);
     assert_eq!(who_may(|who| engine.decide::<ExtendTask>(who, task, Lifetime(minutes(5))).is_ok()), [AGENT]);
-    assert_eq!(who_may(|who| engine.decide::<RevokeTask>(who, task, ()).is_ok()), [OPERATOR]);
+    assert_eq!(who_may(|who| engine.decide::<RevokeTask>(who, task, ()).is_ok()), [OPERATOR, PLATFORM]);
     let lost = TaskFacts::unknown(task_id());
-    assert_eq!(who_may(|who| engine.decide::<RevokeTask>(who, lost, ()).is_ok()), [OPERATOR]);
+    assert_eq!(who_may(|who| engine.decide::<RevokeTask>(who, lost, ()).is_ok()), [PLATFORM]);
     assert!(who_may(|who| engine.decide::<CompleteTask>(who, lost, ()).is_ok()).is_empty());
 }
 
@@ -108,9 +112,15 @@ fn lists_are_for_agents_and_all_of_them_for_operators() {
 fn operators_stop_workloads_and_trust_domains() {
     let (engine, agent) = (samples(), id(AGENT));
     let block = BlockFor(minutes(60));
-    assert_eq!(who_may(|who| engine.decide::<RevokeWorkload>(who, &agent, block).is_ok()), [OPERATOR]);
+    assert_eq!(
+        who_may(|who| engine.decide::<RevokeWorkload>(who, &agent, block).is_ok()),
+        [OPERATOR, PLATFORM]
+    );
     let domain = agent.trust_domain();
-    assert_eq!(who_may(|who| engine.decide::<RevokeTrustDomain>(who, domain, block).is_ok()), [OPERATOR]);
+    assert_eq!(
+        who_may(|who| engine.decide::<RevokeTrustDomain>(who, domain, block).is_ok()),
+        [OPERATOR, PLATFORM]
+    );
 }
 
 #[test]
@@ -124,6 +134,18 @@ fn operators_neither_see_nor_stop_what_is_anothers() {
     assert!(engine.decide::<RevokeTask>(&operator, task, ()).is_err());
     assert!(engine.decide::<RevokeWorkload>(&operator, &foreign, block).is_err());
     assert!(engine.decide::<RevokeTrustDomain>(&operator, foreign.trust_domain(), block).is_err());
+}
+
+#[test]
+fn the_platform_stops_everything_of_everybody_and_sees_nothing() {
+    let (engine, foreign) = (samples(), id(STRANGER));
+    let (platform, task, block) = (caller(PLATFORM), task_of(&foreign), BlockFor(minutes(60)));
+    assert!(engine.decide::<RevokeCredential>(&platform, task, ()).is_ok());
+    assert!(engine.decide::<RevokeTask>(&platform, task, ()).is_ok());
+    assert!(engine.decide::<RevokeWorkload>(&platform, &foreign, block).is_ok());
+    assert!(engine.decide::<RevokeTrustDomain>(&platform, foreign.trust_domain(), block).is_ok());
+    assert!(engine.decide::<GetTask>(&platform, task, ()).is_err());
+    assert!(engine.decide::<ListAllTasks>(&platform, Owners::All, ()).is_err());
 }
 
 #[test]
@@ -144,7 +166,10 @@ fn everybody_learns_what_there_is_to_work_with() {
     let (engine, register, agent) = (samples(), Register::sample(), id(AGENT));
     let seen = |what| who_may(|who| engine.decide::<ListAudiences>(who, what, ()).is_ok());
     assert_eq!(seen(Listed::Register), EVERYBODY);
-    assert_eq!(seen(Listed::Audience(register.docs())), [AGENT, SUPPORT, TRIAL, OPERATOR, VERIFIER]);
+    assert_eq!(
+        seen(Listed::Audience(register.docs())),
+        [AGENT, SUPPORT, TRIAL, OPERATOR, PLATFORM, VERIFIER]
+    );
     assert_eq!(who_may(|who| engine.decide::<GetKeySet>(who, agent.trust_domain(), ()).is_ok()), EVERYBODY);
     assert_eq!(who_may(|who| engine.decide::<GetTaskCaBundle>(who, (), ()).is_ok()), EVERYBODY);
     assert_eq!(who_may(|who| engine.decide::<CheckHealth>(who, (), ()).is_ok()), EVERYBODY);

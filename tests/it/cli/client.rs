@@ -54,6 +54,7 @@ fn every_answer_is_one_json_document() {
 #[test]
 fn a_bulk_end_of_somebody_unknown_is_done_and_warned_of() {
     let home = Dev::start().stop();
+    // By the samples that is for the platform, which is not among the identities of `dev`.
     let anybodys = r#"permit (principal, action == Taskpass::Action::"RevokeTrustDomain", resource)
         when { principal.path like "/operator/*" };"#;
     std::fs::write(home.path().join(".taskpass/policy/anybodys.cedar"), anybodys).unwrap();

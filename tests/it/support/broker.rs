@@ -220,6 +220,11 @@ impl Broker {
         self.workload("mcp/docs")
     }
 
+    /// `spiffe://example.org/platform/root`: stops anything of anybody.
+    pub fn platform(&self) -> Client {
+        self.workload("platform/root")
+    }
+
     /// `spiffe://example.org/operator/alice`
     pub fn operator(&self) -> Client {
         self.workload("operator/alice")
