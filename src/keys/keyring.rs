@@ -10,6 +10,7 @@ use super::ca::TaskCa;
 use super::document::KeyUse;
 use super::error::KeyringError;
 use super::opened::Opened;
+use super::pages::PageSeal;
 use super::seal::RecordSeal;
 use super::signer::{JwtKey, Signer};
 use super::store::KeyringStore;
@@ -60,6 +61,7 @@ pub struct Keyring {
     feed_signers: BTreeMap<TrustDomain, Arc<JwtKey>>,
     task_ca: Arc<TaskCa>,
     seal: Arc<RecordSeal>,
+    pages: PageSeal,
 }
 
 impl Keyring {
@@ -116,6 +118,7 @@ impl Keyring {
             feed_signers,
             task_ca: Arc::new(opened.task_ca()?),
             seal: Arc::new(opened.seal()?),
+            pages: opened.page_seal()?,
         })
     }
 
@@ -172,5 +175,10 @@ impl Keyring {
     /// What seals stored facts.
     pub const fn record_seal(&self) -> &Arc<RecordSeal> {
         &self.seal
+    }
+
+    /// What seals page tokens.
+    pub const fn page_seal(&self) -> &PageSeal {
+        &self.pages
     }
 }

@@ -4,6 +4,7 @@
 //! - [`wrap`]: how private parts are made unreadable for the store; room for a key management service.
 //! - [`keyring`]: opens the stored keyring or makes it, and lends out what is in it.
 //! - [`signer`], [`ca`], [`seal`]: a token's signature, a certificate's, a stored record's MAC.
+//! - [`pages`]: where a list goes on, sealed for its caller.
 //! - [`publish`]: the public half, for verifiers.
 //! - [`store`]: where the wrapped keyring lies.
 //!
@@ -15,6 +16,7 @@ pub mod error;
 pub mod kek;
 pub mod keyring;
 mod opened;
+pub mod pages;
 pub mod publish;
 pub mod seal;
 pub mod signer;
@@ -27,6 +29,7 @@ pub use document::{KeyState, KeyUse};
 pub use error::KeyringError;
 pub use kek::{KekError, KeyEncryptionKey};
 pub use keyring::{KeyPlan, Keyring};
+pub use pages::{PageSeal, TaskList};
 pub use publish::KeySets;
 pub use seal::{Forged, RecordSeal};
 pub use signer::{JwtKey, Signer};

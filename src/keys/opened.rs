@@ -10,6 +10,7 @@ use super::ca::{self, CaCertificate, CaKey, TaskCa};
 use super::document::{Bytes, Document, Entry, KeyState, KeyUse, UnverifiedDocument};
 use super::error::{KeyringError, printable};
 use super::keyring::KeyPlan;
+use super::pages::PageSeal;
 use super::seal::{MAC_KEY_LEN, RecordSeal};
 use super::signer::{JwtKey, Signer};
 use super::wrap::{KeyLabel, KeyWrapper};
@@ -117,6 +118,11 @@ impl Opened {
     pub(super) fn seal(&self) -> Result<RecordSeal, KeyringError> {
         let (_, private) = self.active(KeyUse::RecordMac, &self.document.trust_domain)?;
         RecordSeal::new(private).ok_or_else(|| KeyringError::damaged("a MAC key is too short"))
+    }
+
+    pub(super) fn page_seal(&self) -> Result<PageSeal, KeyringError> {
+        let (_, private) = self.active(KeyUse::RecordMac, &self.document.trust_domain)?;
+        PageSeal::new(private).ok_or_else(|| KeyringError::damaged("a MAC key is too short"))
     }
 
     /// The active key of a trust domain for [`KeyUse::Jwt`] or [`KeyUse::Feed`].

@@ -13,6 +13,7 @@ use crate::secret::Secret;
 use crate::time::Timestamp;
 
 mod on_disk;
+mod pages;
 
 const ES256: Algorithm = Algorithm::Es256;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use taskpass_verifier::claims::{Thumbprint, ToolName};
 use taskpass_verifier::keyset::KeyId;
 
+use crate::error::Error;
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::ids::{CredentialId, Partition, TaskId};
 use crate::secret::Secret;
@@ -42,10 +43,16 @@ pub struct ListTasks {
     pub owner: Option<SpiffeId>,
     /// Not the ended ones.
     pub live_only: bool,
-    /// Where the page before ended.
-    pub after: Option<TaskId>,
+    /// From the page before, as it came; empty for the first.
+    pub page_token: String,
     /// 1 to 500.
     pub limit: usize,
+}
+
+/// What is said of a page token that goes on with no such list of this caller's, whether it was made up, altered, or given for another.
+pub fn unknown_page_token() -> Error {
+    let what = "is none that the broker gave you for this list; leave it out to begin with the first page";
+    Error::invalid("page_token", what)
 }
 
 /// Asks for a token.

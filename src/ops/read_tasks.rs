@@ -5,14 +5,20 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::identity::SpiffeId;
 use crate::ids::TaskId;
+use crate::keys::TaskList;
 use crate::policy::action::{self, Owners};
-use crate::task::store;
+use crate::task::store::{self, TaskView};
 use crate::time::Timestamp;
 
-use super::command::ListTasks;
-use super::tasks::{not_found, store_error};
+use super::command::{ListTasks, unknown_page_token};
+use super::tasks::{Known, not_found, store_error};
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
+
+/// How often a page goes to the store for more, before it is returned short.
+const ROUNDS: usize = 8;
+/// Tasks that it looks at in each round but the first.
+const LOOK_AT: usize = 500;
 
 impl Broker {
     /// One task.
@@ -35,13 +41,13 @@ impl Broker {
     }
 
     /// The caller's own tasks; for operators those of a workload, or of all workloads that policy lets them see. A record that was tampered with is
-    /// left out, with an alarm. The second value is where to go on; there may be more after a page that is not full.
+    /// left out, with an alarm. The second value is the token to go on with; there may be more after a page that is not full, or empty.
     pub async fn list_tasks(
         &self,
         caller: &Caller,
         command: ListTasks,
         now: Timestamp,
-    ) -> Result<(Vec<answer::Task>, Option<TaskId>)> {
+    ) -> Result<(Vec<answer::Task>, Option<String>)> {
         let mut trail = Trail::new("ListTasks", "");
         let result = self.list(caller, command, now, &mut trail).await;
         self.finish(caller, trail, result, now).await
@@ -53,7 +59,7 @@ impl Broker {
         command: ListTasks,
         now: Timestamp,
         trail: &mut Trail,
-    ) -> Result<(Vec<answer::Task>, Option<TaskId>)> {
+    ) -> Result<(Vec<answer::Task>, Option<String>)> {
         let own = caller.spiffe_id();
         let owner = match (command.all_owners, command.owner) {
             (true, _) => None,
@@ -70,30 +76,64 @@ impl Broker {
             }
             None => self.permit::<action::ListAllTasks>(caller, Owners::All, (), trail).map(drop)?,
         }
-        let of_all = owner.is_none();
+        let (seal, token) = (self.keys.page_seal(), command.page_token);
+        let list = TaskList { caller: own, owner: owner.as_ref(), live_only: command.live_only };
         let query = store::ListTasks {
-            owner: owner.map(|o| o.to_string()),
+            owner: owner.as_ref().map(ToString::to_string),
             live_only: command.live_only,
-            after: command.after,
+            after: match token.is_empty() {
+                true => None,
+                false => Some(seal.open(list, &token).ok_or_else(unknown_page_token)?),
+            },
             limit: command.limit,
         };
-        let page = self.store.list(query, now).await.map_err(store_error)?;
-        let (mut tasks, mut asked) = (Vec::with_capacity(page.tasks.len()), HashMap::new());
-        for view in page.tasks.iter().filter(|view| !view.record.head.tombstone) {
-            let Ok(known) = self.unseal(view.id, &view.record) else {
-                // It is counted and logged as an error where it is found, and hides none of the others.
-                trail.fact("unreadable", view.id);
-                continue;
-            };
-            let owner = &known.facts.owner;
-            let seen = !of_all
-                || owner == own
-                || *asked.entry(owner.clone()).or_insert_with(|| self.may_see(caller, owner));
-            if seen {
+        let (tasks, next) = self.gather(caller, query, now, trail).await?;
+        Ok((tasks, next.map(|place| seal.seal(list, place)).transpose()?))
+    }
+
+    /// A page of what the caller may see. It looks past what is hidden from the caller, but not for ever: then the page is short, or empty, and not the last.
+    async fn gather(
+        &self,
+        caller: &Caller,
+        mut query: store::ListTasks,
+        now: Timestamp,
+        trail: &mut Trail,
+    ) -> Result<(Vec<answer::Task>, Option<TaskId>)> {
+        let (mut tasks, wanted) = (Vec::new(), query.limit);
+        let mut asked = HashMap::new();
+        for _ in 0..ROUNDS {
+            let page = self.store.list(query.clone(), now).await.map_err(store_error)?;
+            let last = page.tasks.last().map(|view| view.id);
+            for view in &page.tasks {
+                let Some(known) = self.readable(view, trail) else { continue };
+                let owner = &known.facts.owner;
+                let seen = query.owner.is_some()
+                    || owner == caller.spiffe_id()
+                    || *asked.entry(owner.clone()).or_insert_with(|| self.may_see(caller, owner));
+                if !seen {
+                    continue;
+                }
                 tasks.push(Self::answer_task(&known, view));
+                if tasks.len() >= wanted {
+                    return Ok((tasks, if last == Some(view.id) { page.next } else { Some(view.id) }));
+                }
             }
+            if page.next.is_none() {
+                return Ok((tasks, None));
+            }
+            (query.after, query.limit) = (page.next, LOOK_AT);
         }
-        Ok((tasks, page.next))
+        Ok((tasks, query.after))
+    }
+
+    /// What a listed task is, unless it is a tombstone or was tampered with.
+    fn readable(&self, view: &TaskView, trail: &mut Trail) -> Option<Known> {
+        if view.record.head.tombstone {
+            return None;
+        }
+        let known = self.unseal(view.id, &view.record);
+        // It is counted and logged as an error where it is found, and hides none of the others.
+        known.inspect_err(|_| trail.fact("unreadable", view.id)).ok()
     }
 
     /// Whether the answer to a call for everybody's tasks may name those of `owner`.

@@ -27,6 +27,7 @@ mod followed;
 mod hostile;
 mod identity;
 mod input;
+mod lists;
 mod losses;
 mod mcp;
 mod mitm;

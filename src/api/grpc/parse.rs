@@ -39,7 +39,7 @@ pub(super) fn begin_task(m: proto::BeginTaskRequest) -> Result<command::BeginTas
     })
 }
 
-pub(super) fn list_tasks(m: &proto::ListTasksRequest) -> Result<command::ListTasks> {
+pub(super) fn list_tasks(m: proto::ListTasksRequest) -> Result<command::ListTasks> {
     if m.all_owners && !m.owner.is_empty() {
         return Err(Error::invalid("owner", "give either owner or all_owners"));
     }
@@ -47,7 +47,7 @@ pub(super) fn list_tasks(m: &proto::ListTasksRequest) -> Result<command::ListTas
         all_owners: m.all_owners,
         owner: optional("owner", &m.owner)?,
         live_only: m.live_only,
-        after: page_token(&m.page_token)?,
+        page_token: m.page_token,
         limit: page_size(m.page_size)?,
     })
 }
@@ -139,11 +139,12 @@ pub(super) fn credential_id(value: &str) -> Result<CredentialId> {
     })
 }
 
-/// Where to go on. What it is made of is our own affair.
-pub(super) fn page_token<T: FromStr>(value: &str) -> Result<Option<T>> {
-    let what = "is none that the broker gave; leave it out to begin with the first page";
-    let parsed = |value: &str| value.parse().map_err(|_| Error::invalid("page_token", what));
-    (!value.is_empty()).then(|| parsed(value)).transpose()
+/// The credential of a task to go on with. What it is made of is our own affair.
+pub(super) fn credentials_from(page_token: &str) -> Result<u32> {
+    if page_token.is_empty() {
+        return Ok(0);
+    }
+    page_token.parse().map_err(|_| command::unknown_page_token())
 }
 
 pub(super) fn task_id(value: &str) -> Result<TaskId> {

@@ -92,9 +92,9 @@ impl proto::task_service_server::TaskService for Face {
         request: Request<proto::ListTasksRequest>,
     ) -> Answer<proto::ListTasksResponse> {
         self.answered("ListTasks", request, |Call { broker, caller, now, message }| async move {
-            let (tasks, next) = broker.list_tasks(&caller, parse::list_tasks(&message)?, now).await?;
-            let next_page_token = next.map(|id| id.to_string()).unwrap_or_default();
-            Ok(proto::ListTasksResponse { tasks: tasks.iter().map(render::task).collect(), next_page_token })
+            let (tasks, next) = broker.list_tasks(&caller, parse::list_tasks(message)?, now).await?;
+            let tasks = tasks.iter().map(render::task).collect();
+            Ok(proto::ListTasksResponse { tasks, next_page_token: next.unwrap_or_default() })
         })
         .await
     }
@@ -159,7 +159,7 @@ impl proto::credential_service_server::CredentialService for Face {
         request: Request<proto::ListCredentialsRequest>,
     ) -> Answer<proto::ListCredentialsResponse> {
         self.answered("ListCredentials", request, |Call { broker, caller, now, message }| async move {
-            let from = parse::page_token(&message.page_token)?.unwrap_or(0);
+            let from = parse::credentials_from(&message.page_token)?;
             let (task, limit) = (parse::task_id(&message.task_id)?, parse::page_size(message.page_size)?);
             let (credentials, next) = broker.list_credentials(&caller, task, from, limit, now).await?;
             Ok(proto::ListCredentialsResponse {

@@ -215,10 +215,11 @@ fn what_is_no_serial_number_is_refused_with_the_forms_that_are() {
 
 #[test]
 fn a_page_token_that_is_none_of_ours_is_refused_without_saying_what_it_is_made_of() {
-    assert_eq!(page_token::<u32>("").expect("none"), None);
-    assert_eq!(page_token::<u32>("7").expect("good"), Some(7));
-    for sentence in [page_token::<u32>("-1").unwrap_err(), page_token::<TaskId>("x").unwrap_err()] {
-        assert!(sentence.public().contains("leave it out") && !sentence.public().contains("task id"));
+    assert_eq!(credentials_from("").expect("none"), 0);
+    assert_eq!(credentials_from("7").expect("good"), 7);
+    for token in ["-1", "x", " 7"] {
+        let sentence = credentials_from(token).unwrap_err();
+        assert!(sentence.public().contains("leave it out") && !sentence.public().contains("digit"));
     }
 }
 
