@@ -7,7 +7,15 @@ use crate::time::Timestamp;
 
 use super::{Broker, Caller};
 
-/// Grows while an operation goes on; becomes one audit line.
+/// The longest object, in bytes: that of a SPIFFE ID.
+const MAX_OBJECT: usize = 2048;
+/// The longest detail of a refusal.
+const MAX_DETAIL: usize = 1024;
+/// The longest fact, and the longest `why`.
+const MAX_FACT: usize = 512;
+
+/// Grows while an operation goes on; becomes one audit line. Callers choose some of the texts in it, also those who are permitted nothing: so each is cut to a length, and
+/// no line is longer than a few kilobytes.
 #[derive(Debug)]
 pub(super) struct Trail {
     action: &'static str,
@@ -18,17 +26,17 @@ pub(super) struct Trail {
 
 impl Trail {
     pub(super) fn new(action: &'static str, object: impl ToString) -> Self {
-        Self { action, object: object.to_string(), why: Vec::new(), facts: Vec::new() }
+        Self { action, object: cut(object, MAX_OBJECT), why: Vec::new(), facts: Vec::new() }
     }
 
     /// What it turned out to be about.
     pub(super) fn object(&mut self, object: impl ToString) {
-        self.object = object.to_string();
+        self.object = cut(object, MAX_OBJECT);
     }
 
     /// A policy, or a reason.
     pub(super) fn why(&mut self, why: impl ToString) {
-        let why = why.to_string();
+        let why = cut(why, MAX_FACT);
         if !self.why.contains(&why) {
             self.why.push(why);
         }
@@ -36,7 +44,7 @@ impl Trail {
 
     /// Something worth knowing later. Never a secret.
     pub(super) fn fact(&mut self, name: &'static str, value: impl ToString) {
-        self.facts.push((name, value.to_string()));
+        self.facts.push((name, cut(value, MAX_FACT)));
     }
 }
 
@@ -51,7 +59,10 @@ impl Broker {
     ) -> Result<T> {
         let outcome = match &result {
             Ok(_) => Outcome::Done,
-            Err(error) => Outcome::Refused { reason: error.reason().as_str(), detail: error.log_line() },
+            Err(error) => Outcome::Refused {
+                reason: error.reason().as_str(),
+                detail: cut(error.log_line(), MAX_DETAIL),
+            },
         };
         self.write_audit(Some(caller), trail, outcome, now).await?;
         reach(Place::Audited);
@@ -78,4 +89,15 @@ impl Broker {
         };
         self.audit.write(event).await
     }
+}
+
+/// The text; of a longer one its beginning, and how long it was.
+fn cut(text: impl ToString, most: usize) -> String {
+    let mut text = text.to_string();
+    let whole = text.len();
+    if whole > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push_str(&format!("... ({whole} bytes)"));
+    }
+    text
 }

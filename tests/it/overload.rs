@@ -8,7 +8,7 @@ use tonic_health::pb::HealthCheckRequest;
 
 use crate::support::broker::{Broker, Setup};
 use crate::support::raw::{is_full, silent};
-use crate::support::story::{begin, docs, refused};
+use crate::support::story::{begin, docs, grant, refused, shown};
 use crate::support::{Store, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -25,6 +25,28 @@ async fn one_workload_does_not_take_the_calls_of_others() {
     assert!(page.contains("taskpass_limit_reached_total{limit=\"calls_per_workload\"}"), "{page}");
     silences.iter().for_each(JoinHandle::abort);
     eventually("places again", async || agent.begin(begin(&[docs()])).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_refused_call_writes_no_more_than_a_few_kilobytes_of_audit() {
+    let broker = Broker::start(Store::Embedded).await;
+    let agent = broker.agent();
+    let long = format!("https://unknown.example.org/{}", "\"".repeat(980));
+    let refusal = agent.begin(begin(&[grant(&long, &["read"])])).await.expect_err("nobody's audience");
+    let many: Vec<_> = (0..7).map(|n| grant(&format!("{long}{n}"), &["read"])).collect();
+    agent.begin(begin(&many)).await.expect_err("nobody's audiences");
+    agent.validate(shown("x", &long)).await.expect_err("nobody's audience");
+    let audit = broker.audit();
+    let lines: Vec<_> =
+        audit.iter().filter(|line| line.to_string().contains("unknown.example.org")).collect();
+    assert_eq!(lines.len(), 3, "{refusal:?}");
+    for line in lines {
+        assert!(line.to_string().len() < 6 * 1024, "{} bytes", line.to_string().len());
+    }
+    let cut = audit
+        .iter()
+        .find_map(|line| line["facts"]["audiences"].as_str().filter(|a| a.contains("7069 bytes")));
+    assert!(cut.is_some_and(|text| text.len() < 600 && text.starts_with("https://unknown")), "{cut:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
