@@ -7,7 +7,7 @@ use crate::identity::SpiffeId;
 use crate::ids::TaskId;
 use crate::keys::TaskList;
 use crate::policy::action::{self, Owners};
-use crate::task::store::{self, TaskView};
+use crate::task::store::{self, PAGE_BYTES, TaskView};
 use crate::time::Timestamp;
 
 use super::command::{ListTasks, unknown_page_token};
@@ -91,7 +91,8 @@ impl Broker {
         Ok((tasks, next.map(|place| seal.seal(list, place)).transpose()?))
     }
 
-    /// A page of what the caller may see. It looks past what is hidden from the caller, but not for ever: then the page is short, or empty, and not the last.
+    /// A page of what the caller may see, of at most about [`PAGE_BYTES`]. It looks past what is hidden from the caller, but not for ever: then the page is short,
+    /// or empty, and not the last.
     async fn gather(
         &self,
         caller: &Caller,
@@ -99,7 +100,7 @@ impl Broker {
         now: Timestamp,
         trail: &mut Trail,
     ) -> Result<(Vec<answer::Task>, Option<TaskId>)> {
-        let (mut tasks, wanted) = (Vec::new(), query.limit);
+        let (mut tasks, mut bytes, wanted) = (Vec::new(), 0, query.limit);
         let mut asked = HashMap::new();
         for _ in 0..ROUNDS {
             let page = self.store.list(query.clone(), now).await.map_err(store_error)?;
@@ -114,7 +115,8 @@ impl Broker {
                     continue;
                 }
                 tasks.push(Self::answer_task(&known, view));
-                if tasks.len() >= wanted {
+                bytes += view.record.weight();
+                if tasks.len() >= wanted || bytes >= PAGE_BYTES {
                     return Ok((tasks, if last == Some(view.id) { page.next } else { Some(view.id) }));
                 }
             }

@@ -88,6 +88,7 @@ macro_rules! contract_suite {
                 a_child_is_not_extended_beyond_its_parent
                 an_extension_never_revives
                 pages_show_each_task_once_and_in_order
+                a_page_of_long_tasks_ends_early_and_none_is_left_out
                 a_list_can_be_of_one_owner
                 a_list_of_the_living_leaves_out_the_dead
                 a_begin_tells_how_the_task_stands_by_the_partitions_time

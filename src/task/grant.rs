@@ -10,6 +10,9 @@ pub const MAX_GRANTS: usize = 16;
 /// The most tools of one grant.
 pub const MAX_TOOLS: usize = 128;
 
+/// The most bytes of all grants of one task, as they are stored. With the longest goal, subject and owner the facts of a task stay below 16 KiB.
+pub const MAX_GRANT_BYTES: usize = 8 * 1024;
+
 /// What a task may do at one audience.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grant {

@@ -91,6 +91,12 @@ pub fn trust_domain_of(owner: &str) -> &str {
 }
 
 impl TaskRecord {
+    /// About as many bytes as it has stored, or in an answer.
+    pub fn weight(&self) -> usize {
+        let texts = self.owner.len() + self.ended_by.spiffe_id.len() + self.ended_by.note.len();
+        HEAD_LEN + 16 * self.lineage.len() + texts + self.facts.0.len()
+    }
+
     /// As stored. Errors if a part is too long for its length field.
     pub fn encode(&self) -> Result<Vec<u8>, Damaged> {
         let h = &self.head;

@@ -160,6 +160,9 @@ pub struct ListTasks {
     pub limit: usize,
 }
 
+/// A page has no more tasks once it holds this many bytes of records: so it is never much longer, however long they are.
+pub const PAGE_BYTES: usize = 1024 * 1024;
+
 /// Some tasks, ordered by partition, then id. A store may return fewer than asked for, or none, and still have more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskPage {

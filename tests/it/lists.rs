@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::support::Store;
 use crate::support::broker::Broker;
 use crate::support::client::Client;
-use crate::support::story::{begin, other_docs, refused};
+use crate::support::story::{begin, docs, other_docs, refused};
 
 fn all(page_size: i32, page_token: &str) -> proto::ListTasksRequest {
     proto::ListTasksRequest { page_size, page_token: page_token.into(), all_owners: true, ..own(0, "") }
@@ -108,6 +108,53 @@ async fn a_page_token_goes_on_with_the_list_that_it_was_given_for_and_no_other(s
     assert_eq!(broker.agent().list(own(100, &token)).await.unwrap().tasks.len(), 1);
 }
 
+/// A task with the longest goal and nearly 8 KiB of grants: how near, these bytes say.
+fn large(bytes: usize) -> proto::BeginTaskRequest {
+    let limit = |text: usize| proto::ArgumentConstraint {
+        one_of_json: vec![format!("\"{}\"", "x".repeat(text))],
+        ..Default::default()
+    };
+    let arguments =
+        |texts: &[usize]| texts.iter().enumerate().map(|(n, text)| (format!("a{n}"), limit(*text))).collect();
+    let tool = proto::ToolGrant { name: "read".into(), arguments: arguments(&[1_000; 7]) };
+    let rest = proto::ToolGrant { name: "search".into(), arguments: arguments(&[bytes]) };
+    let docs = proto::Grant { tools: vec![tool, rest], ..docs() };
+    proto::BeginTaskRequest { goal: "g".repeat(4_096), ..begin(&[docs]) }
+}
+
+async fn a_hundred_of_the_largest_tasks_are_listed_whole(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, operator) = (broker.agent(), broker.operator());
+    // The largest that is taken, to the byte.
+    let mut size = 700;
+    while agent.begin(large(size)).await.is_ok() {
+        size += 100;
+    }
+    while agent.begin(large(size)).await.is_err() {
+        size -= 1;
+    }
+    let refusal = agent.begin(large(size + 1)).await.expect_err("a byte too much");
+    assert_eq!(refusal.message(), "grants: 8193 bytes as stored; at most 8192");
+    refused(Err::<(), _>(refusal), Code::InvalidArgument, "INVALID_ARGUMENT");
+    let mut begun = BTreeSet::new();
+    for _ in 0..100 {
+        // Ended ones stay on the lists.
+        let task = agent.begin(large(size)).await.unwrap();
+        agent.complete(&task.id).await.unwrap();
+        begun.insert(task.id);
+    }
+    for (client, first) in [(&agent, own(500, "")), (&operator, all(500, ""))] {
+        let pages = pages(client, first).await;
+        let (listed, once) = (ids(&pages), ids(&pages).into_iter().collect::<BTreeSet<_>>());
+        assert!(listed.len() == once.len() && begun.is_subset(&once), "{} and {}", listed.len(), once.len());
+        let longest = pages.iter().map(prost::Message::encoded_len).max().unwrap();
+        assert!(pages.len() > 1 && longest < 1_150_000, "{longest} bytes, the longest of {}", pages.len());
+        for task in pages.iter().flat_map(|page| &page.tasks) {
+            assert_eq!(task.goal.len(), 4_096);
+        }
+    }
+}
+
 async fn owner(client: &Client) -> String {
     client.list(own(1, "")).await.unwrap().tasks.remove(0).owner
 }
@@ -115,4 +162,5 @@ async fn owner(client: &Client) -> String {
 on_both_stores!(
     a12_page_tokens_say_nothing_of_the_tasks_of_other_tenants,
     a_page_token_goes_on_with_the_list_that_it_was_given_for_and_no_other,
+    a_hundred_of_the_largest_tasks_are_listed_whole,
 );

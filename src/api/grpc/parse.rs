@@ -14,9 +14,9 @@ use crate::ids::{CredentialId, TaskId};
 use crate::ops::command;
 use crate::proto;
 use crate::secret::Secret;
-use crate::task::Grant;
 use crate::task::facts::{MAX_GOAL, MAX_SUBJECT};
-use crate::task::grant::{MAX_GRANTS, MAX_TOOLS};
+use crate::task::grant::{MAX_GRANT_BYTES, MAX_GRANTS, MAX_TOOLS};
+use crate::task::{Grant, TaskFacts};
 
 /// Longer lifetimes are a mistake, not a wish to be cut.
 const MAX_ASKED: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -281,7 +281,12 @@ fn grants(messages: Vec<proto::Grant>) -> Result<Vec<Grant>> {
         }
         grants.push(grant);
     }
-    Ok(grants)
+    match TaskFacts::encode_grants(&grants).len() {
+        n if n > MAX_GRANT_BYTES => {
+            Err(Error::invalid("grants", format!("{n} bytes as stored; at most {MAX_GRANT_BYTES}")))
+        }
+        _ => Ok(grants),
+    }
 }
 
 fn grant(message: proto::Grant) -> Result<Grant> {

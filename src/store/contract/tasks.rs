@@ -235,6 +235,35 @@ pub(crate) async fn pages_show_each_task_once_and_in_order(h: &mut dyn Harness) 
     }
 }
 
+pub(crate) async fn a_page_of_long_tasks_ends_early_and_none_is_left_out(h: &mut dyn Harness) {
+    const LONG: usize = 64 * 1024;
+    let mut w = World::new(h);
+    let mut ids = Vec::new();
+    for number in 0..40u8 {
+        // Some alone in their partition, others with many beside them.
+        let partition = Partition::from_low_bits(if number % 2 == 0 { 9 } else { number });
+        let long = SealedFacts(vec![number; LONG]);
+        let draft = BeginTask { facts: long, ..w.draft_in(AGENT, partition) };
+        ids.push(w.begun_as(&draft).await.id);
+    }
+    ids.sort_by_key(|id| (id.partition(), *id));
+    for owner in [None, Some(AGENT)] {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let query = ListTasks { owner: owner.map(str::to_owned), live_only: false, after, limit: 100 };
+            let page = w.store().list(query, w.now).await.unwrap();
+            let bytes: usize = page.tasks.iter().map(|view| view.record.weight()).sum();
+            assert!(bytes < PAGE_BYTES + 2 * LONG, "{bytes} bytes on a page, {owner:?}");
+            listed.extend(page.tasks.into_iter().map(|view| view.id));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, ids, "{owner:?}");
+    }
+}
+
 pub(crate) async fn a_list_can_be_of_one_owner(h: &mut dyn Harness) {
     let mut w = World::new(h);
     let mut mine = Vec::new();

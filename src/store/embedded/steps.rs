@@ -44,17 +44,19 @@ impl TaskStore for EmbeddedStore {
     }
 
     async fn list(&self, query: ListTasks, now: Timestamp) -> StepResult<TaskPage> {
-        let mut found = Vec::new();
+        let (mut found, mut room) = (Vec::<TaskView>::new(), PAGE_BYTES);
         let first = query.after.map_or(0, |id| id.partition().number());
         for partition in Partition::all().skip(usize::from(first)) {
-            if found.len() >= query.limit.max(1) {
-                let next = found.last().map(|view: &TaskView| view.id);
+            if found.len() >= query.limit.max(1) || room == 0 {
+                let next = found.last().map(|view| view.id);
                 return Ok(TaskPage { tasks: found, next });
             }
             let after = query.after.filter(|id| id.partition() == partition);
             let limit = query.limit.saturating_sub(found.len()).max(1);
             let query = ListTasks { limit, ..query.clone() };
-            let (tasks, next) = self.reading(partition, now, |view| tasks::page(view, &query, after)).await?;
+            let (tasks, next) =
+                self.reading(partition, now, |view| tasks::page(view, &query, after, room)).await?;
+            room = room.saturating_sub(tasks.iter().map(|view| view.record.weight()).sum());
             found.extend(tasks);
             if next.is_some() {
                 return Ok(TaskPage { tasks: found, next });

@@ -219,11 +219,12 @@ fn wanted<T: Table>(view: &View<'_, T>, query: &ListTasks, id: TaskId) -> Steppe
 /// How many rows a page looks at, whatever it finds.
 const LOOKS: usize = 1_024;
 
-/// One page: the tasks of `partition` after `after`; `None` for the second part if the partition has no more.
+/// One page of at most about `room` bytes: the tasks of `partition` after `after`; `None` for the second part if the partition has no more.
 pub(super) fn page<T: Table>(
     view: &View<'_, T>,
     query: &ListTasks,
     after: Option<TaskId>,
+    room: usize,
 ) -> Stepped<(Vec<TaskView>, Option<TaskId>)> {
     let of = query.owner.as_deref().map(owner_hash);
     let key = |id: TaskId| of.as_ref().map_or_else(|| task_key(id), |owner| owner_key(owner, id));
@@ -234,17 +235,20 @@ pub(super) fn page<T: Table>(
     // The key right after another is that one with a zero byte at its end.
     let from = after.map_or_else(|| prefix.clone(), |id| [key(id), vec![0]].concat());
     let end = after_prefix(&prefix);
-    let mut tasks = Vec::new();
+    let (mut tasks, mut bytes) = (Vec::new(), 0);
     for (looked, row) in view.table.range(from.as_slice()..end.as_slice())?.enumerate() {
         let (key, _) = row?;
         let id = key.value().last_chunk().and_then(|id| TaskId::from_bytes(*id).ok());
         let id = id.ok_or_else(|| damaged("task id"))?;
         match wanted(view, query, id) {
-            Ok(seen) => tasks.extend(seen),
+            Ok(seen) => {
+                bytes += seen.as_ref().map_or(0, |view| view.record.weight());
+                tasks.extend(seen);
+            }
             Err(Fault::Step(StoreError::Damaged(why))) => leave_out("task", id, why),
             Err(fault) => return Err(fault),
         }
-        if tasks.len() >= query.limit.max(1) || looked >= LOOKS {
+        if tasks.len() >= query.limit.max(1) || bytes >= room || looked >= LOOKS {
             return Ok((tasks, Some(id)));
         }
     }

@@ -8,7 +8,7 @@ use super::RedisStore;
 use super::scripts::Step;
 use super::wire::odd;
 use crate::store::leave_out;
-use crate::task::store::{ListTasks, StepResult, TaskPage, TaskView};
+use crate::task::store::{ListTasks, PAGE_BYTES, StepResult, TaskPage, TaskView};
 use crate::time::Timestamp;
 
 /// The most tasks on a page.
@@ -17,21 +17,24 @@ const AT_MOST: usize = 1_000;
 const ROUNDS: usize = 8;
 
 impl RedisStore {
-    /// Three round trips for a page, whatever the number of partitions: how many each has, which ones, and how they stand.
+    /// Four round trips for a page, whatever the number of partitions: how many each has, which ones, how long they are, and how they stand. No script is asked for
+    /// more than fits on a page.
     pub(super) async fn list_tasks(&self, query: ListTasks, now: Timestamp) -> StepResult<TaskPage> {
         let limit = query.limit.clamp(1, AT_MOST);
         let mut page = TaskPage { tasks: Vec::new(), next: query.after };
+        let mut room = PAGE_BYTES;
         for _ in 0..ROUNDS {
             let wanted = limit - page.tasks.len();
-            let ids = self.ids_after(query.owner.as_deref(), page.next, wanted).await?;
+            let mut ids = self.ids_after(query.owner.as_deref(), page.next, wanted).await?;
             if ids.is_empty() {
                 page.next = None;
                 return Ok(page);
             }
+            room = self.cut(&mut ids, room).await?;
             page.next = ids.last().copied();
             let views = self.views(query.owner.as_deref(), &ids, now).await?;
             page.tasks.extend(views.into_iter().filter(|view| !query.live_only || view.status.is_live()));
-            if page.tasks.len() >= limit {
+            if page.tasks.len() >= limit || room == 0 {
                 break;
             }
         }
@@ -71,6 +74,27 @@ impl RedisStore {
         }
         ids.truncate(wanted);
         Ok(ids)
+    }
+
+    /// Leaves as many as `room` bytes hold, and the one that fills it. What is left of the room.
+    async fn cut(&self, ids: &mut Vec<TaskId>, mut room: usize) -> StepResult<usize> {
+        let mut fitting = 0;
+        for length in self.link.commands(ids.iter().map(|id| self.length(*id)).collect()).await? {
+            if room == 0 {
+                break;
+            }
+            let Value::Int(length) = length else { return Err(odd()) };
+            room = room.saturating_sub(usize::try_from(length).map_err(|_| odd())?);
+            fitting += 1;
+        }
+        ids.truncate(fitting);
+        Ok(room)
+    }
+
+    fn length(&self, id: TaskId) -> Cmd {
+        let mut cmd = redis::cmd("STRLEN");
+        cmd.arg([self.context.names.of(id.partition(), "t:").as_bytes(), id.as_bytes()].concat());
+        cmd
     }
 
     fn index(&self, owner: Option<&str>, partition: Partition) -> String {
