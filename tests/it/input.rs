@@ -190,7 +190,7 @@ fn bulky(bytes: usize) -> Begin {
 async fn a_grant_that_fits_in_no_token_is_refused_at_the_begin(store: Store) {
     let broker = Broker::start(store).await;
     let agent = broker.agent();
-    for bytes in [8_000, 20_000] {
+    for bytes in [7_000, 8_000] {
         let status = refused(agent.begin(bulky(bytes)).await, Code::InvalidArgument, "INVALID_ARGUMENT");
         assert!(status.message().contains(DOCS) && status.message().contains("fewer"), "{status:?}");
     }

@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::support::Store;
 use crate::support::broker::Broker;
 use crate::support::client::Client;
-use crate::support::story::{begin, docs, other_docs, refused};
+use crate::support::story::{begin, docs, other_docs, payments, refused};
 
 fn all(page_size: i32, page_token: &str) -> proto::ListTasksRequest {
     proto::ListTasksRequest { page_size, page_token: page_token.into(), all_owners: true, ..own(0, "") }
@@ -116,17 +116,20 @@ fn large(bytes: usize) -> proto::BeginTaskRequest {
     };
     let arguments =
         |texts: &[usize]| texts.iter().enumerate().map(|(n, text)| (format!("a{n}"), limit(*text))).collect();
-    let tool = proto::ToolGrant { name: "read".into(), arguments: arguments(&[1_000; 7]) };
-    let rest = proto::ToolGrant { name: "search".into(), arguments: arguments(&[bytes]) };
-    let docs = proto::Grant { tools: vec![tool, rest], ..docs() };
-    proto::BeginTaskRequest { goal: "g".repeat(4_096), ..begin(&[docs]) }
+    let with =
+        |tool: &str, texts: &[usize]| proto::ToolGrant { name: tool.into(), arguments: arguments(texts) };
+    let half = proto::Grant { tools: vec![with("read", &[1_000; 4])], ..docs() };
+    // A token holds no more of one audience.
+    let rest =
+        proto::Grant { tools: vec![with("charges.list", &[1_000, 1_000, 1_000, bytes])], ..payments() };
+    proto::BeginTaskRequest { goal: "g".repeat(4_096), ..begin(&[half, rest]) }
 }
 
 async fn a_hundred_of_the_largest_tasks_are_listed_whole(store: Store) {
     let broker = Broker::start(store).await;
     let (agent, operator) = (broker.agent(), broker.operator());
     // The largest that is taken, to the byte.
-    let mut size = 700;
+    let mut size = 500;
     while agent.begin(large(size)).await.is_ok() {
         size += 100;
     }

@@ -79,12 +79,15 @@ impl RedisStore {
     /// Leaves as many as `room` bytes hold, and the one that fills it. What is left of the room.
     async fn cut(&self, ids: &mut Vec<TaskId>, mut room: usize) -> StepResult<usize> {
         let mut fitting = 0;
-        for length in self.link.commands(ids.iter().map(|id| self.length(*id)).collect()).await? {
+        let (lengths, ..) = self.link.look(ids.iter().map(|id| self.length(*id)).collect(), false).await?;
+        for length in lengths {
             if room == 0 {
                 break;
             }
-            let Value::Int(length) = length else { return Err(odd()) };
-            room = room.saturating_sub(usize::try_from(length).map_err(|_| odd())?);
+            // What is no text has no length, and will be left out.
+            let length =
+                if let Value::Int(length) = length { usize::try_from(length).unwrap_or(0) } else { 0 };
+            room = room.saturating_sub(length);
             fitting += 1;
         }
         ids.truncate(fitting);
