@@ -68,7 +68,7 @@ pub struct Lifetime(pub Duration);
 pub struct BlockFor(pub Duration);
 
 /// What is to be judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Judged {
     /// A token.
     Token,

@@ -1,33 +1,20 @@
 //! The context of a decision: what is asked for, and what the broker knows beside caller and resource.
-//!
-//! Making one costs as much as judging several policies, and agents ask for the same again and again, so that contexts are kept.
-//! They follow from their key alone: nothing that can change is remembered, and no decision is.
 
 use std::collections::BTreeSet;
-use std::hash::Hash;
 use std::time::Duration;
 
 use cedar_policy::{Context, RestrictedExpression};
-use quick_cache::Equivalent;
-use quick_cache::sync::Cache;
 use taskpass_verifier::claims::ToolName;
 
 use super::action::{Facts, Judged, Resource};
 use super::entities::{text, texts, unfit};
 use super::permit::Denial;
 use crate::audience::Audience;
-use crate::files::ContentDigest;
 use crate::identity::SpiffeId;
 
-/// Contexts that are kept, of no more tools than this.
-const KEPT: usize = 2_048;
-const KEPT_TOOLS: usize = 16;
-
-/// Makes contexts.
-pub(super) struct Contexts(Cache<Kept, Context>);
-
+/// The facts of a task's beginning, or of a token, at one audience, beside the tools.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Plain {
+pub(super) struct Plain {
     seconds: i64,
     /// For a token: what it is to be bound to, and whether the caller owns the task.
     mint: Option<(&'static str, bool)>,
@@ -35,74 +22,39 @@ struct Plain {
     depth: u32,
 }
 
-/// The facts of a task's beginning, or of a token, at one audience.
-#[derive(Hash)]
-struct Asked<'a> {
-    declared: ContentDigest,
-    plain: Plain,
-    tools: &'a [&'a ToolName],
-}
-
-/// [`Asked`], owned.
-#[derive(PartialEq, Eq, Hash)]
-struct Kept {
-    declared: ContentDigest,
-    plain: Plain,
-    tools: Box<[ToolName]>,
-}
-
-impl Equivalent<Kept> for Asked<'_> {
-    fn equivalent(&self, kept: &Kept) -> bool {
-        self.declared == kept.declared
-            && self.plain == kept.plain
-            && self.tools.iter().copied().eq(kept.tools.iter())
-    }
-}
-
-impl Contexts {
-    pub(super) fn new() -> Self {
-        Self(Cache::new(KEPT))
-    }
-
-    /// The context that the schema has for the action of these facts.
-    pub(super) fn of(
-        &self,
-        caller: &SpiffeId,
-        resource: &Resource<'_>,
-        facts: &Facts<'_>,
-    ) -> Result<Context, Denial> {
-        match (facts, resource) {
-            (Facts::Begin(facts), Resource::Audience(audience)) => {
+impl Plain {
+    /// `None` for facts of another kind.
+    pub(super) fn of<'a>(caller: &SpiffeId, facts: &Facts<'a>) -> Option<(Self, &'a [&'a ToolName])> {
+        match facts {
+            Facts::Begin(facts) => {
                 let seconds = seconds(facts.lifetime);
-                let plain = Plain { seconds, mint: None, has_subject: facts.has_subject, depth: facts.depth };
-                self.at_audience(audience, plain, facts.tools)
+                let plain = Self { seconds, mint: None, has_subject: facts.has_subject, depth: facts.depth };
+                Some((plain, facts.tools))
             }
-            (Facts::Mint(facts), Resource::Audience(audience)) => {
+            Facts::Mint(facts) => {
                 let task = &facts.task;
-                let plain = Plain {
+                let plain = Self {
                     seconds: seconds(facts.lifetime),
                     mint: Some((facts.binding.as_str(), task.owner == Some(caller))),
                     has_subject: task.subject.is_some(),
                     depth: task.depth,
                 };
-                self.at_audience(audience, plain, facts.tools)
+                Some((plain, facts.tools))
             }
-            _ => small(caller, resource, facts),
+            _ => None,
         }
     }
+}
 
-    fn at_audience(&self, audience: &Audience, plain: Plain, tools: &[&ToolName]) -> Result<Context, Denial> {
-        if tools.len() > KEPT_TOOLS {
-            return make(audience, plain, tools);
-        }
-        let asked = Asked { declared: audience.declared(), plain, tools };
-        if let Some(context) = self.0.get(&asked) {
-            return Ok(context);
-        }
-        let context = make(audience, plain, tools)?;
-        let tools = tools.iter().map(|name| (*name).clone()).collect();
-        self.0.insert(Kept { declared: asked.declared, plain, tools }, context.clone());
-        Ok(context)
+/// The context that the schema has for the action of these facts.
+pub(super) fn context_of(
+    caller: &SpiffeId,
+    resource: &Resource<'_>,
+    facts: &Facts<'_>,
+) -> Result<Context, Denial> {
+    match (Plain::of(caller, facts), resource) {
+        (Some((plain, tools)), Resource::Audience(audience)) => make(audience, plain, tools),
+        _ => small(caller, resource, facts),
     }
 }
 

@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::action::{Action, Facts, Resource};
 use super::caps::Caps;
+use super::contexts::context_of;
+use super::decisions::Question;
 use super::entities::unfit;
 use super::permit::{Basis, Denial, Denied, Permit};
 use super::set::PolicySet;
@@ -125,10 +127,17 @@ impl PolicyEngine {
         facts: &Facts<'_>,
     ) -> Result<Permit<A>, Denied> {
         let begin = Instant::now();
-        let outcome = match self.evaluate(policies, A::PLACE, caller, resource, facts) {
-            _ if begin.elapsed() > self.time_limit => Err((Denial::TooSlow, Vec::new())),
+        let decide = || match self.evaluate(policies, A::PLACE, caller, resource, facts) {
             Ok(response) => judge(policies, &response),
             Err(denial) => Err((denial, Vec::new())),
+        };
+        let outcome = match Question::new(A::PLACE, caller.spiffe_id(), resource, facts) {
+            Some(question) => policies.decisions.of(&question, decide),
+            None => decide(),
+        };
+        let outcome = match begin.elapsed() > self.time_limit {
+            true => Err((Denial::TooSlow, Vec::new())),
+            false => outcome,
         };
         match outcome {
             Ok((caps, by)) => Ok(Permit::granted(basis::<A>(policies, caller, by), caps)),
@@ -150,7 +159,7 @@ impl PolicyEngine {
         let principal = policies.caller(caller.spiffe_id())?;
         let target = policies.resource(resource)?;
         let chosen = policies.index.choose(action, &principal.known, &target)?;
-        let context = policies.contexts.of(caller.spiffe_id(), resource, facts)?;
+        let context = context_of(caller.spiffe_id(), resource, facts)?;
         let action = policies.vocabulary.action(action).ok_or_else(|| unfit("an action without a name"))?;
         let (asks, about) = (principal.known.uid.clone(), target.uid.clone());
         let request = Request::new(asks, action.clone(), about, context, None).map_err(unfit)?;
@@ -159,7 +168,8 @@ impl PolicyEngine {
     }
 }
 
-type Judgement = Result<(Caps, Vec<Arc<str>>), (Denial, Vec<Arc<str>>)>;
+/// What was decided, and the policies that determined it.
+pub(super) type Judgement = Result<(Caps, Vec<Arc<str>>), (Denial, Vec<Arc<str>>)>;
 
 /// Cedar skips a policy that fails; here it makes the decision a denial (A15).
 fn judge(policies: &PolicySet, response: &Response) -> Judgement {

@@ -18,6 +18,7 @@
 pub mod action;
 pub mod caps;
 mod contexts;
+mod decisions;
 pub mod engine;
 mod entities;
 mod index;

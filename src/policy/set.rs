@@ -13,7 +13,7 @@ use quick_cache::sync::Cache;
 
 use super::action::Resource;
 use super::caps::{self, Caps};
-use super::contexts::Contexts;
+use super::decisions::Decisions;
 use super::entities::{Caller, Known, Vocabulary};
 use super::index::Index;
 use super::permit::Denial;
@@ -38,11 +38,9 @@ pub struct PolicySet {
     pub(super) digest: ContentDigest,
     /// A policy that permits everybody everything.
     permits_all: Option<Arc<str>>,
-    pub(super) contexts: Contexts,
+    pub(super) decisions: Decisions,
     callers: Cache<SpiffeId, Arc<Caller>>,
     audiences: Cache<ContentDigest, Arc<Known>>,
-    /// What a request of a caller about an audience is over: nothing in it can change while both stay what they are.
-    pairs: Cache<(SpiffeId, ContentDigest), Arc<Entities>>,
 }
 
 /// What we keep of a policy beside Cedar's own.
@@ -90,21 +88,13 @@ impl PolicySet {
         caller: &Caller,
         target: &Known,
         resource: &Resource<'_>,
-    ) -> Result<Arc<Entities>, Denial> {
-        match resource {
-            Resource::Audience(audience) => {
-                let pair = (caller.id.clone(), audience.declared());
-                self.pairs.get_or_insert_with(&pair, || caller.with([target]).map(Arc::new))
-            }
-            Resource::Task(task) => {
-                let owner = task.owner.filter(|owner| **owner != caller.id);
-                let owner = owner.map(|owner| self.caller(owner)).transpose()?;
-                caller
-                    .with([target].into_iter().chain(owner.as_deref().map(|owner| &owner.known)))
-                    .map(Arc::new)
-            }
-            _ => caller.with([target]).map(Arc::new),
-        }
+    ) -> Result<Entities, Denial> {
+        let owner = match resource {
+            Resource::Task(task) => task.owner.filter(|owner| **owner != caller.id),
+            _ => None,
+        };
+        let owner = owner.map(|owner| self.caller(owner)).transpose()?;
+        caller.with([target].into_iter().chain(owner.as_deref().map(|owner| &owner.known)))
     }
 }
 
@@ -133,10 +123,9 @@ impl FromFiles for PolicySet {
             rules,
             digest,
             permits_all,
-            contexts: Contexts::new(),
+            decisions: Decisions::new(),
             callers: Cache::new(KEPT),
             audiences: Cache::new(KEPT),
-            pairs: Cache::new(KEPT),
         })
     }
 

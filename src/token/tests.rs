@@ -238,6 +238,35 @@ async fn what_fits_makes_a_token_and_a_byte_more_does_not() {
     assert_eq!(judged(count, longest + 1).1.unwrap_err().reason(), Reason::Internal);
 }
 
+/// Everything at its longest but the subject, whose every character JSON writes as six.
+#[tokio::test]
+async fn what_fits_at_a_glance_makes_a_token() {
+    let issuer = issuer_of(&keyring().await, "acme.test");
+    let agent: SpiffeId = format!("spiffe://acme.test/{}", "a".repeat(200)).parse().unwrap();
+    let none = Constraints::default();
+    let names: Vec<_> = (0..16).map(|i| tool(&format!("{i:0>100}"))).collect();
+    let tools: Vec<_> = names.iter().map(|name| (name, &none)).collect();
+    let lineage: Vec<_> = (0..8).map(|i| TaskId::from_parts(1, task().partition(), [i; 10])).collect();
+    let mut longest = None;
+    for length in 1..2_000 {
+        let subject = "\u{1}".repeat(length);
+        let grant = TokenGrant {
+            subject: Some(&subject),
+            lineage: &lineage,
+            began_seq: u64::MAX,
+            profile: EnforcementProfile::Jkt,
+            confirmation: Some(Confirmation::Jkt(Thumbprint::from_bytes([255; 32]))),
+            ..of_tools(&agent, &tools)
+        };
+        if issuer.surely_fits(&grant) {
+            longest = Some((length, issuer.mint(&grant).map(|minted| minted.token.expose().len())));
+        }
+    }
+    let (length, minted) = longest.unwrap();
+    assert!(length > 50, "{length}");
+    assert!(minted.unwrap() < MAX_TOKEN_BYTES);
+}
+
 fn of_tools<'a>(agent: &'a SpiffeId, tools: &'a [(&'a ToolName, &'a Constraints)]) -> TokenGrant<'a> {
     TokenGrant {
         audience: AUDIENCE,

@@ -1,9 +1,10 @@
-//! An RPC that does nothing, for `taskpass bench` to measure the others against: same listener, same TLS, same HTTP/2, an empty message
-//! that is answered with an empty message at once.
+//! An RPC that does nothing, for `taskpass bench` to measure the others against: same listener, same TLS, same HTTP/2, same router of
+//! services, an empty message that is answered with an empty message at once.
 //!
-//! It stands before the gate and asks no policy, and can do so because it reads nothing and changes nothing. It is there only where
+//! It goes around the gate and asks no policy, and can do so because it reads nothing and changes nothing. It is there only where
 //! [`crate::config::Config::empty_rpc`] says so, which no file, no environment variable and no option of `serve` can set.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,6 +13,8 @@ use futures_util::future::Either;
 use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic_prost::ProstCodec;
 use tower::{Layer, Service};
 
@@ -19,20 +22,29 @@ use tower::{Layer, Service};
 pub const EMPTY_RPC: &str = "/taskpass.bench.v1.Bench/Empty";
 
 /// Puts the RPC before a service.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct EmptyLayer;
+#[derive(Clone, Debug)]
+pub(super) struct EmptyLayer(Routes);
+
+impl EmptyLayer {
+    pub(super) fn new() -> Self {
+        Self(Routes::new(Bench).prepare())
+    }
+}
 
 impl<S> Layer<S> for EmptyLayer {
     type Service = WithEmpty<S>;
 
     fn layer(&self, inner: S) -> WithEmpty<S> {
-        WithEmpty(inner)
+        WithEmpty { inner, routes: self.0.clone() }
     }
 }
 
 /// See the module's text.
 #[derive(Clone, Debug)]
-pub(super) struct WithEmpty<S>(S);
+pub(super) struct WithEmpty<S> {
+    inner: S,
+    routes: Routes,
+}
 
 type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
@@ -46,20 +58,41 @@ where
     type Future = Either<S::Future, Answer<S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         if request.uri().path() == EMPTY_RPC {
-            Either::Right(Box::pin(async { Ok(answer(request).await) }))
+            let answer = self.routes.call(request);
+            Either::Right(Box::pin(async { Ok(answer.await.unwrap_or_else(|never| match never {})) }))
         } else {
-            Either::Left(self.0.call(request))
+            Either::Left(self.inner.call(request))
         }
     }
 }
 
-/// As the generated code of any unary RPC would.
-async fn answer(request: Request<Body>) -> Response<Body> {
-    let nothing = tower::service_fn(async |_: tonic::Request<()>| Ok::<_, Status>(tonic::Response::new(())));
-    tonic::server::Grpc::new(ProstCodec::<(), ()>::default()).unary(nothing, request).await
+/// A service of one RPC, as generated code has it.
+#[derive(Clone, Copy, Debug)]
+struct Bench;
+
+impl NamedService for Bench {
+    const NAME: &'static str = "taskpass.bench.v1.Bench";
+}
+
+impl Service<Request<Body>> for Bench {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer<Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(async {
+            let nothing =
+                tower::service_fn(async |_: tonic::Request<()>| Ok::<_, Status>(tonic::Response::new(())));
+            Ok(tonic::server::Grpc::new(ProstCodec::<(), ()>::default()).unary(nothing, request).await)
+        })
+    }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures_util::Stream;
 use prost::Message as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, Result};
@@ -19,6 +18,7 @@ use crate::revoke::feed::Happened;
 use crate::time::{Clock, Timestamp};
 
 use super::gate::Admitted;
+use super::operations::Operations;
 use super::positions::{self, SignedPositions};
 use super::{parse, render, status};
 
@@ -41,7 +41,7 @@ pub(super) type Frames =
 pub(super) struct FeedFace {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
-    operations: TaskTracker,
+    operations: Operations,
     positions: Arc<SignedPositions>,
     stop: CancellationToken,
 }
@@ -51,7 +51,7 @@ impl FeedFace {
     pub(super) fn new(
         broker: Arc<Broker>,
         clock: Arc<dyn Clock>,
-        operations: TaskTracker,
+        operations: Operations,
         stop: CancellationToken,
     ) -> Self {
         Self { broker, clock, operations, positions: Arc::default(), stop }
@@ -71,8 +71,8 @@ impl FeedFace {
         let known = hello.known.map(|known| positions::known("hello.known", known)).transpose()?;
         let command = Follow { audience: parse::audience("hello.audience", hello.audience)?, bound, known };
         let (broker, now, asking) = (Arc::clone(&self.broker), self.clock.now(), caller.clone());
-        let decided = self.operations.spawn(async move { broker.follow(&asking, command, now).await });
-        let followed = decided.await.map_err(Error::internal)??;
+        let decided = self.operations.run(async move { broker.follow(&asking, command, now).await });
+        let followed = decided.await??;
         let ended = self.stop.child_token();
         tokio::spawn(listen(said, followed.following.reader(), ended.clone()));
         let sender = Sender {

@@ -13,7 +13,6 @@ use futures_util::StreamExt as _;
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic_health::pb::health_server;
 use tonic_reflection::pb::{v1, v1alpha};
@@ -27,6 +26,7 @@ use crate::ops::{Broker, Caller};
 use crate::time::{Clock, Timestamp};
 
 use super::meters::{Counting, Meters};
+use super::operations::Operations;
 use super::slots::{Slot, Slots};
 use super::status;
 
@@ -42,7 +42,7 @@ pub(super) struct GateLayer(Arc<Shared>);
 struct Shared {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
-    operations: TaskTracker,
+    operations: Operations,
     meters: Meters,
     slots: Slots,
     patience: Duration,
@@ -62,7 +62,7 @@ impl GateLayer {
     pub(super) fn new(
         broker: Arc<Broker>,
         clock: Arc<dyn Clock>,
-        operations: TaskTracker,
+        operations: Operations,
         limits: &Limits,
         stop: CancellationToken,
     ) -> Self {
@@ -183,7 +183,7 @@ impl Shared {
         }
     }
 
-    /// Puts a call of a standard service before policy, in a task of its own as all decisions: its audit line is written whatever becomes of
+    /// Puts a call of a standard service before policy, to its end as all decisions: its audit line is written whatever becomes of
     /// the call.
     async fn permit(
         &self,
@@ -192,12 +192,12 @@ impl Shared {
         method: &Arc<str>,
     ) -> Result<(), tonic::Status> {
         let (broker, now, method) = (Arc::clone(&self.broker), self.clock.now(), Arc::clone(method));
-        let permitted = self.operations.spawn(async move {
+        let permitted = self.operations.run(async move {
             let permitted = standard.permit(&broker, &caller, now).await;
             drop(slot);
             permitted.map_err(|error| status::refuse(&caller, &method, &error))
         });
-        permitted.await.unwrap_or_else(|panicked| Err(status::to_status(&Error::internal(panicked))))
+        permitted.await.unwrap_or_else(|panicked| Err(status::to_status(&panicked)))
     }
 }
 

@@ -6,6 +6,7 @@ mod follow;
 mod gate;
 mod health;
 mod meters;
+mod operations;
 mod parse;
 mod positions;
 mod render;
@@ -39,6 +40,7 @@ use empty::EmptyLayer;
 use follow::FeedFace;
 use gate::GateLayer;
 use health::{Health, Serving};
+use operations::Operations;
 use services::Face;
 
 /// The largest list of headers, in bytes.
@@ -61,13 +63,14 @@ pub async fn serve(
     incoming: impl tokio_stream::Stream<Item = std::io::Result<PeerStream>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let operations = Operations::new(operations);
     let (serving, health) = watch::channel(Serving::Yes);
     let face = Face::new(Arc::clone(&broker), Arc::clone(&clock), operations.clone());
     let feed = FeedFace::new(Arc::clone(&broker), Arc::clone(&clock), operations.clone(), stop.clone());
     let health = Health::new(meters::services(), health);
     let routes = routes(face, feed, health, config.limits.message_bytes);
     let gate = GateLayer::new(Arc::clone(&broker), clock, operations, &config.limits, stop.clone());
-    let empty = config.empty_rpc.then_some(EmptyLayer);
+    let empty = config.empty_rpc.then(EmptyLayer::new);
     let (mut doors, mut servers) = (Vec::new(), Vec::new());
     for age in ages(config.listen.max_connection_age) {
         let (door, connections) = mpsc::channel(1);
@@ -78,7 +81,7 @@ pub async fn serve(
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_connection_age(age)
-            .layer(tower::util::option_layer(empty))
+            .layer(tower::util::option_layer(empty.clone()))
             .layer(gate.clone())
             .add_routes(routes.clone());
         let until = stop.clone().cancelled_owned();

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use crate::error::{Error, Result};
@@ -12,6 +11,7 @@ use crate::proto;
 use crate::time::{Clock, Timestamp};
 
 use super::gate::Admitted;
+use super::operations::Operations;
 use super::{parse, render, status};
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
@@ -21,7 +21,7 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 pub(super) struct Face {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
-    operations: TaskTracker,
+    operations: Operations,
 }
 
 /// One call: who, when, and what was asked.
@@ -34,11 +34,11 @@ struct Call<M> {
 
 impl Face {
     /// For a broker. Every operation is one of `operations`, whatever becomes of the call that began it.
-    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, operations: TaskTracker) -> Self {
+    pub(super) fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, operations: Operations) -> Self {
         Self { broker, clock, operations }
     }
 
-    /// Runs an operation in a task of its own and turns its error into a status: a caller that hangs up, or a call that is given up, leaves
+    /// Runs an operation to its end and turns its error into a status: a caller that hangs up, or a call that is given up, leaves
     /// no effect half done and none without its audit line.
     async fn answered<M, T, F>(
         &self,
@@ -54,14 +54,15 @@ impl Face {
         let Admitted { caller, slot } =
             admitted.ok_or_else(|| status::to_status(&Error::internal("a call passed no gate")))?;
         let (broker, now, message) = (Arc::clone(&self.broker), self.clock.now(), request.into_inner());
-        let operation = operation(Call { broker, caller: caller.clone(), now, message });
+        // On the heap at once: what it will hold is large, and would be copied at each step on the way there.
+        let operation = Box::pin(operation(Call { broker, caller: caller.clone(), now, message }));
         let to_its_end = async move {
             let answer = operation.await;
             drop(slot);
             answer.map(Response::new).map_err(|error| status::refuse(&caller, method, &error))
         };
-        let answer = self.operations.spawn(to_its_end).await;
-        answer.unwrap_or_else(|panicked| Err(status::to_status(&Error::internal(panicked))))
+        let answer = self.operations.run(to_its_end).await;
+        answer.unwrap_or_else(|panicked| Err(status::to_status(&panicked)))
     }
 }
 

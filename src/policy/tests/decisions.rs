@@ -315,3 +315,35 @@ fn each_question_is_decided_by_its_own_facts_however_often_it_was_asked() {
         assert_eq!(decided.is_ok(), *expected, "{facts:?}");
     }
 }
+
+#[test]
+fn what_was_decided_of_one_caller_audience_or_action_is_not_said_of_another() {
+    let engine = engine(
+        r#"permit (principal == Taskpass::Workload::"spiffe://example.org/mcp/docs",
+            action == Taskpass::Action::"Validate",
+            resource == Taskpass::Audience::"https://docs.example.org/mcp")
+            when { context.is_verifier && context.credential == "token" };
+           @max_token_lifetime("1m")
+           permit (principal, action == Taskpass::Action::"MintToken", resource);"#,
+    );
+    let (register, owner) = (Register::sample(), id(AGENT));
+    let (docs, payments, search) = (register.docs(), register.payments(), tool("search"));
+    let (verifier, other) =
+        (caller("spiffe://example.org/mcp/docs"), caller("spiffe://example.org/mcp/payments/1"));
+    let tools = [&search];
+    let minted = MintFacts { tools: &tools, ..mint(task_of(&owner), &[]) };
+    let begun = BeginFacts { lifetime: minted.lifetime, ..begin(&tools) };
+    for _ in 0..3 {
+        let validate = |who, audience, what| engine.decide::<Validate>(who, audience, what).is_ok();
+        assert!(validate(&verifier, docs, Judged::Token));
+        assert!(!validate(&verifier, docs, Judged::Certificate));
+        assert!(!validate(&verifier, payments, Judged::Token));
+        assert!(!validate(&other, docs, Judged::Token));
+        assert!(engine.decide::<Follow>(&verifier, docs, AsVerifier).is_err());
+        assert!(engine.decide::<BeginTask>(&caller(AGENT), docs, begun).is_err());
+        let permit = engine.decide::<MintToken>(&caller(AGENT), docs, minted).unwrap();
+        assert_eq!((permit.caller().as_str(), permit.token_lifetime(minutes(15))), (AGENT, minutes(1)));
+        let permit = engine.decide::<MintToken>(&caller(OTHER_AGENT), docs, minted).unwrap();
+        assert_eq!(permit.caller().as_str(), OTHER_AGENT);
+    }
+}

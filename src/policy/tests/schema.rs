@@ -7,7 +7,7 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 
 use super::*;
-use crate::policy::contexts::Contexts;
+use crate::policy::contexts::context_of;
 use crate::policy::entities::Vocabulary;
 
 /// Decided, and no RPC of their own: part of another RPC, or a standard service as a whole.
@@ -44,7 +44,7 @@ fn conforms<'a, A: Action>(resource: A::Resource<'a>, facts: A::Context<'a>) {
     let (resource, facts, who) = (resource.into(), facts.into(), id(AGENT));
     let principal = vocabulary.workload(&who).unwrap();
     let target = vocabulary.resource(&resource).unwrap();
-    let context = Contexts::new().of(&who, &resource, &facts).unwrap();
+    let context = context_of(&who, &resource, &facts).unwrap();
     let action = vocabulary.action(A::PLACE).unwrap().clone();
     Request::new(principal.uid.clone(), action, target.uid.clone(), context, Some(&schema))
         .unwrap_or_else(|why| panic!("{}: {why}", A::NAME));
