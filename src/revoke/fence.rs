@@ -69,7 +69,10 @@ pub trait FenceStore: Send + Sync {
     /// Raises the fence in one partition: one entry in its history, whose sequence is the cut. If the fence that stands on the target is of this very intent, nothing
     /// changes and the partition's present position is the answer. Else the fence takes the place of the one that stands: cut, moment and actor are the new ones,
     /// also for what that one had ended. So an intent that is raised again after another on the same target cuts again, which ends more than it must and never
-    /// less. `block_until` and `forget_at` only grow, in both cases.
+    /// less. `block_until` and `forget_at` only grow, in both cases; a fence that cuts is remembered at least until the latest deadline that any task of the partition
+    /// was ever given, whatever has become of that task.
+    ///
+    /// A fence stands until its `forget_at`, and at that very moment it is none: it ends nothing, and whoever raises it again, the same intent too, cuts anew.
     async fn raise(&self, partition: Partition, intent: &FenceIntent, now: Timestamp)
     -> StepResult<Position>;
 

@@ -144,6 +144,7 @@ macro_rules! contract_suite {
                 intents_stay_until_they_are_finished
                 a_broker_that_died_in_the_middle_is_finished_by_another
                 a_fence_raised_late_is_kept_while_something_older_could_live
+                a_fence_stands_until_the_very_moment_at_which_it_is_forgotten
                 a_workload_named_like_a_prefix_is_not_fenced
             ;
             lapse:

@@ -57,6 +57,20 @@ fn told<H: Harness>(
     })
 }
 
+/// Tells the stories by which a store and the model, or two stores, were once found to differ.
+pub(crate) fn tells_what_was_found<H: Harness>(make: impl AsyncFn() -> H) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for (found, story) in ops::found() {
+        let told = runtime.block_on(async {
+            let mut harness = make().await;
+            Driver::new(&mut harness).play(&story).await
+        });
+        if let Err(error) = told {
+            panic!("{found}: {error}");
+        }
+    }
+}
+
 /// Tells `cases` stories (more by `PROPTEST_CASES`), others in each run, each to a fresh store, and shrinks the first that the model contradicts.
 pub(crate) fn holds<H: Harness>(cases: u32, make: impl AsyncFn() -> H) {
     let seed = seed();

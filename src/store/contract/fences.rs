@@ -337,6 +337,31 @@ pub(crate) async fn a_fence_raised_late_is_kept_while_something_older_could_live
     assert!(!w.status(&task).await.is_live());
 }
 
+pub(crate) async fn a_fence_stands_until_the_very_moment_at_which_it_is_forgotten(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let start = w.now;
+    let at = |time: Duration| start.saturating_add(time);
+    let just_before = |time: Duration| at(time).saturating_sub(Duration::from_millis(1));
+    // What has ended counts by the deadline that it was given.
+    let draft = BeginTask { deadline: at(3 * HOUR), ..w.draft(OTHER) };
+    let task = w.begun_as(&draft).await;
+    w.end(EndTask { retention: MINUTE, ..w.ending(task.id, EndReason::Completed) }).await;
+    let (partition, empty) = (task.id.partition(), Partition::from_low_bits(60));
+    let intent = FenceIntent { forget_at: at(2 * HOUR), ..w.workload(AGENT) };
+    let store = w.store();
+    let raise = async |partition, now| store.raise(partition, &intent, now).await.unwrap().seq;
+    let (cut, cut_of_empty) = (raise(partition, start).await, raise(empty, start).await);
+    // What begins later does not make it last longer.
+    let later = BeginTask { deadline: at(4 * HOUR), ..w.draft(OTHER) };
+    w.begun_as(&later).await;
+    assert_eq!(raise(empty, just_before(2 * HOUR)).await, cut_of_empty);
+    assert_eq!(raise(empty, at(2 * HOUR)).await, cut_of_empty + 1);
+    for (cuts, until) in [(0, 3 * HOUR), (1, 4 * HOUR)] {
+        assert_eq!(raise(partition, just_before(until)).await, cut + cuts);
+        assert_eq!(raise(partition, at(until)).await, cut + cuts + 1);
+    }
+}
+
 pub(crate) async fn a_workload_named_like_a_prefix_is_not_fenced(h: &mut dyn Harness) {
     let mut w = World::new(h);
     let deeper = w.begun(&format!("{AGENT}/deeper")).await;

@@ -21,6 +21,11 @@ mod in_memory {
 }
 
 #[test]
+fn what_stories_have_found_once_holds() {
+    crate::store::model::tells_what_was_found(async || Embedded::in_memory());
+}
+
+#[test]
 fn the_model_holds() {
     crate::store::model::holds(256, async || Embedded::in_memory());
 }

@@ -4,6 +4,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -160,4 +162,23 @@ fn op() -> impl Strategy<Value = Op> {
 /// What happens in one case.
 pub(super) fn story() -> impl Strategy<Value = Vec<Op>> {
     vec(op(), 1..60)
+}
+
+/// What stories have shown once, and the least of them.
+pub(super) fn found() -> Vec<(&'static str, Vec<Op>)> {
+    // Of one thing any index picks the first.
+    let only = || any::<Index>().new_tree(&mut TestRunner::deterministic()).unwrap().current();
+    let raise = || Op::Raise { intent: only(), partition: 1 };
+    vec![(
+        "a fence that was raised late was forgotten before the deadline of a task that had ended",
+        vec![
+            Op::Copy,
+            Op::Intend { target: 0, block: 0 },
+            Op::Pass { minutes: 117 },
+            Op::Restore(only()),
+            raise(),
+            Op::Pass { minutes: 3 },
+            raise(),
+        ],
+    )]
 }

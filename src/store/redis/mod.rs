@@ -6,7 +6,7 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `{pNN}m` | string, 67 bytes | the partition: version 1, generation 12, sequence 8, chain 20, greatest now 8, number of fences 2, and where the walk over the history stands 8 + 8 |
+//! | `{pNN}m` | string, 75 bytes | the partition: version 1, generation 12, sequence 8, chain 20, greatest now 8, number of fences 2, where the walk over the history stands 8 + 8, and the latest deadline that any task was ever given 8 (which an older one lacks) |
 //! | `{pNN}t:<id>` | string | a task: 1 and 15 bytes of the idempotency key's digest, 16 of the request's (zeros if there is none), then the record as in [`crate::task::record`] |
 //! | `{pNN}c:<id><chunk>` | string, TTL | 64 credentials with consecutive numbers (chunk = number / 64), 10 bytes each: kind 1 (plus 128 if revoked; 0 if none), grant 1, issued at 4, expires at 4 (seconds) |
 //! | `{pNN}d` | sorted set | every task, by deadline while it lives, by the end of its readable time afterwards |

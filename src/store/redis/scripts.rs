@@ -68,18 +68,18 @@ impl Step {
     /// The text that the server runs.
     pub(super) const fn code(self) -> &'static str {
         match self {
-            Self::Begin => join!(may "guard" "tick" "task" "begin"),
+            Self::Begin => join!(may "guard" "tick" "task" "horizon" "begin"),
             Self::Replay => join!(must "guard" "task" "replay"),
             Self::Read => join!(must "guard" "task" "read"),
             Self::Views => join!(must "guard" "task" "views"),
-            Self::Extend => join!(must "guard" "tick" "task" "extend"),
+            Self::Extend => join!(must "guard" "tick" "task" "horizon" "extend"),
             Self::End => join!(must "guard" "tick" "task" "append" "end"),
             Self::Lapse => join!(must "guard" "task" "lapse"),
             Self::Record => join!(may "guard" "tick" "task" "record"),
             Self::Check => join!(must "guard" "task" "cell" "check"),
             Self::Revoke => join!(must "guard" "tick" "task" "append" "cell" "revoke"),
             Self::Credentials => join!(must "guard" "task" "credentials"),
-            Self::Raise => join!(must "guard" "tick" "append" "raise"),
+            Self::Raise => join!(must "guard" "tick" "append" "horizon" "raise"),
             Self::Blocks => join!(must "guard" "blocks"),
             Self::Grow => join!(must "grow" "append" "grown"),
             Self::Observe => join!(must "observe"),

@@ -31,6 +31,7 @@ end
 value = sub(value, 1, 48) .. pack('>I8', seq) .. sub(value, 57, 84) .. gen .. sub(value, 97)
 call('SET', base .. 't:' .. id, value)
 call('ZADD', base .. 'd', deadline, id)
+widen(deadline)
 call('ZADD', base .. 'o:' .. sub(redis.sha1hex(owner), 1, 16), 0, id)
 if key ~= NOBODY then call('HSET', base .. 'i', key, id) end
 -- By a clock that is ahead of the caller's a short task may be over.

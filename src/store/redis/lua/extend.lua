@@ -14,6 +14,7 @@ if deadline > t.deadline then
   call('SETRANGE', t.key, 36, pack('>I4I8', t.version + 1, deadline))
   call('SETRANGE', t.key, 76, pack('>I8', readable))
   call('ZADD', base .. 'd', deadline, id)
+  widen(deadline)
   t = find(id, true)
 end
 return reply('v', view(t))

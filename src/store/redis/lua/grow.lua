@@ -7,7 +7,7 @@ local meta = call('GET', KEYS[1])
 if meta and sub(meta, 1, 1) ~= '\1' then return redis.error_reply('DAMAGED meta') end
 if (meta and sub(meta, 2, 13) or '') ~= ARGV[2] then return sub(meta or '', 2, 41) end
 local seq, chain, clock = 0, string.rep('\0', 20), 0
-local rest = pack('>I2I8I8', 0, 0, 0)
+local rest = pack('>I2I8I8I8', 0, 0, 0, 0)
 if meta then
   local _
   _, seq, chain, clock = unpack('>c13I8c20I8', meta)

@@ -127,3 +127,41 @@ async fn a_credential_and_a_task_are_small() {
     let (task, first, more) = ((begun - start) / 1_000, (alone - begun) / 1_000, (used() - alone) / 9_000);
     assert!(task <= 1_000 && first <= 200 && more <= 50, "{task}, {first} and {more} bytes");
 }
+
+/// A meta that ends before the latest deadline, as brokers wrote it that kept none.
+fn shorten_meta(server: &RedisServer) {
+    let mut client = server.client();
+    let meta: Vec<u8> = redis::cmd("GET").arg("taskpass:{p01}m").query(&mut client).unwrap();
+    assert_eq!(meta.len(), 75);
+    redis::cmd("SET").arg("taskpass:{p01}m").arg(&meta[..67]).exec(&mut client).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_knows_no_latest_deadline_yet_keeps_fences_as_long_as_its_tasks() {
+    let server = RedisServer::plain();
+    let store = fresh(&virtual_time(&server)).await;
+    let partition = Partition::from_low_bits(1);
+    let at = now();
+    let old = BeginTask { deadline: at.saturating_add(3 * HOUR), ..draft(1) };
+    let id = old.id;
+    store.begin(old, at).await.unwrap();
+    shorten_meta(&server);
+    let intent = |number, target: &str| FenceIntent {
+        id: uuid::Uuid::from_u128(number),
+        target: FenceTarget::Workload(target.to_owned()),
+        at,
+        block_until: at,
+        forget_at: at.saturating_add(HOUR),
+        by: Actor::default(),
+    };
+    let late = at.saturating_add(2 * HOUR);
+    store.raise(partition, &intent(1, AGENT), at).await.unwrap();
+    let shorter = BeginTask { deadline: at.saturating_add(HOUR), ..draft(1) };
+    store.begin(shorter, at).await.unwrap();
+    // Both have learnt of the task that was there before.
+    let other = intent(2, "spiffe://one.example/other");
+    let cut = store.raise(partition, &other, at).await.unwrap();
+    let view = store.read(id, late).await.unwrap().unwrap();
+    assert!(!view.status.is_live());
+    assert_eq!(store.raise(partition, &other, late).await.unwrap(), cut);
+}

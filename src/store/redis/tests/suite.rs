@@ -234,6 +234,11 @@ mod cluster {
 }
 
 #[test]
+fn what_stories_have_found_once_holds() {
+    crate::store::model::tells_what_was_found(async || Shared::standalone().await);
+}
+
+#[test]
 fn the_model_holds() {
     crate::store::model::holds(48, async || Shared::standalone().await);
 }
