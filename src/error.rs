@@ -100,6 +100,8 @@ reasons! {
     ClockSkew = "CLOCK_SKEW", Dependency;
     /// Work goes on in the background; ask again.
     NotFinished = "NOT_FINISHED", Dependency;
+    /// The key that this broker signs with was withdrawn; it takes up the next.
+    KeyFenced = "KEY_FENCED", Dependency;
     /// Our own bug or damage; the request id leads to the log.
     Internal = "INTERNAL", Internal;
 }

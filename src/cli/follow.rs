@@ -216,6 +216,10 @@ fn ended(partition: u8, seq: u64, entry: &Entry) -> Told {
             let facts = json!({ "target_sha256": render::hex(target.as_bytes()), "cut": cut, "partition": partition, "sequence": seq });
             ("fence", format!("{target:?} below {cut} (partition {partition:02} at {seq})"), facts)
         }
+        Entry::KeyFenced { key, .. } => {
+            let facts = json!({ "key": key, "partition": partition, "sequence": seq });
+            ("key_fenced", format!("everything under key {key} (partition {partition:02} at {seq})"), facts)
+        }
         Entry::Generation { new } => {
             let facts = json!({ "generation": new, "partition": partition, "sequence": seq });
             ("generation", format!("{new} (partition {partition:02} at {seq}): what is older is void"), facts)

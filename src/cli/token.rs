@@ -149,6 +149,7 @@ impl Validate {
                 .presented_dpop_thumbprint
                 .map(|it| it.to_vec().into())
                 .unwrap_or_default(),
+            certificate_authority_jwk_sha256: Vec::new().into(),
         })
     }
 }

@@ -96,6 +96,8 @@ pub(super) struct Shared {
     pub(super) id: Uuid,
     pub(super) follower: String,
     pub(super) audience: Arc<str>,
+    /// Of the audience, as it was when the stream began.
+    trust_domain: Arc<str>,
     pub(super) bound: Duration,
     heard: Mutex<Heard>,
 }
@@ -118,7 +120,13 @@ struct Heard {
 }
 
 impl Shared {
-    pub(super) fn new(id: Uuid, follower: String, audience: Arc<str>, bound: Duration) -> Self {
+    pub(super) fn new(
+        id: Uuid,
+        follower: String,
+        audience: Arc<str>,
+        trust_domain: Arc<str>,
+        bound: Duration,
+    ) -> Self {
         let now = Instant::now();
         let heard = Heard {
             beats: VecDeque::new(),
@@ -129,7 +137,7 @@ impl Shared {
             registered: None,
             left: None,
         };
-        Self { id, follower, audience, bound, heard: Mutex::new(heard) }
+        Self { id, follower, audience, trust_domain, bound, heard: Mutex::new(heard) }
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -364,7 +372,8 @@ impl Following {
         let place = usize::from(partition.number());
         let resume = self.resume.filter(|(of, _)| *of == partition).map(|(_, told)| told);
         let seen = self.seen.get(place).copied().flatten();
-        let due = self.hub.mirror.due(partition, seen, resume, &self.shared.audience, MOST_ENTRIES);
+        let who = (&*self.shared.audience, &*self.shared.trust_domain);
+        let due = self.hub.mirror.due(partition, seen, resume, who, MOST_ENTRIES);
         let now = match &due {
             Due::Nothing => return None,
             Due::Snapshot { now, .. } | Due::Delta { now, .. } => *now,

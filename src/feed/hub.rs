@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use super::receipt::Acknowledged;
 use crate::error::{Error, Reason, Result};
 use crate::ids::random;
 use crate::revoke::feed::{FeedEntry, FeedStore, Happened, Registration};
+use crate::revoke::fence::FenceTarget;
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::{Clock, Timestamp};
 
@@ -50,11 +52,17 @@ pub(super) const CLOCKS_APART: Duration = Duration::from_secs(5);
 /// How often registrations are renewed, at least.
 const RENEWAL: Duration = Duration::from_secs(5);
 
-/// Whom the end of a task concerns.
+/// Whom the end of a task, or of a key, concerns.
 #[async_trait]
 pub trait Concerns: Send + Sync {
     /// Its audiences, [`Concern::All`] if the task is not known, or not to be had; and when the last of all that it has minted expires, if that is known.
     async fn of(&self, task: TaskId, now: Timestamp) -> (Concern, Option<Timestamp>);
+
+    /// Whoever may be shown what is signed under a key: the audiences of its trust domain, [`Concern::All`] for a key of the task CA or one that is not known.
+    fn of_key(&self, key: &KeyId) -> Concern;
+
+    /// The trust domain of an audience, if that is registered now.
+    fn trust_domain_of(&self, audience: &str) -> Option<Arc<str>>;
 
     /// The largest bound of any audience that is registered now.
     fn largest_bound(&self) -> Duration;
@@ -136,10 +144,12 @@ impl Hub {
         self: &Arc<Self>,
         follower: String,
         audience: Arc<str>,
+        trust_domain: Arc<str>,
         bound: Duration,
     ) -> Result<Following> {
         let bound = bound.clamp(*BOUNDS.start(), *BOUNDS.end());
-        let shared = Arc::new(Shared::new(Uuid::from_bytes(random()?), follower, audience, bound));
+        let id = Uuid::from_bytes(random()?);
+        let shared = Arc::new(Shared::new(id, follower, audience, trust_domain, bound));
         let following = Following::new(Arc::clone(self), self.taken_in(&shared)?, self.looks.subscribe());
         self.register(std::slice::from_ref(&shared)).await.map_err(|error| {
             Error::new(Reason::StoreUnavailable, "The store does not answer. Try again.").with_detail(error)
@@ -153,6 +163,11 @@ impl Hub {
     /// Whether this broker has told its followers of an end that the store, if it says otherwise, has forgotten or was made to forget. Knows of nothing while nobody follows.
     pub fn speaks_against(&self, credential: &CredentialId, ancestors: &[TaskId]) -> bool {
         self.mirror.speaks_against(credential, ancestors)
+    }
+
+    /// Whether this broker has told its followers of a fence of the key in a partition. Knows of nothing while nobody follows.
+    pub fn has_fenced(&self, partition: Partition, key: &KeyId) -> bool {
+        self.mirror.has_fenced(partition, key)
     }
 
     /// How far the history of each partition went at the last look. Nothing that a failover may rightly lose: where replicas count, the look has waited for them.
@@ -365,6 +380,7 @@ impl Hub {
                 Happened::CredentialRevoked(credential) => {
                     (self.concerns.of(credential.task, now).await.0, None)
                 }
+                Happened::Fence(FenceTarget::Key(key)) => (self.concerns.of_key(key), None),
                 Happened::Fence(_) | Happened::Generation => (Concern::All, None),
             };
             let last = last.map(|last| last.max(entry.at).saturating_add(FORGET_SLACK));
@@ -394,6 +410,15 @@ impl Hub {
         }
         let left = registration.until.since(self.clock.now());
         left + RENEWAL * 2 >= registration.bound + REGISTRATION_SLACK
+    }
+
+    /// Whether a follower by this or another broker is told of what concerns these.
+    pub(super) fn is_concerned(&self, concern: &Concern, registration: &Registration) -> bool {
+        let trust_domain = match concern {
+            Concern::TrustDomain(_) => self.concerns.trust_domain_of(&registration.audience),
+            Concern::All | Concern::Audiences(_) => None,
+        };
+        concern.covers(&registration.audience, trust_domain.as_deref())
     }
 
     pub(super) fn largest_bound(&self) -> Duration {

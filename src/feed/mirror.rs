@@ -4,8 +4,10 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use taskpass_verifier::ids::{CredentialId, Generation, PARTITIONS, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
 use crate::revoke::feed::{FeedEntry, Happened};
+use crate::revoke::fence::FenceTarget;
 use crate::task::store::Position;
 use crate::time::Timestamp;
 
@@ -16,14 +18,17 @@ pub enum Concern {
     All,
     /// The audiences that the task has grants for.
     Audiences(Arc<[Arc<str>]>),
+    /// The audiences of a trust domain: those that take tokens under its keys.
+    TrustDomain(Arc<str>),
 }
 
 impl Concern {
-    /// Whether those who verify for `audience` are told.
-    pub fn covers(&self, audience: &str) -> bool {
+    /// Whether those who verify for `audience`, which is one of the trust domain, are told. Where the trust domain is not known they are: one too many is no harm.
+    pub fn covers(&self, audience: &str, trust_domain: Option<&str>) -> bool {
         match self {
             Self::All => true,
             Self::Audiences(audiences) => audiences.iter().any(|one| &**one == audience),
+            Self::TrustDomain(name) => trust_domain.is_none_or(|of| of == &**name),
         }
     }
 }
@@ -47,6 +52,12 @@ struct Part {
     /// Of what the items tell.
     tasks: HashSet<TaskId>,
     credentials: HashSet<CredentialId>,
+    keys: HashSet<KeyId>,
+}
+
+/// Whether a new generation leaves it as it is: what is refused for its generation alone is not what somebody signs with a key that was stolen.
+fn outlives_generations(item: &Item) -> bool {
+    matches!(item.entry.what, Happened::Fence(FenceTarget::Key(_)))
 }
 
 impl Part {
@@ -56,10 +67,15 @@ impl Part {
 
     fn add(&mut self, item: Item) {
         match item.entry.what {
-            // Whatever was before it is refused by the generation alone.
-            Happened::Generation => self.clear(),
+            // Whatever was before it is refused by the generation alone, but for keys.
+            Happened::Generation => {
+                let kept = std::mem::take(&mut self.items);
+                self.clear();
+                kept.into_iter().filter(outlives_generations).for_each(|item| self.add(item));
+            }
             Happened::TaskEnded(task) => drop(self.tasks.insert(task)),
             Happened::CredentialRevoked(credential) => drop(self.credentials.insert(credential)),
+            Happened::Fence(FenceTarget::Key(key)) => drop(self.keys.insert(key)),
             Happened::Fence(_) => {}
         }
         self.items.push_back(item);
@@ -154,6 +170,11 @@ impl Mirror {
         })
     }
 
+    /// Whether it has told of a fence of the key in a partition.
+    pub(super) fn has_fenced(&self, partition: Partition, key: &KeyId) -> bool {
+        self.with(partition, |part| part.keys.contains(key))
+    }
+
     /// The last place of this history at which the partition's followers were told what has happened: the entry itself, or a new generation, which says as much. `None` if nobody has to
     /// be told any more.
     pub(super) fn place_of(&self, partition: Partition, what: &Happened) -> Option<Sent> {
@@ -170,13 +191,13 @@ impl Mirror {
         Partition::all().map(|partition| self.with(partition, |part| part.items.len())).sum()
     }
 
-    /// What a follower of `audience` has to be told, at most `most` entries. `resume`: a snapshot of this partition that was cut off after this sequence.
+    /// What a follower of `audience`, one of the trust domain, has to be told, at most `most` entries. `resume`: a snapshot of this partition that was cut off after this sequence.
     pub(super) fn due(
         &self,
         partition: Partition,
         sent: Option<Sent>,
         resume: Option<Sent>,
-        audience: &str,
+        (audience, trust_domain): (&str, &str),
         most: usize,
     ) -> Due {
         self.with(partition, |part| {
@@ -190,7 +211,11 @@ impl Mirror {
             let after = resume.or(known).map_or(0, |known| known.seq);
             // Entries are in order of their sequence.
             let first = part.items.partition_point(|item| item.entry.seq <= after);
-            let wanted = part.items.iter().skip(first).filter(|item| item.concern.covers(audience));
+            let wanted = part
+                .items
+                .iter()
+                .skip(first)
+                .filter(|item| item.concern.covers(audience, Some(trust_domain)));
             let mut entries: Vec<_> = wanted.take(most.saturating_add(1)).cloned().collect();
             let more = entries.len() > most;
             entries.truncate(most);

@@ -212,7 +212,7 @@ impl Hub {
             }
         };
         let mut pending: Vec<_> =
-            registered.into_iter().filter(|stream| concern.covers(&stream.audience)).collect();
+            registered.into_iter().filter(|stream| self.is_concerned(concern, stream)).collect();
         let all = pending.len();
         let give_up = Instant::now() + wait;
         let mut passed = Vec::new();

@@ -142,8 +142,11 @@ impl Broker {
 
 /// The line for an end that this broker finishes and somebody asked another for, or asked for before.
 fn finishing(intent: &FenceIntent) -> Trail {
-    let (FenceTarget::Workload(target) | FenceTarget::TrustDomain(target)) = &intent.target;
-    let mut trail = Trail::new("FinishRevocation", target);
+    let action = match intent.target {
+        FenceTarget::Workload(_) | FenceTarget::TrustDomain(_) => "FinishRevocation",
+        FenceTarget::Key(_) => "FinishKeyFence",
+    };
+    let mut trail = Trail::new(action, intent.target.name());
     trail.fact("fence", intent.id);
     trail.fact("by", &intent.by.spiffe_id);
     trail.fact("asked_at", intent.at);

@@ -109,7 +109,12 @@ pub enum Shown {
     /// A token; not yet judged in any way but its length.
     Token(Secret<String>),
     /// A certificate's serial number; its chain is the verifier's affair.
-    Serial(CredentialId),
+    Serial {
+        /// The number.
+        id: CredentialId,
+        /// Of the intermediate that has signed it, where the verifier says so.
+        authority: Option<KeyId>,
+    },
     /// Something that cannot be a credential of ours: inactive.
     Nothing,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskpass_verifier::VerificationKey;
 use taskpass_verifier::ids::{Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
 use crate::audience::{Audience, AudienceRegister, DEFAULT_BOUND};
 use crate::error::{Error, Reason, Result};
@@ -65,7 +66,8 @@ impl Broker {
             jwks: jwks.to_owned(),
         };
         let follower = caller.spiffe_id().to_string();
-        let mut following = self.feed.follow(follower, audience.uri().as_str().into(), bound).await?;
+        let (uri, of) = (audience.uri().as_str().into(), trust_domain.as_str().into());
+        let mut following = self.feed.follow(follower, uri, of, bound).await?;
         if let Some(known) = &command.known {
             self.hold_against(known, signer.public(), trail).await?;
         }
@@ -108,7 +110,7 @@ impl Broker {
     }
 }
 
-/// Whom the end of a task concerns, by its facts in the store.
+/// Whom the end of a task concerns, by its facts in the store, and that of a key, by the keyring.
 pub struct ByFacts {
     store: Arc<dyn Store>,
     keys: Arc<Keyring>,
@@ -138,6 +140,17 @@ impl Concerns for ByFacts {
             }
             _ => (Concern::All, None),
         }
+    }
+
+    fn of_key(&self, key: &KeyId) -> Concern {
+        let of_it = self.keys.key_sets().find(|(_, keys)| keys.get(key).is_some());
+        of_it.map_or(Concern::All, |(name, _)| Concern::TrustDomain(name.as_str().into()))
+    }
+
+    fn trust_domain_of(&self, audience: &str) -> Option<Arc<str>> {
+        let register = self.audiences.snapshot();
+        let mut of_it = register.iter().filter(|one: &&Arc<Audience>| one.uri().as_str() == audience);
+        of_it.next().map(|audience| audience.trust_domain().as_str().into())
     }
 
     fn largest_bound(&self) -> Duration {

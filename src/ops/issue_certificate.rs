@@ -73,6 +73,7 @@ impl Broker {
                     task: known.facts.id,
                     version: known.version,
                     kind: CredentialKind::Certificate,
+                    key: ca.key_id(),
                     grant: 0,
                     issued_at: now.floor_to_second(),
                     expires_at,

@@ -80,7 +80,7 @@ impl Broker {
     }
 
     async fn raise_again(&self, block: &FenceIntent, lost_in: &[Partition], now: Timestamp) -> Result<()> {
-        let (FenceTarget::Workload(target) | FenceTarget::TrustDomain(target)) = &block.target;
+        let target = block.target.name();
         tracing::warn!(target, partitions = lost_in.len(), "the store had lost a block; it is raised again");
         reach(Place::BlockLost);
         let raised = lost_in.iter().map(|partition| self.store.raise(*partition, block, now));
@@ -92,7 +92,11 @@ impl Broker {
         if stands_in == 0 {
             return raised;
         }
-        let mut trail = Trail::new("KeepBlock", target);
+        let action = match block.target {
+            FenceTarget::Workload(_) | FenceTarget::TrustDomain(_) => "KeepBlock",
+            FenceTarget::Key(_) => "KeepKeyFence",
+        };
+        let mut trail = Trail::new(action, target);
         trail.fact("fence", block.id);
         trail.fact("by", &block.by.spiffe_id);
         trail.fact("block_until", block.block_until);

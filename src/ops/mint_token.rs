@@ -88,6 +88,7 @@ impl Broker {
                     task: known.facts.id,
                     version: known.version,
                     kind: CredentialKind::Token,
+                    key: issuer.signer().kid(),
                     grant: index,
                     issued_at: now.floor_to_second(),
                     expires_at,
@@ -184,11 +185,13 @@ impl Broker {
                 "certificate_der must be an unexpired certificate of this task.",
             )
         };
-        let certificate = cert::recognise(self.keys.task_ca(), der, now).ok_or_else(refused)?;
+        let ca = self.keys.task_ca();
+        let certificate = cert::recognise(ca, der, now).ok_or_else(refused)?;
         if certificate.id.task != task {
             return Err(refused().with_detail("a certificate of another task"));
         }
-        match self.store.check(certificate.id, now).await.map_err(super::tasks::store_error)? {
+        let check = self.store.check(certificate.id, ca.key_id(), now).await;
+        match check.map_err(super::tasks::store_error)? {
             crate::task::store::CheckOutcome::Active { .. } => Ok(certificate),
             other => Err(refused().with_detail(format_args!("{other:?}"))),
         }

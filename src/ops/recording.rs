@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use taskpass_verifier::keyset::KeyId;
+
 use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
 use crate::ids::{CredentialId, Generation, TaskId};
@@ -37,8 +39,12 @@ impl Broker {
             let credential = plan(known).map_err(|short| self.too_short(known, short, now))?;
             reach(Place::CredentialDecided);
             match self.store.record(credential, now).await.map_err(store_error)? {
-                RecordOutcome::Recorded { id: credential, .. }
-                    if self.is_contradicted(credential, &known.facts.lineage, now).await =>
+                RecordOutcome::Recorded { .. } if self.feed.has_fenced(id.partition(), &credential.key) => {
+                    return Err(key_fenced(&credential.key));
+                }
+                RecordOutcome::KeyFenced => return Err(key_fenced(&credential.key)),
+                RecordOutcome::Recorded { id: recorded, .. }
+                    if self.is_contradicted(recorded, &known.facts.lineage, credential.key, now).await =>
                 {
                     self.known.remove(&id);
                     return Err(Error::new(Reason::TaskEnded, "The task has ended. Begin another."));
@@ -76,18 +82,20 @@ impl Broker {
         Err(Error::store("the task changes faster than a credential can be recorded"))
     }
 
-    /// Whether the feed has told of the end of a credential that the store calls good. What was told stays. Where the store still says so, somebody has put its record back.
+    /// Whether the feed has told of the end of a credential that the store calls good, or of that of its key. What was told stays. Where the store still says so, somebody has put its record back.
     pub(super) async fn is_contradicted(
         &self,
         credential: CredentialId,
         ancestors: &[TaskId],
+        key: KeyId,
         now: Timestamp,
     ) -> bool {
-        if !self.feed.speaks_against(&credential, ancestors) {
+        let fenced = self.feed.has_fenced(credential.task.partition(), &key);
+        if !fenced && !self.feed.speaks_against(&credential, ancestors) {
             return false;
         }
         // It may have ended just now.
-        if let Ok(CheckOutcome::Active { .. }) = self.store.check(credential, now).await {
+        if let Ok(CheckOutcome::Active { .. }) = self.store.check(credential, key, now).await {
             metrics::counter!("taskpass_forged_records_total").increment(1);
             tracing::error!(%credential, "the store calls a credential good whose end this broker has told");
         }
@@ -105,4 +113,12 @@ impl Broker {
         );
         Error::new(Reason::NoLifetimeLeft, sentence)
     }
+}
+
+/// This broker has yet to hear that its key is no longer to be signed with.
+fn key_fenced(key: &KeyId) -> Error {
+    metrics::counter!("taskpass_mints_under_fenced_keys_total").increment(1);
+    let sentence =
+        "The key that this broker signs with was withdrawn just now. Try again: it takes up the next.";
+    Error::new(Reason::KeyFenced, sentence).with_detail(key)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use taskpass_verifier::claims::{AuthorizationDetails, UnixSeconds};
+use taskpass_verifier::keyset::KeyId;
 use taskpass_verifier::token::{UnverifiedToken, VerifiedToken};
 use taskpass_verifier::{Expectations, Presented, Refusal};
 
@@ -63,7 +64,9 @@ impl Broker {
             // A trust domain that was taken out of the configuration has no live authority.
             _ if self.issuer(&audience).is_err() => Err(unserved(audience.trust_domain())),
             Shown::Token(token) => self.judge_token(token.expose(), &audience, presented, now, trail).await?,
-            Shown::Serial(id) => self.judge_certificate(*id, &audience, now, trail).await?,
+            Shown::Serial { id, authority } => {
+                self.judge_certificate(*id, *authority, &audience, now, trail).await?
+            }
             Shown::Nothing => Err(Inactive("not a serial number of ours".to_owned())),
         };
         match verdict {
@@ -100,7 +103,8 @@ impl Broker {
         };
         let claims = seen.token.claims();
         trail.fact("jti", claims.jti);
-        let record = match self.store.check(claims.jti, now).await.map_err(store_error)? {
+        let key = seen.token.key_id();
+        let record = match self.store.check(claims.jti, key, now).await.map_err(store_error)? {
             CheckOutcome::Active { record, generation, began_seq }
                 if record.kind == CredentialKind::Token
                     && record.expires_at == Timestamp::from_secs(claims.exp.0)
@@ -112,7 +116,7 @@ impl Broker {
             }
             other => return Ok(Err(Inactive(describe(&other)))),
         };
-        if self.is_contradicted(claims.jti, claims.taskpass.lineage.ancestors(), now).await {
+        if self.is_contradicted(claims.jti, claims.taskpass.lineage.ancestors(), key, now).await {
             return Ok(Err(Inactive("the feed has told of its end".to_owned())));
         }
         let Some(known) = self.known_task(claims.jti.task, now).await? else {
@@ -166,25 +170,43 @@ impl Broker {
         Ok(seen)
     }
 
+    /// Under whose keys a certificate may be signed that has not expired yet.
+    fn intermediates(&self) -> Vec<KeyId> {
+        vec![self.keys.task_ca().key_id()]
+    }
+
     async fn judge_certificate(
         &self,
         id: CredentialId,
+        authority: Option<KeyId>,
         audience: &Audience,
         now: Timestamp,
         trail: &mut Trail,
     ) -> Result<std::result::Result<answer::ActiveCredential, Inactive>> {
         trail.fact("serial", id);
-        let expires_at = match self.store.check(id, now).await.map_err(store_error)? {
-            CheckOutcome::Active { record, .. } if record.kind == CredentialKind::Certificate => {
-                record.expires_at
+        let intermediates = self.intermediates();
+        if authority.is_some_and(|named| !intermediates.contains(&named)) {
+            return Ok(Err(Inactive("no intermediate of ours".to_owned())));
+        }
+        // A serial number alone does not say which has signed it: then none of them may be fenced.
+        let keys = authority.map_or(intermediates, |named| vec![named]);
+        let mut expires_at = None;
+        for key in &keys {
+            match self.store.check(id, *key, now).await.map_err(store_error)? {
+                CheckOutcome::Active { record, .. } if record.kind == CredentialKind::Certificate => {
+                    expires_at = Some(record.expires_at);
+                }
+                other => return Ok(Err(Inactive(describe(&other)))),
             }
-            other => return Ok(Err(Inactive(describe(&other)))),
-        };
+        }
+        let expires_at = expires_at.ok_or_else(|| Error::internal("a task CA without an intermediate"))?;
         let Some(known) = self.known_task(id.task, now).await? else {
             return Ok(Err(Inactive("unknown task".to_owned())));
         };
-        if self.is_contradicted(id, &known.facts.lineage, now).await {
-            return Ok(Err(Inactive("the feed has told of its end".to_owned())));
+        for key in keys {
+            if self.is_contradicted(id, &known.facts.lineage, key, now).await {
+                return Ok(Err(Inactive("the feed has told of its end".to_owned())));
+            }
         }
         if !self.serves(known.facts.owner.trust_domain()) {
             return Ok(Err(unserved(known.facts.owner.trust_domain())));
@@ -221,6 +243,7 @@ fn describe(outcome: &CheckOutcome) -> String {
         CheckOutcome::Active { .. } => "recorded otherwise".to_owned(),
         CheckOutcome::TaskEnded(end) => format!("task ended: {}", end.reason.as_str()),
         CheckOutcome::Revoked => "revoked".to_owned(),
+        CheckOutcome::KeyFenced => "its key is fenced".to_owned(),
         CheckOutcome::Unknown => "not recorded".to_owned(),
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
 use super::Store;
 use crate::ids::new_task_id;
@@ -27,6 +28,7 @@ use crate::time::{Clock, SystemClock, Timestamp};
 pub(crate) mod credentials;
 pub(crate) mod ends;
 pub(crate) mod feed;
+pub(crate) mod fenced_keys;
 pub(crate) mod fences;
 pub(crate) mod history;
 pub(crate) mod keyring;
@@ -147,6 +149,18 @@ macro_rules! contract_suite {
                 a_fence_stands_until_the_very_moment_at_which_it_is_forgotten
                 a_workload_named_like_a_prefix_is_not_fenced
             ;
+            fenced_keys:
+                nothing_is_recorded_under_a_fenced_key_and_all_under_others
+                what_is_signed_under_a_fenced_key_is_dead_whenever_its_task_began
+                a_fence_of_a_key_ends_no_task_and_blocks_no_begin
+                the_key_is_that_of_what_is_presented_whatever_was_recorded
+                the_end_of_a_task_or_credential_is_told_before_that_of_its_key
+                nothing_recorded_beside_the_fence_of_its_key_is_good_after_it
+                a_fence_of_a_key_stands_until_it_is_forgotten_and_no_longer
+                a_fence_of_a_key_is_there_after_a_crash_and_in_a_new_generation
+                a_fence_of_a_key_is_told_in_the_history
+                a_lost_fence_of_a_key_that_is_raised_again_refuses
+            ;
             lapse:
                 a_lapse_writes_what_is_due_and_nothing_else
                 a_lapse_stops_at_its_limit_and_says_so
@@ -234,6 +248,8 @@ pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const AGENT: &str = "spiffe://one.example/agent/a";
 pub(crate) const OTHER: &str = "spiffe://one.example/agent/b";
 pub(crate) const STRANGER: &str = "spiffe://two.example/agent/a";
+/// Under which cases mint.
+pub(crate) const KEY: KeyId = KeyId::from_bytes([1; 32]);
 const OPERATOR: &str = "spiffe://one.example/operator";
 
 /// A task as a case knows it.
@@ -339,6 +355,7 @@ impl<'h> World<'h> {
             task: task.id,
             version: task.record.head.version,
             kind: CredentialKind::Token,
+            key: KEY,
             grant: 3,
             issued_at: self.now.floor_to_second(),
             expires_at: self
@@ -362,7 +379,7 @@ impl<'h> World<'h> {
     }
 
     pub(crate) async fn check(&self, id: CredentialId) -> CheckOutcome {
-        self.store().check(id, self.now).await.unwrap()
+        self.store().check(id, KEY, self.now).await.unwrap()
     }
 
     pub(crate) async fn is_active(&self, id: CredentialId) -> bool {

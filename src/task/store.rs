@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskpass_verifier::ids::{CredentialId, Generation, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
 use super::record::{SealedFacts, TaskRecord};
 use super::state::{Actor, End, EndReason, Status};
@@ -251,6 +252,8 @@ pub struct RecordCredential {
     pub version: u32,
     /// Token or certificate.
     pub kind: CredentialKind,
+    /// Under which it will be signed: the JWT key, or the intermediate's. Not stored: what is presented names it.
+    pub key: KeyId,
     /// Index of the grant in the task's facts; 0 for certificates.
     pub grant: u8,
     /// In whole seconds.
@@ -277,6 +280,8 @@ pub enum RecordOutcome {
     Stale,
     /// The task has ended.
     Ended(End),
+    /// A fence of the key stands: nothing is signed under it any more. The task goes on, and another key will do.
+    KeyFenced,
     /// It would outlive its task, whose deadline this is (G7).
     BeyondDeadline(Timestamp),
     /// The limit is reached.
@@ -305,7 +310,7 @@ pub struct CredentialRecord {
 /// What came of [`CredentialStore::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// Recorded, unexpired, not revoked; its task and all above it live; no fence; generation current.
+    /// Recorded, unexpired, not revoked; its task and all above it live; no fence, of its key neither; generation current.
     Active {
         /// To be compared with what is presented.
         record: CredentialRecord,
@@ -318,6 +323,8 @@ pub enum CheckOutcome {
     TaskEnded(End),
     /// Revoked by itself.
     Revoked,
+    /// A fence stands of the key under which it is signed; its task goes on.
+    KeyFenced,
     /// Not recorded, or past its expiry.
     Unknown,
 }
@@ -325,13 +332,14 @@ pub enum CheckOutcome {
 /// Credentials of tasks.
 #[async_trait]
 pub trait CredentialStore: Send + Sync {
-    /// Records a credential on condition that its task is live in every respect and `version` is the stored one (looked at in this order: unknown, ended, stale,
-    /// beyond the deadline, exhausted). Its number is the count of those issued before it. **Not** idempotent: a step whose answer was lost
+    /// Records a credential on condition that its task is live in every respect and `version` is the stored one, and no fence stands of its key (looked at in
+    /// this order: unknown, ended, key fenced, stale, beyond the deadline, exhausted). Its number is the count of those issued before it. **Not** idempotent: a step whose answer was lost
     /// leaves a record that nobody holds a credential for.
     async fn record(&self, credential: RecordCredential, now: Timestamp) -> StepResult<RecordOutcome>;
 
-    /// Whether a credential is good, by one read. Looked at in this order: unknown (the task, or the credential), task ended, revoked.
-    async fn check(&self, id: CredentialId, now: Timestamp) -> StepResult<CheckOutcome>;
+    /// Whether a credential that was presented, signed under `key`, is good, by one read. Looked at in this order: unknown (the task, or the credential), task ended,
+    /// revoked, key fenced. Whether it was recorded for that key is not known here, see [`crate::revoke::fence`].
+    async fn check(&self, id: CredentialId, key: KeyId, now: Timestamp) -> StepResult<CheckOutcome>;
 
     /// Ends one credential, whether or not its task has ended; an entry in the history the first time, and the partition's present position afterwards. `None`: not
     /// recorded, or past its expiry. Idempotent.

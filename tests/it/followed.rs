@@ -11,8 +11,9 @@ use taskpass::time::{Clock, SystemClock, Timestamp};
 use taskpass_verifier::claims::Thumbprint;
 use taskpass_verifier::feed::{self, FollowerConfig};
 use taskpass_verifier::ids::TaskId;
+use taskpass_verifier::keyset::Algorithm;
 use taskpass_verifier::verifier::TaskCertificate;
-use taskpass_verifier::{At, Presented, Refusal, UnixSeconds};
+use taskpass_verifier::{At, Presented, Refusal, UnixSeconds, VerificationKey};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -240,9 +241,13 @@ async fn a08_a_bound_token_is_refused_with_another_certificate(store: Store) {
 fn judge_certificate(server: &Server, issued: &proto::IssueCertificateResponse) -> Result<(), Refusal> {
     let (_, read) = x509_parser::parse_x509_certificate(&issued.chain_der[0]).unwrap();
     let at = |time: x509_parser::time::ASN1Time| UnixSeconds(u64::try_from(time.timestamp()).unwrap());
+    let (_, intermediate) = x509_parser::parse_x509_certificate(&issued.chain_der[1]).unwrap();
+    let point = &intermediate.public_key().subject_public_key.data;
+    let authority = VerificationKey::from_public_bytes(Algorithm::Es256, point).unwrap().id();
     let certificate = TaskCertificate {
         serial: read.raw_serial(),
         spiffe_id: &issued.spiffe_id,
+        authority,
         not_before: at(read.validity().not_before),
         not_after: at(read.validity().not_after),
     };

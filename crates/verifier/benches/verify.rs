@@ -15,7 +15,7 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
-use taskpass_verifier::keyset::Algorithm;
+use taskpass_verifier::keyset::{Algorithm, KeyId};
 use taskpass_verifier::token::{judge_own_output_without_signature, signing_input};
 use taskpass_verifier::verifier::{At, Expected};
 use taskpass_verifier::view::{Entry, Facts, Fences, Position, Snapshot};
@@ -117,9 +117,10 @@ fn views(c: &mut Criterion) {
     let estimated = view.memory_bytes() / 1024;
     eprintln!("view of {} ended tasks: {estimated} KiB by its tables, {grown} KiB resident", view.len());
     let claims = claims();
+    let key = KeyId::from_bytes([1; 32]);
     let fences = Fences::on(claims.client_id.as_str(), claims.client_id.trust_domain());
     c.bench_function("view of 100,000: one credential", |b| {
-        b.iter(|| view.refusal(black_box(&Facts::of(&claims, fences)), MOMENT));
+        b.iter(|| view.refusal(black_box(&Facts::of(&claims, key, fences)), MOMENT));
     });
     c.bench_function("view of 100,000: forget, nothing due", |b| b.iter(|| view.forget(MOMENT)));
     c.bench_function("view of 100,000: fences of an owner", |b| {

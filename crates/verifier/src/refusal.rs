@@ -132,6 +132,8 @@ refusals! {
     CredentialRevoked = "credential_revoked", "The credential was revoked.";
     /// All tasks of the agent or of its trust domain that began before a moment have ended.
     Fenced = "fenced", "All tasks of the agent, or of its trust domain, were ended.";
+    /// The key under which the credential is signed was withdrawn; its task goes on.
+    KeyFenced = "key_fenced", "The key under which the credential is signed was withdrawn.";
 
     /// The serial number or the name is not that of a task certificate, or they name different tasks.
     NotATaskCertificate = "not_a_task_certificate", "The certificate is not a task certificate.";

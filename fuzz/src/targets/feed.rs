@@ -5,8 +5,8 @@ use std::time::Duration;
 use prost::Message as _;
 use ring::signature::Ed25519KeyPair;
 use taskpass::proto::{
-    FeedDelta, FeedEntry, FeedFence, FeedFrame, FeedHeartbeat, FeedKeySet, FeedSnapshot, feed_entry,
-    feed_frame,
+    FeedDelta, FeedEntry, FeedFence, FeedFrame, FeedHeartbeat, FeedKeyFence, FeedKeySet, FeedSnapshot,
+    feed_entry, feed_frame,
 };
 use taskpass_verifier::feed::{Fed, Frames, SignedFrame, Violation};
 use taskpass_verifier::ids::{CredentialId, Generation, PARTITIONS, Partition, TaskId};
@@ -100,6 +100,7 @@ fn entries() -> Vec<FeedEntry> {
             cut: 12,
             raised_at: NOW * 1_000,
         }),
+        feed_entry::What::KeyFence(FeedKeyFence { key_id: vec![8; 32].into() }),
     ]
     .map(|what| FeedEntry { what: Some(what), forget_at: NOW + 900 })
     .to_vec()

@@ -15,6 +15,7 @@ use crate::ops::command::Follow;
 use crate::ops::{Broker, Caller, Followed};
 use crate::proto::{self, feed_entry, feed_frame, follow_request};
 use crate::revoke::feed::Happened;
+use crate::revoke::fence::FenceTarget;
 use crate::time::{Clock, Timestamp};
 
 use super::gate::Admitted;
@@ -240,6 +241,9 @@ fn entry(item: &Item, generation: &[u8]) -> proto::FeedEntry {
     let what = match &item.entry.what {
         Happened::TaskEnded(task) => feed_entry::What::TaskEnded(task.as_bytes().to_vec().into()),
         Happened::CredentialRevoked(id) => feed_entry::What::CredentialRevoked(id.to_bytes().to_vec().into()),
+        Happened::Fence(FenceTarget::Key(key)) => {
+            feed_entry::What::KeyFence(proto::FeedKeyFence { key_id: key.as_bytes().to_vec().into() })
+        }
         Happened::Fence(target) => {
             let digest = ring::digest::digest(&ring::digest::SHA256, target.key().as_bytes());
             let target_sha256 = digest.as_ref().to_vec().into();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use taskpass_verifier::claims::{Thumbprint, ToolName};
 use taskpass_verifier::constraint::{ArgumentConstraint, Constraints, Limits, Scalar};
+use taskpass_verifier::keyset::KeyId;
 
 use crate::error::{Error, Reason, Result};
 use crate::ids::{CredentialId, TaskId};
@@ -89,7 +90,9 @@ pub(super) fn validate(m: proto::ValidateRequest) -> Result<command::Validate> {
         Some(Credential::CertificateSerial(serial)) => {
             let octets = serial::octets("certificate_serial", &serial)?;
             // A number that we never give is that of somebody else's certificate.
-            CredentialId::from_bytes(octets).map_or(command::Shown::Nothing, command::Shown::Serial)
+            let authority = key_id("certificate_authority_jwk_sha256", &m.certificate_authority_jwk_sha256)?;
+            let ours = |id| command::Shown::Serial { id, authority };
+            CredentialId::from_bytes(octets).map_or(command::Shown::Nothing, ours)
         }
         None => return Err(Error::invalid("credential", "send token or certificate_serial")),
     };
@@ -250,6 +253,10 @@ fn thumbprint(field: &str, value: &[u8]) -> Result<Option<Thumbprint>> {
     let bytes: [u8; 32] =
         value.try_into().map_err(|_| Error::invalid(field, "must be 32 bytes: a SHA-256 digest"))?;
     Ok(Some(Thumbprint::from_bytes(bytes)))
+}
+
+fn key_id(field: &str, value: &[u8]) -> Result<Option<KeyId>> {
+    Ok(thumbprint(field, value)?.map(|digest| KeyId::from_bytes(*digest.as_bytes())))
 }
 
 fn certificate(der: &[u8]) -> Result<Option<Vec<u8>>> {

@@ -94,7 +94,7 @@ pub(crate) async fn nothing_begun_or_minted_slips_behind_a_fence(h: &mut dyn Har
             let view = store.read(id_of(&record), now).await.unwrap().unwrap();
             assert_eq!(view.status.is_live(), !older, "began at {}, cut {}", record.head.began_seq, cut.seq);
             if let RecordOutcome::Recorded { id, .. } = minted {
-                let active = matches!(store.check(id, now).await.unwrap(), CheckOutcome::Active { .. });
+                let active = matches!(store.check(id, KEY, now).await.unwrap(), CheckOutcome::Active { .. });
                 assert_eq!(active, !older);
             }
         }
@@ -112,6 +112,7 @@ fn new_request(record: &TaskRecord, now: Timestamp) -> RecordCredential {
         task: id_of(record),
         version: record.head.version,
         kind: CredentialKind::Token,
+        key: KEY,
         grant: 0,
         issued_at: now,
         expires_at: now.saturating_add(MINUTE),

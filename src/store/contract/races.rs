@@ -36,7 +36,7 @@ async fn mint_against_end(
     match minted {
         RecordOutcome::Recorded { id, .. } => {
             assert_eq!(view.record.head.credentials, 1, "recorded after the end");
-            assert!(matches!(store.check(id, now).await.unwrap(), CheckOutcome::TaskEnded(_)));
+            assert!(matches!(store.check(id, KEY, now).await.unwrap(), CheckOutcome::TaskEnded(_)));
             true
         }
         RecordOutcome::Ended(_) => {

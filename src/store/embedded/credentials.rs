@@ -1,6 +1,7 @@
 //! The steps of credentials.
 
 use taskpass_verifier::ids::{CredentialId, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
 use super::rows::*;
 use super::txn::Txn;
@@ -16,6 +17,9 @@ pub(super) fn record(txn: &mut Txn<'_>, asked: &RecordCredential, now: Timestamp
     let Some(old) = view.task(asked.task)? else { return Ok(RecordOutcome::Unknown) };
     if let Some(end) = view.end(&old)? {
         return Ok(RecordOutcome::Ended(end));
+    }
+    if view.key_fenced(asked.key)? {
+        return Ok(RecordOutcome::KeyFenced);
     }
     if asked.version != old.head.version {
         return Ok(RecordOutcome::Stale);
@@ -43,7 +47,7 @@ pub(super) fn record(txn: &mut Txn<'_>, asked: &RecordCredential, now: Timestamp
     Ok(RecordOutcome::Recorded { id, generation: old.head.generation, began_seq: old.head.began_seq })
 }
 
-pub(super) fn check<T: Table>(view: &View<'_, T>, id: CredentialId) -> Stepped<CheckOutcome> {
+pub(super) fn check<T: Table>(view: &View<'_, T>, id: CredentialId, key: KeyId) -> Stepped<CheckOutcome> {
     let Some(task) = view.task(id.task)? else { return Ok(CheckOutcome::Unknown) };
     let Some(record) = view.credential(id)? else { return Ok(CheckOutcome::Unknown) };
     if let Some(end) = view.end(&task)? {
@@ -51,6 +55,9 @@ pub(super) fn check<T: Table>(view: &View<'_, T>, id: CredentialId) -> Stepped<C
     }
     if record.revoked {
         return Ok(CheckOutcome::Revoked);
+    }
+    if view.key_fenced(key)? {
+        return Ok(CheckOutcome::KeyFenced);
     }
     let (generation, began_seq) = (task.head.generation, task.head.began_seq);
     Ok(CheckOutcome::Active { record, generation, began_seq })

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use taskpass_verifier::ids::{CredentialId, Generation, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 use uuid::Uuid;
 
 use super::{EmbeddedStore, credentials, fences, lapse, tasks};
@@ -81,8 +82,8 @@ impl CredentialStore for EmbeddedStore {
         self.writing(move |txn| credentials::record(txn, &credential, now)).await
     }
 
-    async fn check(&self, id: CredentialId, now: Timestamp) -> StepResult<CheckOutcome> {
-        self.reading(id.task.partition(), now, |view| credentials::check(view, id)).await
+    async fn check(&self, id: CredentialId, key: KeyId, now: Timestamp) -> StepResult<CheckOutcome> {
+        self.reading(id.task.partition(), now, |view| credentials::check(view, id, key)).await
     }
 
     async fn revoke(

@@ -3,8 +3,10 @@
 
 use redb::ReadableTable;
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
 use super::rows::*;
+use crate::revoke::fence::FenceTarget;
 use crate::task::TaskRecord;
 use crate::task::record::trust_domain_of;
 use crate::task::state::{Actor, End, EndReason, Status};
@@ -100,6 +102,11 @@ impl<T: Table> View<'_, T> {
         let workload = self.fence(&format!("w:{owner}"))?;
         let trust_domain = self.fence(&format!("t:{}", trust_domain_of(owner)))?;
         Ok([(EndReason::WorkloadRevoked, workload), (EndReason::TrustDomainRevoked, trust_domain)])
+    }
+
+    /// Whether a fence stands of the key.
+    pub(super) fn key_fenced(&self, key: KeyId) -> Stepped<bool> {
+        Ok(self.row.fences > 0 && self.fence(&FenceTarget::Key(key).key())?.is_some())
     }
 
     /// What has ended the task itself, its ancestors aside.

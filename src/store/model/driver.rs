@@ -7,6 +7,7 @@ use std::time::Duration;
 use proptest::sample::Index;
 use proptest::test_runner::TestCaseError;
 use taskpass_verifier::ids::{CredentialId, Generation, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
 use super::ops::Op;
 use super::plan::{Step, minutes};
@@ -35,7 +36,8 @@ pub(super) struct Driver<'h> {
     chains: BTreeMap<(Partition, Generation, u64), [u8; 20]>,
     pub(super) now: Timestamp,
     pub(super) drafts: Vec<BeginTask>,
-    pub(super) credentials: Vec<CredentialId>,
+    /// Each with the key under which it was recorded.
+    pub(super) credentials: Vec<(CredentialId, KeyId)>,
     pub(super) intents: Vec<FenceIntent>,
     fresh: u32,
 }
@@ -220,12 +222,13 @@ impl<'h> Driver<'h> {
                 let actual = answered("record", store.record(asked, now).await)?;
                 let expected = self.model.record(&asked, now);
                 if let RecordOutcome::Recorded { id, .. } = &expected {
-                    self.credentials.push(*id);
+                    self.credentials.push((*id, asked.key));
                 }
                 same("record", &actual, &expected)
             }
-            Step::Check(id) => {
-                same("check", &answered("check", store.check(id, now).await)?, &self.model.check(id, now))
+            Step::Check(id, key) => {
+                let actual = answered("check", store.check(id, key, now).await)?;
+                same("check", &actual, &self.model.check(id, key, now))
             }
             Step::Revoke(id) => {
                 let mut actual = answered("revoke", store.revoke(id, now).await)?;
@@ -423,8 +426,8 @@ impl<'h> Driver<'h> {
                 return wrong(format!("{} lives again", draft.id));
             }
         }
-        for id in &self.credentials {
-            let check = answered("check", self.h.store().check(*id, self.now).await)?;
+        for (id, key) in &self.credentials {
+            let check = answered("check", self.h.store().check(*id, *key, self.now).await)?;
             if matches!(check, CheckOutcome::Active { .. }) && !self.is_covered(id.task.partition()) {
                 return wrong(format!("{id} is good again"));
             }
@@ -483,6 +486,7 @@ impl<'h> Driver<'h> {
                 task: draft.id,
                 version: part.task(draft.id, at).map_or(1, |task| task.record.head.version),
                 kind: CredentialKind::Token,
+                key: KeyId::from_bytes([0; 32]),
                 grant: 0,
                 issued_at: self.now,
                 expires_at: self.now.saturating_add(MINUTE),
@@ -493,8 +497,8 @@ impl<'h> Driver<'h> {
                 self.take(&minted).await?;
             }
         }
-        for id in self.credentials.clone() {
-            self.take(&Step::Check(id)).await?;
+        for (id, key) in self.credentials.clone() {
+            self.take(&Step::Check(id, key)).await?;
         }
         for live_only in [false, true] {
             self.same_list(ListTasks { owner: None, live_only, after: None, limit: 5 }).await?;

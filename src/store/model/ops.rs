@@ -45,8 +45,13 @@ pub(super) enum Op {
         minutes: u64,
         limit: u32,
         certificate: bool,
+        key: u8,
     },
-    Check(Index),
+    /// Under the key of so many after the one that it was recorded under.
+    Check {
+        credential: Index,
+        other_key: u8,
+    },
     Revoke(Index),
     Credentials {
         task: Index,
@@ -123,17 +128,18 @@ fn step() -> impl Strategy<Value = Op> {
         4 => (any_task(), any::<bool>(), 1..200u64, any::<bool>())
             .prop_map(|(task, revoked, retention, bury)| Op::End { task, revoked, retention, bury }),
         1 => (0..3u8, any::<bool>()).prop_map(|(partition, bury)| Op::EndGhost { partition, bury }),
-        10 => (any_task(), prop::bool::weighted(0.1), minutes, prop_oneof![1 => 0..4u32, 4 => Just(1_000)], any::<bool>())
-            .prop_map(|(task, stale, minutes, limit, certificate)| {
-                Op::Record { task, stale, minutes, limit, certificate }
+        10 => (any_task(), prop::bool::weighted(0.1), minutes, prop_oneof![1 => 0..4u32, 4 => Just(1_000)], any::<bool>(), 0..3u8)
+            .prop_map(|(task, stale, minutes, limit, certificate, key)| {
+                Op::Record { task, stale, minutes, limit, certificate, key }
             }),
-        5 => any::<Index>().prop_map(Op::Check),
+        5 => (any::<Index>(), prop_oneof![4 => Just(0), 1 => 1..3u8])
+            .prop_map(|(credential, other_key)| Op::Check { credential, other_key }),
         3 => any::<Index>().prop_map(Op::Revoke),
         2 => (any_task(), 0..3u32, 1..4usize).prop_map(|(task, from, limit)| Op::Credentials { task, from, limit }),
-        2 => (0..3u8, 0..60u64).prop_map(|(target, block)| Op::Intend { target, block }),
+        2 => (0..5u8, 0..60u64).prop_map(|(target, block)| Op::Intend { target, block }),
         4 => (any::<Index>(), 0..3u8).prop_map(|(intent, partition)| Op::Raise { intent, partition }),
         1 => any::<Index>().prop_map(Op::Finish),
-        2 => (0..3u8, prop_oneof![2 => Just(0), 1 => 1..60u64])
+        3 => (0..5u8, prop_oneof![2 => Just(0), 1 => 1..60u64])
             .prop_map(|(target, block)| Op::Fence { target, block }),
         4 => (0..3u8, 1..6usize).prop_map(|(partition, limit)| Op::Lapse { partition, limit }),
         2 => (option::of(0..3u8), any::<bool>(), 1..6usize)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
 use super::driver::{Driver, PARTITIONS};
 use super::ops::Op;
@@ -22,7 +23,7 @@ pub(super) enum Step {
     Extend { id: TaskId, deadline: Timestamp },
     End(EndTask),
     Record(RecordCredential),
-    Check(CredentialId),
+    Check(CredentialId, KeyId),
     Revoke(CredentialId),
     Credentials { task: TaskId, from: u32, limit: usize },
     Intend(FenceIntent),
@@ -45,11 +46,17 @@ fn owner(choice: u8) -> &'static str {
 }
 
 fn target(choice: u8) -> FenceTarget {
-    match choice % 3 {
+    match choice % 5 {
         0 => FenceTarget::Workload(AGENT.to_owned()),
         1 => FenceTarget::Workload(OTHER.to_owned()),
-        _ => FenceTarget::TrustDomain("one.example".to_owned()),
+        2 => FenceTarget::TrustDomain("one.example".to_owned()),
+        one => FenceTarget::Key(key(one - 3)),
     }
+}
+
+/// One of three, of which two are fenced now and then.
+fn key(choice: u8) -> KeyId {
+    KeyId::from_bytes([choice % 3; 32])
 }
 
 pub(super) fn minutes(count: u64) -> Duration {
@@ -71,8 +78,12 @@ impl Driver<'_> {
             Op::Extend { task, minutes: by } => self.extend_step(self.task(task)?, *by),
             Op::End { .. } | Op::EndGhost { .. } => self.end_step(op)?,
             Op::Record { .. } => self.record_step(op)?,
-            Op::Check(credential) => Step::Check(Self::pick(&self.credentials, credential)?),
-            Op::Revoke(credential) => Step::Revoke(Self::pick(&self.credentials, credential)?),
+            Op::Check { credential, other_key } => {
+                let (id, signed) = Self::pick(&self.credentials, credential)?;
+                let [first, ..] = *signed.as_bytes();
+                Step::Check(id, key(first + other_key))
+            }
+            Op::Revoke(credential) => Step::Revoke(Self::pick(&self.credentials, credential)?.0),
             Op::Credentials { task, from, limit } => {
                 Step::Credentials { task: self.task(task)?, from: *from, limit: *limit }
             }
@@ -154,7 +165,9 @@ impl Driver<'_> {
     }
 
     fn record_step(&self, op: &Op) -> Option<Step> {
-        let Op::Record { task, stale, minutes: lifetime, limit, certificate } = op else { return None };
+        let Op::Record { task, stale, minutes: lifetime, limit, certificate, key: of } = op else {
+            return None;
+        };
         let id = self.task(task)?;
         let (part, at) = self.model.look(id.partition(), self.now);
         let head = part.task(id, at).map(|task| task.record.head.clone());
@@ -166,6 +179,7 @@ impl Driver<'_> {
             task: id,
             version: if *stale { version - 1 } else { version },
             kind: if *certificate { CredentialKind::Certificate } else { CredentialKind::Token },
+            key: key(*of),
             grant: (*limit % 256) as u8,
             issued_at,
             expires_at: issued_at.saturating_add(minutes(*lifetime)).min(latest.max(at_least)),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use taskpass_verifier::ids::{CredentialId, Generation, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
@@ -26,6 +27,12 @@ pub(crate) enum Bug {
     LastEndWins,
     /// A mint does not look at fences.
     MintIgnoresFences,
+    /// A mint does not look at fences of keys.
+    MintIgnoresFencesOfKeys,
+    /// A check does not look at fences of keys.
+    CheckIgnoresFencesOfKeys,
+    /// A fence of a key refuses under every key.
+    FenceOfOneKeyIsOfAll,
     /// A mint does not look at what is above its task.
     MintIgnoresAncestors,
     /// A mint does not look at the version of the facts.
@@ -57,10 +64,13 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::ExtensionIgnoresTheEnd,
         Self::LastEndWins,
         Self::MintIgnoresFences,
+        Self::MintIgnoresFencesOfKeys,
+        Self::CheckIgnoresFencesOfKeys,
+        Self::FenceOfOneKeyIsOfAll,
         Self::MintIgnoresAncestors,
         Self::MintIgnoresTheVersion,
         Self::FenceMissesAPartition,
@@ -136,6 +146,9 @@ impl<H: Forgetful> Harness for Planted<H> {
         self.sound.races()
     }
 }
+
+/// No story has a fence of it.
+const UNFENCED: KeyId = KeyId::from_bytes([255; 32]);
 
 struct PlantedStore {
     sound: Arc<dyn Store>,
@@ -228,6 +241,9 @@ impl CredentialStore for PlantedStore {
         {
             asked.version = view.record.head.version;
         }
+        if self.has(Bug::MintIgnoresFencesOfKeys) {
+            asked.key = UNFENCED;
+        }
         use crate::task::state::EndReason::{AncestorEnded, TrustDomainRevoked, WorkloadRevoked};
         match self.sound.record(asked, now).await? {
             RecordOutcome::Ended(end)
@@ -241,10 +257,17 @@ impl CredentialStore for PlantedStore {
         }
     }
 
-    async fn check(&self, id: CredentialId, now: Timestamp) -> StepResult<CheckOutcome> {
-        let late = self.sound.check(id, now).await?;
+    async fn check(&self, id: CredentialId, key: KeyId, now: Timestamp) -> StepResult<CheckOutcome> {
+        let key = if self.has(Bug::CheckIgnoresFencesOfKeys) { UNFENCED } else { key };
+        let late = self.sound.check(id, key, now).await?;
         if self.has(Bug::ExpiryHasGrace) && late == CheckOutcome::Unknown {
-            return self.sound.check(id, now.saturating_sub(MINUTE)).await;
+            return self.sound.check(id, key, now.saturating_sub(MINUTE)).await;
+        }
+        if self.has(Bug::FenceOfOneKeyIsOfAll) && matches!(late, CheckOutcome::Active { .. }) {
+            let fences = self.sound.blocks(id.task.partition(), now).await?;
+            if fences.iter().any(|fence| matches!(fence.target, FenceTarget::Key(_))) {
+                return Ok(CheckOutcome::KeyFenced);
+            }
         }
         Ok(late)
     }
@@ -255,7 +278,7 @@ impl CredentialStore for PlantedStore {
         now: Timestamp,
     ) -> StepResult<Option<(CredentialRecord, Position)>> {
         if self.has(Bug::RevocationIsNotStored)
-            && let CheckOutcome::Active { mut record, .. } = self.sound.check(id, now).await?
+            && let CheckOutcome::Active { mut record, .. } = self.sound.check(id, UNFENCED, now).await?
         {
             record.revoked = true;
             // Some position or other, of an entry that is there.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use taskpass_verifier::ids::{CredentialId, Generation, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 use uuid::Uuid;
 
 use crate::keys::store::StoredKeyring;
@@ -77,6 +78,10 @@ impl Part {
 
     fn fence(&self, key: &str, now: Timestamp) -> Option<&Fence> {
         self.fences.get(key).filter(|fence| fence.forget_at > now)
+    }
+
+    fn key_fenced(&self, key: KeyId, now: Timestamp) -> bool {
+        self.fence(&format!("k:{key}"), now).is_some()
     }
 
     fn own_end(&self, record: &TaskRecord, now: Timestamp) -> Option<End> {
@@ -325,6 +330,9 @@ impl Model {
         if let Status::Ended(end) = view.status {
             return RecordOutcome::Ended(end);
         }
+        if part.key_fenced(asked.key, now) {
+            return RecordOutcome::KeyFenced;
+        }
         if head.version != asked.version {
             return RecordOutcome::Stale;
         }
@@ -345,7 +353,7 @@ impl Model {
         RecordOutcome::Recorded { id, generation: head.generation, began_seq: head.began_seq }
     }
 
-    pub(super) fn check(&self, id: CredentialId, now: Timestamp) -> CheckOutcome {
+    pub(super) fn check(&self, id: CredentialId, key: KeyId, now: Timestamp) -> CheckOutcome {
         let (part, now) = self.look(id.task.partition(), now);
         let (Some(view), Some(record)) = (part.view(id.task, now), part.credential(id, now)) else {
             return CheckOutcome::Unknown;
@@ -353,6 +361,7 @@ impl Model {
         match view.status {
             Status::Ended(end) => CheckOutcome::TaskEnded(end),
             Status::Live if record.revoked => CheckOutcome::Revoked,
+            Status::Live if part.key_fenced(key, now) => CheckOutcome::KeyFenced,
             Status::Live => {
                 let TaskHead { generation, began_seq, .. } = view.record.head;
                 CheckOutcome::Active { record, generation, began_seq }

@@ -2,10 +2,12 @@
 
 use async_trait::async_trait;
 use taskpass_verifier::ids::{CredentialId, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
 use super::RedisStore;
 use super::scripts::Step;
 use super::wire::{Pack, Reader, odd};
+use crate::revoke::fence::FenceTarget;
 use crate::store::leave_out;
 use crate::task::store::{
     CheckOutcome, CredentialKind, CredentialRecord, CredentialStore, Position, RecordCredential,
@@ -61,7 +63,9 @@ impl CredentialStore for RedisStore {
             .byte(credential.grant)
             .u32(seconds(credential.issued_at))
             .u32(seconds(credential.expires_at));
-        let answer = self.step(Step::Record, task.partition(), &[asked.as_ref()], false, now).await?;
+        let key = FenceTarget::Key(credential.key).key();
+        let args = [asked.as_ref(), key.as_bytes()];
+        let answer = self.step(Step::Record, task.partition(), &args, false, now).await?;
         let mut reader = answer.reader();
         Ok(match answer.code {
             b'r' => {
@@ -72,6 +76,7 @@ impl CredentialStore for RedisStore {
             }
             b's' => RecordOutcome::Stale,
             b'e' => RecordOutcome::Ended(reader.end()?),
+            b'k' => RecordOutcome::KeyFenced,
             b'd' => RecordOutcome::BeyondDeadline(reader.time()?),
             b'x' => RecordOutcome::Exhausted,
             b'u' => RecordOutcome::Unknown,
@@ -79,9 +84,10 @@ impl CredentialStore for RedisStore {
         })
     }
 
-    async fn check(&self, id: CredentialId, now: Timestamp) -> StepResult<CheckOutcome> {
-        let asked = asked(id);
-        let answer = self.step(Step::Check, id.task.partition(), &[asked.as_ref()], false, now).await?;
+    async fn check(&self, id: CredentialId, key: KeyId, now: Timestamp) -> StepResult<CheckOutcome> {
+        let (asked, key) = (asked(id), FenceTarget::Key(key).key());
+        let args = [asked.as_ref(), key.as_bytes()];
+        let answer = self.step(Step::Check, id.task.partition(), &args, false, now).await?;
         let mut reader = answer.reader();
         Ok(match answer.code {
             b'a' => {
@@ -91,6 +97,7 @@ impl CredentialStore for RedisStore {
             }
             b'e' => CheckOutcome::TaskEnded(reader.end()?),
             b'r' => CheckOutcome::Revoked,
+            b'k' => CheckOutcome::KeyFenced,
             b'u' => CheckOutcome::Unknown,
             _ => return Err(odd()),
         })

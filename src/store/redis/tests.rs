@@ -14,6 +14,7 @@ use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
 use super::server::{RedisServer, RedisSetup};
 use super::*;
 use crate::ids::new_task_id;
+use crate::store::contract::KEY;
 use crate::task::SealedFacts;
 use crate::task::state::{Actor, EndReason};
 use crate::task::store::*;
@@ -55,6 +56,7 @@ fn request(task: TaskId) -> RecordCredential {
         task,
         version: 1,
         kind: CredentialKind::Token,
+        key: KEY,
         grant: 0,
         issued_at: now().floor_to_second(),
         expires_at: now().floor_to_second().saturating_add(Duration::from_secs(120)),
@@ -83,7 +85,7 @@ impl RedisStore {
     }
 
     async fn is_active(&self, id: CredentialId) -> bool {
-        matches!(self.check(id, now()).await.unwrap(), CheckOutcome::Active { .. })
+        matches!(self.check(id, KEY, now()).await.unwrap(), CheckOutcome::Active { .. })
     }
 
     async fn completed(&self, id: TaskId) -> Position {
@@ -97,7 +99,7 @@ impl RedisStore {
     async fn check_soon(&self, id: CredentialId) -> CheckOutcome {
         let since = Instant::now();
         loop {
-            match self.check(id, now()).await {
+            match self.check(id, KEY, now()).await {
                 Ok(outcome) => return outcome,
                 Err(e) => assert!(since.elapsed() < SOON, "{e} after {:?}", since.elapsed()),
             }

@@ -8,7 +8,7 @@ use super::frame::MAX_ENTRIES;
 use super::proto::{self, feed_entry};
 use super::violation::Violation;
 use crate::ids::{CredentialId, Generation, Partition, TaskId};
-use crate::keyset::KeySet;
+use crate::keyset::{KeyId, KeySet};
 use crate::time::UnixSeconds;
 use crate::view::{Entry, FenceTarget, MAX_BOUND};
 
@@ -139,6 +139,9 @@ fn entry(partition: Partition, said: &proto::FeedEntry) -> Parsed<Entry> {
         feed_entry::What::Fence(fence) => {
             let target = FenceTarget::from_bytes(exact(&fence.target_sha256)?);
             Ok(Entry::Fence { target, cut: fence.cut, raised_at: fence.raised_at, forget_at })
+        }
+        feed_entry::What::KeyFence(fence) => {
+            Ok(Entry::KeyFenced { key: KeyId::from_bytes(exact(&fence.key_id)?), forget_at })
         }
         feed_entry::What::Generation(new) => Ok(Entry::Generation { new: generation(new)? }),
     }

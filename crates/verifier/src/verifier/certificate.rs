@@ -2,6 +2,7 @@
 
 use crate::claims::AgentId;
 use crate::ids::{CredentialId, TaskId};
+use crate::keyset::KeyId;
 use crate::refusal::Refusal;
 use crate::time::{Between, UnixSeconds};
 use crate::view::{Facts, Fences};
@@ -13,6 +14,9 @@ pub struct TaskCertificate<'a> {
     pub serial: &'a [u8],
     /// Its one URI subject alternative name.
     pub spiffe_id: &'a str,
+    /// RFC 7638 thumbprint of the key of the intermediate that has signed it, out of the chain that was verified:
+    /// [`VerificationKey::from_public_bytes`](crate::VerificationKey::from_public_bytes) makes it of the point in that certificate.
+    pub authority: KeyId,
     /// notBefore.
     pub not_before: UnixSeconds,
     /// notAfter.
@@ -23,6 +27,7 @@ pub struct TaskCertificate<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateGrant {
     credential: CredentialId,
+    authority: KeyId,
     agent: AgentId,
     expires: UnixSeconds,
 }
@@ -42,7 +47,7 @@ impl TaskCertificate<'_> {
         if self.not_after <= now.latest {
             return Err(Refusal::Expired);
         }
-        Ok(CertificateGrant { credential, agent, expires: self.not_after })
+        Ok(CertificateGrant { credential, authority: self.authority, agent, expires: self.not_after })
     }
 }
 
@@ -72,6 +77,7 @@ impl CertificateGrant {
     pub(super) fn facts(&self) -> Facts<'static> {
         Facts {
             credential: self.credential,
+            key: self.authority,
             ancestors: &[],
             fences: Fences::on(self.agent.as_str(), self.agent.trust_domain()),
             generation: None,

@@ -28,7 +28,7 @@ impl Seen {
     }
 
     pub(super) fn facts(&self) -> Facts<'_> {
-        Facts::of(self.token.claims(), self.fences)
+        Facts::of(self.token.claims(), self.token.key_id(), self.fences)
     }
 }
 

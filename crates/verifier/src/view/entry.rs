@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::digest::sha256;
 use crate::ids::{CredentialId, Generation, Partition, TaskId};
+use crate::keyset::KeyId;
 use crate::time::UnixSeconds;
 
 /// A place in the history of a partition: so that a gap, a rollback and a fork each show.
@@ -92,6 +93,13 @@ pub enum Entry {
         cut: u64,
         /// When it was raised, by the partition's time, in milliseconds since the epoch: for credentials that do not say at which sequence their task began.
         raised_at: u64,
+        /// When it may be forgotten.
+        forget_at: UnixSeconds,
+    },
+    /// A key was withdrawn: every credential that is signed under it is void, whenever its task began and whichever its generation.
+    KeyFenced {
+        /// The key of tokens, or of the intermediate that signs certificates.
+        key: KeyId,
         /// When it may be forgotten.
         forget_at: UnixSeconds,
     },

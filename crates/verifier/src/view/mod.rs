@@ -23,6 +23,7 @@ use self::clock::Reading;
 use self::partition::Known;
 use crate::claims::Claims;
 use crate::ids::{CredentialId, Generation, PARTITIONS, Partition, TaskId};
+use crate::keyset::KeyId;
 use crate::moment::Moment;
 use crate::refusal::Refusal;
 use crate::time::{Between, UnixSeconds};
@@ -52,6 +53,8 @@ pub struct RevocationView {
 pub struct Facts<'a> {
     /// The credential.
     pub credential: CredentialId,
+    /// Under which it is signed: the key of a token, or that of the intermediate of a certificate.
+    pub key: KeyId,
     /// The ancestors of its task, root first.
     pub ancestors: &'a [TaskId],
     /// On the owner of the task and on the owner's trust domain.
@@ -82,10 +85,11 @@ impl Fences {
 }
 
 impl<'a> Facts<'a> {
-    /// Those of a token. `fences` must be those of its `client_id`; they cost two digests, so they are computed once for each token.
-    pub fn of(claims: &'a Claims, fences: Fences) -> Self {
+    /// Those of a token that is signed under `key`. `fences` must be those of its `client_id`; they cost two digests, so they are computed once for each token.
+    pub fn of(claims: &'a Claims, key: KeyId, fences: Fences) -> Self {
         Self {
             credential: claims.jti,
+            key,
             ancestors: claims.taskpass.lineage.ancestors(),
             fences,
             generation: Some(claims.taskpass.generation),
@@ -207,6 +211,9 @@ impl RevocationView {
         if [workload, trust_domain].into_iter().any(|target| known.has_fenced(target, &task, facts.began_seq))
         {
             return Err(Refusal::Fenced);
+        }
+        if known.has_fenced_key(&facts.key) {
+            return Err(Refusal::KeyFenced);
         }
         // Read after the look: what is not found any more was forgotten before.
         if facts.expires.0 <= self.forgotten_to.load(Ordering::SeqCst) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::entry::{Closed, Delta, Entry, FenceTarget, Position, Snapshot};
 use crate::ids::{CredentialId, TaskId};
+use crate::keyset::KeyId;
 use crate::moment::Moment;
 use crate::refusal::Refusal;
 use crate::time::UnixSeconds;
@@ -34,6 +35,8 @@ pub(super) struct Known {
     tasks: HashMap<TaskId, UnixSeconds>,
     credentials: HashMap<CredentialId, UnixSeconds>,
     fences: HashMap<FenceTarget, Fence>,
+    /// They outlive generations: with a stolen key somebody signs for any.
+    keys: HashMap<KeyId, UnixSeconds>,
     /// Nothing may be forgotten before this.
     next_forget: Option<UnixSeconds>,
 }
@@ -120,6 +123,7 @@ impl Known {
                     fence.forget_at = fence.forget_at.max(forget_at);
                     forget_at
                 }
+                Entry::KeyFenced { key, forget_at } => keep(&mut self.keys, key, forget_at),
                 Entry::Generation { .. } => {
                     // Cuts are sequences of their generation, and all that began in it is void.
                     self.fences.clear();
@@ -169,6 +173,10 @@ impl Known {
         !self.credentials.is_empty() && self.credentials.contains_key(credential)
     }
 
+    pub(super) fn has_fenced_key(&self, key: &KeyId) -> bool {
+        !self.keys.is_empty() && self.keys.contains_key(key)
+    }
+
     /// Whether a fence stands on the target that cuts off a task that began at this sequence; without a sequence, one whose id was made before the fence was raised, or so shortly after that
     /// clocks that run apart may hide it.
     pub(super) fn has_fenced(&self, target: &FenceTarget, task: &TaskId, began_seq: Option<u64>) -> bool {
@@ -189,16 +197,18 @@ impl Known {
         retain(&mut self.tasks, |forget_at| *forget_at > now);
         retain(&mut self.credentials, |forget_at| *forget_at > now);
         retain(&mut self.fences, |fence| fence.forget_at > now);
-        let ends = self.tasks.values().chain(self.credentials.values()).copied();
+        retain(&mut self.keys, |forget_at| *forget_at > now);
+        let ends = self.tasks.values().chain(self.credentials.values()).chain(self.keys.values()).copied();
         self.next_forget = ends.chain(self.fences.values().map(|fence| fence.forget_at)).min();
     }
 
     pub(super) fn len(&self) -> usize {
-        self.tasks.len() + self.credentials.len() + self.fences.len()
+        self.tasks.len() + self.credentials.len() + self.fences.len() + self.keys.len()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        table_bytes(&self.tasks) + table_bytes(&self.credentials) + table_bytes(&self.fences)
+        let ends = table_bytes(&self.tasks) + table_bytes(&self.credentials);
+        ends + table_bytes(&self.fences) + table_bytes(&self.keys)
     }
 }
 

@@ -47,6 +47,7 @@ fn view() -> RevocationView {
 fn facts(n: u8) -> Facts<'static> {
     Facts {
         credential: CredentialId { task: task(n), number: 3 },
+        key: KeyId::from_bytes([1; 32]),
         ancestors: &[],
         fences: Fences::on("spiffe://acme.test/agent", "acme.test"),
         generation: Some(generation(1)),
@@ -110,6 +111,30 @@ fn a_fence_ends_what_began_before_its_cut_and_nothing_later() {
     let fence = Entry::Fence { target, cut: 11, raised_at: u64::MAX, forget_at: FOREVER };
     view.apply(&delta(at(1, 10), at(1, 11), &[(11, fence)])).unwrap();
     assert_eq!(judge(&view, 1), Ok(()));
+}
+
+#[test]
+fn a_withdrawn_key_is_refused_whenever_the_task_began_until_it_is_forgotten() {
+    let view = view();
+    let (key, forget_at) = (facts(1).key, UnixSeconds(1_000));
+    let withdrawn = Entry::KeyFenced { key, forget_at };
+    view.apply(&delta(at(1, 10), at(1, 11), &[(11, withdrawn)])).unwrap();
+    for began_seq in [Some(0), Some(5), Some(1_000), None] {
+        let judged = view.refusal(&Facts { began_seq, ..facts(1) }, second(101));
+        assert_eq!(judged, Err(Refusal::KeyFenced));
+    }
+    assert_eq!(view.refusal(&Facts { key: KeyId::from_bytes([2; 32]), ..facts(1) }, second(101)), Ok(()));
+    // A later snapshot that lacks it, of a later generation: it stays.
+    view.replace(&snapshot(at(2, 20), &[])).unwrap();
+    assert!(view.heard(part(), &at(2, 20), second(101)));
+    let later = Facts { generation: Some(generation(2)), ..facts(1) };
+    assert_eq!((view.refusal(&later, second(101)), view.len()), (Err(Refusal::KeyFenced), 1));
+    view.set_time(999_999, second(101), second(101));
+    view.forget(second(101));
+    assert_eq!(view.refusal(&later, second(101)), Err(Refusal::KeyFenced));
+    view.set_time(1_000_000, second(101), second(101));
+    view.forget(second(101));
+    assert_eq!((view.refusal(&later, second(101)), view.len()), (Ok(()), 0));
 }
 
 #[test]

@@ -245,12 +245,14 @@ fn what_is_too_large_is_not_even_verified() {
 
 #[test]
 fn what_this_version_does_not_know_closes_everything() {
+    // What is left of an entry of a later kind, once it is decoded.
     let nothing = proto::FeedEntry { what: None, forget_at: NOW };
+    let no_key = entry(proto::feed_entry::What::KeyFence(proto::FeedKeyFence { key_id: vec![0; 31].into() }));
     let short = entry(proto::feed_entry::What::TaskEnded(vec![0; 15].into()));
     let no_task = entry(proto::feed_entry::What::TaskEnded(vec![0; 16].into()));
     let elsewhere = ended(task(4, 1));
     let revoked_elsewhere = revoked(CredentialId { task: task(4, 1), number: 1 });
-    for unknown in [nothing, short, no_task, elsewhere, revoked_elsewhere] {
+    for unknown in [nothing, no_key, short, no_task, elsewhere, revoked_elsewhere] {
         let mut world = World::synchronised();
         let got = world.say(delta(3, 10, 11, vec![unknown]));
         world.assert_broken(got, Violation::Malformed, Refusal::FeedBadSignature);

@@ -2,6 +2,7 @@
 
 use taskpass_verifier::feed::Violation;
 use taskpass_verifier::ids::{CredentialId, Partition};
+use taskpass_verifier::keyset::KeyId;
 use taskpass_verifier::view::{Facts, Fences};
 use taskpass_verifier::{Refusal, UnixSeconds};
 
@@ -11,6 +12,7 @@ use crate::support::*;
 fn refusal(world: &World, number: u8, generation_of_task: u64) -> Result<(), Refusal> {
     let facts = Facts {
         credential: CredentialId { task: task(3, number), number: 0 },
+        key: KeyId::from_bytes([1; 32]),
         ancestors: &[],
         fences: Fences::on("spiffe://a.test/x", "a.test"),
         generation: Some(generation(generation_of_task)),
@@ -45,6 +47,21 @@ fn a_fence_ends_what_began_before_it() {
     assert_eq!(refusal(&world, 1, 1), Ok(()));
     world.say(delta(3, 11, 12, vec![fence(12)])).unwrap();
     assert_eq!(refusal(&world, 1, 1), Err(Refusal::Fenced));
+}
+
+#[test]
+fn a38_a_withdrawn_key_is_refused_in_its_partition_through_generations() {
+    let mut world = World::synchronised();
+    let withdrawn = |byte| {
+        let key_id = vec![byte; 32].into();
+        entry(proto::feed_entry::What::KeyFence(proto::FeedKeyFence { key_id }))
+    };
+    world.say(delta(3, 10, 11, vec![withdrawn(2)])).unwrap();
+    assert_eq!(refusal(&world, 1, 1), Ok(()));
+    world.say(delta(3, 11, 12, vec![withdrawn(1)])).unwrap();
+    assert_eq!(refusal(&world, 1, 1), Err(Refusal::KeyFenced));
+    world.say(delta(3, 12, 13, vec![new_generation(2)])).unwrap();
+    assert_eq!(refusal(&world, 1, 2), Err(Refusal::KeyFenced));
 }
 
 #[test]

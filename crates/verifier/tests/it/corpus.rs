@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use taskpass_verifier::claims::Thumbprint;
 use taskpass_verifier::ids::{CredentialId, Generation, Partition, TaskId};
+use taskpass_verifier::keyset::KeyId;
 use taskpass_verifier::verifier::{Expected, TaskCertificate};
 use taskpass_verifier::view::{Closed, Delta, Entry, FenceTarget, Position, Snapshot};
 use taskpass_verifier::{At, KeySet, Moment, Presented, Refusal, RevocationView, UnixSeconds, Verifier};
@@ -47,7 +48,7 @@ struct Case {
 #[serde(rename_all = "snake_case")]
 enum Shown {
     Token(String),
-    Certificate { serial: String, spiffe_id: String, not_before: u64, not_after: u64 },
+    Certificate { serial: String, spiffe_id: String, authority: KeyId, not_before: u64, not_after: u64 },
 }
 
 #[derive(Deserialize)]
@@ -101,6 +102,7 @@ struct Happened {
     task_ended: Option<TaskId>,
     credential_revoked: Option<CredentialId>,
     fence: Option<String>,
+    key_fence: Option<KeyId>,
     generation: Option<Generation>,
     cut: Option<u64>,
     raised_at: Option<u64>,
@@ -117,15 +119,16 @@ impl Place {
 impl Happened {
     fn read(&self) -> Entry {
         let forget_at = UnixSeconds(self.forget_at.unwrap_or_default());
-        match (self.task_ended, self.credential_revoked, &self.fence, self.generation) {
-            (Some(task), None, None, None) => Entry::TaskEnded { task, forget_at },
-            (None, Some(id), None, None) => Entry::CredentialRevoked { id, forget_at },
-            (None, None, Some(target), None) => {
+        match (self.task_ended, self.credential_revoked, &self.fence, self.key_fence, self.generation) {
+            (Some(task), None, None, None, None) => Entry::TaskEnded { task, forget_at },
+            (None, Some(id), None, None, None) => Entry::CredentialRevoked { id, forget_at },
+            (None, None, Some(target), None, None) => {
                 let raised_at = self.raised_at.unwrap_or(u64::MAX);
                 Entry::Fence { target: FenceTarget::of(target), cut: self.cut.unwrap(), raised_at, forget_at }
             }
-            (None, None, None, Some(new)) => Entry::Generation { new },
-            _ => panic!("an entry is one of four"),
+            (None, None, None, Some(key), None) => Entry::KeyFenced { key, forget_at },
+            (None, None, None, None, Some(new)) => Entry::Generation { new },
+            _ => panic!("an entry is one of five"),
         }
     }
 }
@@ -207,10 +210,11 @@ impl Case {
                     .as_ref()
                     .map_or(Ok(()), |call| grant.permits_tool(&call.tool, call.arguments.as_ref()))
             }
-            Shown::Certificate { serial, spiffe_id, not_before, not_after } => {
+            Shown::Certificate { serial, spiffe_id, authority, not_before, not_after } => {
                 let certificate = TaskCertificate {
                     serial: &unhex(serial),
                     spiffe_id,
+                    authority: *authority,
                     not_before: UnixSeconds(*not_before),
                     not_after: UnixSeconds(*not_after),
                 };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use taskpass_verifier::ids::{CredentialId, Generation, Partition};
+use taskpass_verifier::keyset::KeyId;
 use taskpass_verifier::verifier::{Expected, TaskCertificate};
 use taskpass_verifier::view::{Closed, Delta, Entry, FenceTarget, Position, Snapshot};
 use taskpass_verifier::{
@@ -14,6 +15,8 @@ use taskpass_verifier::{
 use crate::support::{AGENT, AUDIENCE, ISSUER, Issuer, NOW, claims, mint, task};
 
 const NOTHING: &Presented = &Presented::NOTHING;
+/// Has signed the certificates of these cases.
+const INTERMEDIATE: KeyId = KeyId::from_bytes([7; 32]);
 const FOREVER: UnixSeconds = UnixSeconds(4_000_000_000);
 
 fn expected() -> Expected {
@@ -118,6 +121,27 @@ fn a_remembered_token_is_refused_once_it_was_revoked_fenced_or_outlived_its_gene
     let grown = Position { generation: Generation::from_parts(1_789_999_999_000, [0; 6]), ..position(51) };
     world.view.replace(&Snapshot { partition: part(), position: grown, entries: &[] }).unwrap();
     assert_eq!(world.judge(&token), Err(Refusal::GenerationSuperseded));
+}
+
+fn withdrawn(key: KeyId) -> Entry {
+    Entry::KeyFenced { key, forget_at: FOREVER }
+}
+
+#[test]
+fn a38_a_token_under_a_withdrawn_key_is_refused_remembered_or_held_and_others_are_not() {
+    let world = World::new();
+    let [token, unseen] = [world.issuer.mint(&claims()), world.issuer.mint(&claims())];
+    let at = At::moment(second(101));
+    let grant = world.verifier.judge(&token, NOTHING, at).unwrap();
+    world.happens(withdrawn(INTERMEDIATE));
+    assert_eq!(world.judge(&token), Ok(()), "it is under another key");
+    // The key set still has it.
+    world.happens(withdrawn(grant.key_id()));
+    for token in [&token, &unseen] {
+        assert_eq!(world.judge(token), Err(Refusal::KeyFenced));
+    }
+    assert_eq!(world.verifier.judge_again(&grant, NOTHING, at), Err(Refusal::KeyFenced));
+    assert!(!Refusal::KeyFenced.is_of_the_verifier(), "another token will do");
 }
 
 #[test]
@@ -275,6 +299,7 @@ fn certificate<'a>(serial: &'a [u8], spiffe_id: &'a str) -> TaskCertificate<'a> 
     TaskCertificate {
         serial,
         spiffe_id,
+        authority: INTERMEDIATE,
         not_before: UnixSeconds(NOW.0 - 30),
         not_after: NOW.saturating_add(120),
     }
@@ -310,6 +335,18 @@ fn a_task_certificate_is_refused_once_it_was_revoked_or_its_agent_fenced_or_the_
     let stale =
         World::new().verifier.judge_certificate(&certificate(&serial, &name), At::moment(second(116)));
     assert_eq!(stale, Err(Refusal::Stale));
+}
+
+#[test]
+fn a38_a_task_certificate_is_refused_once_its_intermediate_was_withdrawn_and_no_other() {
+    let (serial, name) = (claims().jti.to_bytes(), spiffe_id());
+    let at = At::moment(second(101));
+    for (key, verdict) in [(INTERMEDIATE, Err(Refusal::KeyFenced)), (KeyId::from_bytes([8; 32]), Ok(()))] {
+        let world = World::new();
+        world.happens(withdrawn(key));
+        let judged = world.verifier.judge_certificate(&certificate(&serial, &name), at);
+        assert_eq!(judged.map(drop), verdict);
+    }
 }
 
 #[test]

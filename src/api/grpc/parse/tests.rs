@@ -166,7 +166,10 @@ fn a_serial_number_is_read_as_every_program_prints_it() {
         // Python's int, Go's String().
         "8765095861550455555440948922763895557282856963",
     ] {
-        assert!(matches!(by_serial(printed), Ok(command::Shown::Serial(read)) if read == id), "{printed}");
+        assert!(
+            matches!(by_serial(printed), Ok(command::Shown::Serial { id: read, authority: None }) if read == id),
+            "{printed}"
+        );
         assert_eq!(credential_id(printed).expect(printed), id, "{printed}");
     }
 }

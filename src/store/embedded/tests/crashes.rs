@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::EmbeddedStore;
 use super::harness::{Done, Embedded, InMemory, SharedBytes, after, options};
 use crate::revoke::history::History;
-use crate::store::contract::{AGENT, Begun, World};
+use crate::store::contract::{AGENT, Begun, KEY, World};
 use crate::task::store::*;
 use crate::time::Timestamp;
 use taskpass_verifier::ids::CredentialId;
@@ -55,7 +55,7 @@ async fn nothing_acknowledged_is_lost(image: Vec<u8>, known: &Known, now: Timest
         assert_eq!(view.record.head.generation, task.record.head.generation, "{what}");
     }
     for id in &known.minted {
-        let check = store.check(*id, now).await.unwrap();
+        let check = store.check(*id, KEY, now).await.unwrap();
         assert_ne!(check, CheckOutcome::Unknown, "{what}: {id} is lost");
     }
 }

@@ -9,7 +9,7 @@ use super::super::rows::task_key;
 use super::super::{EmbeddedOptions, EmbeddedStore, TABLE};
 use super::harness::{Embedded, InMemory, SharedBytes, options};
 use crate::revoke::history::{Durability, History};
-use crate::store::contract::{AGENT, Begun, HOUR, MINUTE, OTHER, World};
+use crate::store::contract::{AGENT, Begun, HOUR, KEY, MINUTE, OTHER, World};
 use crate::task::state::EndReason;
 use crate::task::store::*;
 
@@ -143,7 +143,7 @@ async fn a_caller_whose_clock_is_far_behind_is_refused_and_nothing_is_done() {
     let skew = StoreError::ClockSkew(Duration::from_secs(6));
     assert_eq!(w.store().record(w.request(&task), behind).await, Err(skew.clone()));
     assert_eq!(w.store().read(task.id, behind).await, Err(skew.clone()));
-    assert_eq!(w.store().check(credential, behind).await, Err(skew));
+    assert_eq!(w.store().check(credential, KEY, behind).await, Err(skew));
     assert_eq!(w.read(task.id).await.unwrap().record.head.credentials, 1);
 }
 

@@ -1,9 +1,10 @@
--- ARGV: 2 task id, version, limit, cell (kind, grant, issued, expires).
+-- ARGV: 2 task id, version, limit, cell (kind, grant, issued, expires); 3 the name of its key among fences.
 local id, version, limit, expires = unpack('>c16I4I4xxxxxxI4', ARGV[2])
 local t = find(id)
 if not t then return reply('u', '') end
 local dead = ending(t)
 if dead then return reply('e', dead) end
+if key_fenced(ARGV[3]) then return reply('k', '') end
 if t.version ~= version then return reply('s', '') end
 if expires * 1000 > t.deadline then return reply('d', pack('>I8', t.deadline)) end
 local number = t.count

@@ -16,12 +16,12 @@ async fn tasks_go_on_undisturbed_after_a_synced_server_is_killed() {
     let position = store.completed(gone.task).await;
     server.kill();
     let since = Instant::now();
-    assert!(matches!(store.check(credential, now()).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.check(credential, KEY, now()).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.end(ending(task), now()).await, Err(StoreError::Unavailable(_))));
     assert!(since.elapsed() < SOON);
     server.restart();
     assert!(matches!(store.check_soon(credential).await, CheckOutcome::Active { .. }));
-    assert!(matches!(store.check(gone, now()).await, Ok(CheckOutcome::TaskEnded(_))));
+    assert!(matches!(store.check(gone, KEY, now()).await, Ok(CheckOutcome::TaskEnded(_))));
     let after = store.completed(task).await;
     assert_eq!((after.generation, after.seq), (position.generation, position.seq + 1));
 }
@@ -61,7 +61,7 @@ async fn a_broker_without_memory_trusts_no_memory_only_server_that_was_killed() 
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     server.restart();
     let store = fresh(&options).await;
-    let CheckOutcome::TaskEnded(end) = store.check(credential, now()).await.unwrap() else {
+    let CheckOutcome::TaskEnded(end) = store.check(credential, KEY, now()).await.unwrap() else {
         panic!("the record is there, and not to be trusted")
     };
     assert_eq!(end.reason, EndReason::GenerationChanged);
@@ -199,7 +199,7 @@ async fn a_flush_under_a_living_connection_is_noticed_by_the_next_step() {
     let credential = one.minted(task).await;
     let before = one.completed(one.begun(1).await).await;
     server.flush();
-    assert_eq!(one.check(credential, now()).await, Ok(CheckOutcome::Unknown));
+    assert_eq!(one.check(credential, KEY, now()).await, Ok(CheckOutcome::Unknown));
     let after = other.completed(other.begun(1).await).await;
     assert!(after.generation > before.generation && after.seq > before.seq);
     assert!(one.is_active(one.minted(one.begun(1).await).await).await);
@@ -223,7 +223,7 @@ async fn a_partition_that_goes_back_in_time_is_noticed_by_the_next_step() {
         redis::cmd("SET").arg(key).arg(value).exec(&mut client).unwrap();
     }
     for credential in [credential, beside] {
-        let CheckOutcome::TaskEnded(end) = store.check(credential, now()).await.unwrap() else {
+        let CheckOutcome::TaskEnded(end) = store.check(credential, KEY, now()).await.unwrap() else {
             panic!("the partition cannot be trusted")
         };
         assert_eq!(end.reason, EndReason::GenerationChanged);
@@ -241,7 +241,7 @@ async fn a_paused_server_fails_calls_in_time_and_serves_again_in_time() {
     let since = Instant::now();
     let calls = (0..64).map(|_| {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { store.check(credential, now()).await })
+        tokio::spawn(async move { store.check(credential, KEY, now()).await })
     });
     for call in calls.collect::<Vec<_>>() {
         assert!(matches!(call.await.unwrap(), Err(StoreError::Unavailable(_))));

@@ -84,7 +84,7 @@ async fn a_master_that_lost_its_replicas_says_nothing_where_it_may_not_write() {
     let store = fresh(&RedisOptions::new(server.url())).await;
     let credential = store.minted(store.begun(1).await).await;
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    let refused = store.check(credential, now()).await;
+    let refused = store.check(credential, KEY, now()).await;
     assert!(
         matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("NOREPLICAS")),
         "{refused:?}"
@@ -101,7 +101,7 @@ async fn a_replica_is_refused_also_when_it_becomes_one() {
     let store = fresh(&RedisOptions::new(third.url())).await;
     let credential = store.minted(store.begun(1).await).await;
     third.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
-    assert!(store.check(credential, now()).await.is_err(), "a replica still answers");
+    assert!(store.check(credential, KEY, now()).await.is_err(), "a replica still answers");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

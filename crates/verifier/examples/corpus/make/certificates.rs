@@ -1,15 +1,20 @@
 //! Task certificates, chained by somebody else.
 
+use taskpass_verifier::keyset::KeyId;
+
 use super::case::{AGENT, Case, NOW, case, child, jti, task};
-use super::feed::{ended, fence, following, revoked, synchronised};
+use super::feed::{ended, fence, following, key_fence, revoked, synchronised};
 
 fn name() -> String {
     format!("spiffe://broker.example/task/{}/agent/acme.example/agent/researcher", child())
 }
 
+/// The intermediate that has signed them.
+const INTERMEDIATE: KeyId = KeyId::from_bytes([7; 32]);
+
 fn certificate(serial: &str, name: &str) -> String {
     format!(
-        r#"{{"certificate": {{"serial": "{serial}", "spiffe_id": "{name}", "not_before": {}, "not_after": {}}}}}"#,
+        r#"{{"certificate": {{"serial": "{serial}", "spiffe_id": "{name}", "authority": "{INTERMEDIATE}", "not_before": {}, "not_after": {}}}}}"#,
         NOW - 30,
         NOW + 120
     )
@@ -47,6 +52,16 @@ pub(crate) fn cases() -> Vec<Case> {
         following(
             good("certificate_fenced", "a fence stands on its agent, whenever its task began", "fenced"),
             synchronised(&[fence(&format!("w:{AGENT}"), 1)]),
+            soon,
+        ),
+        following(
+            good("certificate_key_fenced", "the intermediate that has signed it was withdrawn", "key_fenced"),
+            synchronised(&[key_fence(INTERMEDIATE)]),
+            soon,
+        ),
+        following(
+            good("certificate_another_key_fenced", "another intermediate was withdrawn", "active"),
+            synchronised(&[key_fence(KeyId::from_bytes([8; 32]))]),
             soon,
         ),
         following(good("certificate_stale", "the view is stale", "stale"), synchronised(&[]), 115_001),

@@ -1,9 +1,12 @@
 //! What a verifier that follows the feed knows of ends.
 
 use taskpass_verifier::ids::{CredentialId, TaskId};
+use taskpass_verifier::keyset::KeyId;
 
-use super::case::{AGENT, Case, NOW, case, child, generation, jti, part, payload, root, task};
-use super::signers::Signers;
+use super::case::{
+    AGENT, Case, NOW, case, child, generation, jti, part, payload, quoted, root, task, taskpass,
+};
+use super::signers::{By, Signers};
 
 /// Nothing is forgotten before.
 const LATER: u64 = NOW + 900;
@@ -56,6 +59,10 @@ pub(crate) fn fence(target: &str, cut: u64) -> String {
     format!(r#"{{"fence": "{target}", "cut": {cut}, "forget_at": {LATER}}}"#)
 }
 
+pub(crate) fn key_fence(key: KeyId) -> String {
+    format!(r#"{{"key_fence": "{key}", "forget_at": {LATER}}}"#)
+}
+
 /// An entry with its sequence.
 fn at(seq: u64, entry: &str) -> String {
     entry.replacen('{', &format!("{{\"seq\": {seq}, "), 1)
@@ -88,6 +95,7 @@ const SOON: u64 = 101_000;
 
 pub(crate) fn cases(s: &Signers) -> Vec<Case> {
     let mut all = ends(s);
+    all.extend(keys(s));
     all.extend(closed(s));
     all.extend(times(s));
     all
@@ -164,6 +172,52 @@ fn ends(s: &Signers) -> Vec<Case> {
             "the same in a snapshot",
             &[snapshot(&position(3, 4), &[])],
             "generation_superseded",
+        ),
+    ]
+}
+
+fn keys(s: &Signers) -> Vec<Case> {
+    let token = s.sign(payload(&[]));
+    let known = |name, about, ends: &[String], verdict| {
+        following(case(name, about, token.clone(), verdict), synchronised(ends), SOON)
+    };
+    let (p50, p51) = (position(2, 50), position(2, 51));
+    let (mine, other) = (key_fence(s.kid(By::EdDsa)), key_fence(s.kid(By::Es256)));
+    let later = s.sign(payload(&[(
+        "taskpass",
+        &taskpass(&[("gen", &quoted(&generation(3).to_string())), ("seq", "60")]),
+    )]));
+    let grown = at(52, &format!(r#"{{"generation": "{}"}}"#, generation(3)));
+    let new = |name, about, more: &[String], verdict| {
+        following(case(name, about, later.clone(), verdict), then(more), SOON)
+    };
+    let p3 = position(3, 52);
+    vec![
+        known("key_fenced", "the token's key was withdrawn", &[mine.clone()], "key_fenced"),
+        known("another_key_fenced", "another key was withdrawn", &[other.clone()], "active"),
+        following(
+            case("key_fenced_by_delta", "the withdrawal comes in a delta", token.clone(), "key_fenced"),
+            then(&[delta(&p50, &p51, &[at(51, &mine)])]),
+            SOON,
+        ),
+        known("ended_and_key_fenced", "the end is told first", &[mine.clone(), ended(child())], "task_ended"),
+        new(
+            "key_fenced_in_a_later_generation",
+            "a withdrawn key stays so in a new generation, for tasks that began after it too",
+            &[delta(&p50, &p3, &[at(51, &mine), grown.clone()]), heard(&p3, 100_000)],
+            "key_fenced",
+        ),
+        new(
+            "another_key_fenced_in_a_later_generation",
+            "the same of another key",
+            &[delta(&p50, &p3, &[at(51, &other), grown.clone()]), heard(&p3, 100_000)],
+            "active",
+        ),
+        new(
+            "key_fenced_missing_in_a_later_snapshot",
+            "a known withdrawal stays",
+            &[delta(&p50, &p51, &[at(51, &mine)]), snapshot(&p3, &[]), heard(&p3, 100_000)],
+            "key_fenced",
         ),
     ]
 }
