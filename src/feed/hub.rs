@@ -165,6 +165,11 @@ impl Hub {
         self.mirror.speaks_against(credential, ancestors)
     }
 
+    /// Who is told of a fence of the key.
+    pub fn concern_of(&self, key: &KeyId) -> Concern {
+        self.concerns.of_key(key)
+    }
+
     /// Whether this broker has told its followers of a fence of the key in a partition. Knows of nothing while nobody follows.
     pub fn has_fenced(&self, partition: Partition, key: &KeyId) -> bool {
         self.mirror.has_fenced(partition, key)

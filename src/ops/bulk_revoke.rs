@@ -1,4 +1,4 @@
-//! The end of everything of a workload or a trust domain: an intent in one place, a fence in every partition, then success.
+//! The end of everything of a workload or a trust domain, and the way of any fence: an intent in one place, a fence in every partition, then success.
 
 use futures_util::future::join_all;
 use uuid::Uuid;
@@ -77,11 +77,21 @@ impl Broker {
         trail.fact("fence", intent.id);
         trail.fact("block_until", intent.block_until);
         trail.fact("served", served);
+        self.raise_fence(&intent, served, now).await
+    }
+
+    /// The whole way of an intent that is decided.
+    pub(super) async fn raise_fence(
+        &self,
+        intent: &FenceIntent,
+        served: bool,
+        now: Timestamp,
+    ) -> Result<(answer::FenceReceipt, Spread)> {
         reach(Place::FenceDecided);
-        self.store.intend(&intent).await.map_err(store_error)?;
+        self.store.intend(intent).await.map_err(store_error)?;
         reach(Place::FenceIntended);
-        let at = self.raise_everywhere(&intent, now).await?;
-        self.finish_intent(&intent).await?;
+        let at = self.raise_everywhere(intent, now).await?;
+        self.finish_intent(intent).await?;
         let lifetimes = &self.settings.lifetimes;
         let receipt = answer::FenceReceipt {
             id: intent.id,
@@ -92,7 +102,11 @@ impl Broker {
             partitions: PARTITIONS,
             served,
         };
-        Ok((receipt, Spread { at, concern: Concern::All, again: None }))
+        let concern = match &intent.target {
+            FenceTarget::Workload(_) | FenceTarget::TrustDomain(_) => Concern::All,
+            FenceTarget::Key(key) => self.feed.concern_of(key),
+        };
+        Ok((receipt, Spread { at, concern, again: None }))
     }
 
     /// Finishes every intent that is still there: our own that met a silent store, and those of brokers that died. One that cannot be finished now does not
@@ -154,6 +168,6 @@ fn finishing(intent: &FenceIntent) -> Trail {
     trail
 }
 
-fn new_intent_id(now: Timestamp) -> Result<Uuid> {
+pub(super) fn new_intent_id(now: Timestamp) -> Result<Uuid> {
     Ok(uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &ids::random()?).into_uuid())
 }

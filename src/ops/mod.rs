@@ -13,6 +13,8 @@ mod decide;
 mod directory;
 mod draft;
 mod extend_task;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the verb that withdraws a key"))]
+mod fence_key;
 mod follow;
 mod issue_certificate;
 mod keep_blocks;

@@ -23,6 +23,7 @@ mod coverage;
 mod crashes;
 mod ends;
 mod feed;
+mod fenced_keys;
 mod followed;
 mod hostile;
 mod identity;

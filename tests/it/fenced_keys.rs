@@ -1,0 +1,210 @@
+//! A key is withdrawn behind the back of brokers that sign with it: what they and those who follow them say then.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use taskpass::failpoint::Place;
+use taskpass::ids::Partition;
+use taskpass::proto;
+use taskpass::revoke::fence::{FenceIntent, FenceTarget};
+use taskpass::revoke::history::History;
+use taskpass::store::embedded::{EmbeddedOptions, EmbeddedStore};
+use taskpass::store::redis::{RedisDurability, RedisOptions, RedisStore};
+use taskpass::task::state::Actor;
+use taskpass::time::SystemClock;
+use taskpass_verifier::feed;
+use taskpass_verifier::keyset::{Algorithm, KeyId};
+use taskpass_verifier::verifier::TaskCertificate;
+use taskpass_verifier::{At, Presented, Refusal, UnixSeconds, VerificationKey};
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::support::broker::{Broker, Setup, audit};
+use crate::support::client::Client;
+use crate::support::follower::{BOUND, Server, minted};
+use crate::support::mortal::Mortal;
+use crate::support::story::{is_live, mint, refused, serial};
+use crate::support::world::DOCS;
+use crate::support::{Store, eventually, now};
+
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3_600);
+
+/// Another broker's hold on the store; a file has to be nobody else's.
+async fn beside(setup: &Setup) -> Arc<dyn taskpass::store::Store> {
+    match &setup.redis {
+        None => {
+            let options = EmbeddedOptions::at(setup.world.path("data/taskpass.redb"));
+            Arc::new(EmbeddedStore::open(options, Arc::default()).unwrap())
+        }
+        Some(redis) => on_redis(&redis.url()).await,
+    }
+}
+
+async fn on_redis(url: &str) -> Arc<dyn taskpass::store::Store> {
+    let options = RedisOptions { durability: RedisDurability::Fsync, ..RedisOptions::new(url) };
+    let history = Arc::new(History::default());
+    Arc::new(RedisStore::connect(options, history, Arc::new(SystemClock)).await.unwrap())
+}
+
+fn withdrawal(key: KeyId) -> FenceIntent {
+    let until = now().saturating_add(HOUR);
+    FenceIntent {
+        id: Uuid::from_bytes(taskpass::ids::random().unwrap()),
+        target: FenceTarget::Key(key),
+        at: now(),
+        block_until: until,
+        forget_at: until,
+        by: Actor { spiffe_id: "spiffe://example.org/operator/alice".into(), note: "it leaked".into() },
+    }
+}
+
+async fn raise(store: &dyn taskpass::store::Store, intent: &FenceIntent, partitions: usize) {
+    let all = Partition::all().take(partitions);
+    let raised = join_all(all.map(|partition| store.raise(partition, intent, now()))).await;
+    assert!(raised.iter().all(Result::is_ok), "{raised:?}");
+}
+
+/// The whole way, by somebody who says nothing to any broker.
+async fn withdraw(store: &dyn taskpass::store::Store, key: KeyId) {
+    let intent = withdrawal(key);
+    store.intend(&intent).await.unwrap();
+    raise(store, &intent, 64).await;
+    store.finish(intent.id).await.unwrap();
+}
+
+/// The key that has signed a token, as a verifier sees it.
+fn key_of(server: &Server, token: &str) -> KeyId {
+    server.verifier.judge(token, &Presented::default(), At::moment(feed::now())).unwrap().key_id()
+}
+
+async fn is_refused_as_fenced(agent: &Client, task: &proto::Task) {
+    refused(agent.mint(mint(task, DOCS)).await, Code::Unavailable, "KEY_FENCED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a38_a_broker_that_has_not_heard_of_it_signs_nothing_under_a_withdrawn_key_and_no_follower_takes_what_it_has()
+ {
+    let broker = Broker::start(Store::Redis).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let (task, token) = minted(&agent).await;
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    assert!(server.judge(&token).is_ok() && verifier.accepts(&token).await);
+    let key = key_of(&server, &token);
+    let store = on_redis(&broker.redis.as_ref().unwrap().url()).await;
+    let since = Instant::now();
+    withdraw(store.as_ref(), key).await;
+    is_refused_as_fenced(&agent, &task).await;
+    assert!(!verifier.accepts(&token).await);
+    // It remembers the token as verified, and its key set still has the key.
+    eventually("the fence comes", async || server.judge(&token) == Err(Refusal::KeyFenced)).await;
+    assert!(since.elapsed() < BOUND, "pushed, not closed by staleness: {:?}", since.elapsed());
+    // No task ends, none is refused, and what is under other keys goes on.
+    assert!(is_live(&agent.get(&task.id).await.unwrap()));
+    let newer = agent.docs_task().await;
+    is_refused_as_fenced(&agent, &newer).await;
+    let certificate = issued(&agent, &newer).await.unwrap();
+    assert!(verifier.validate(serial(&certificate.credential_id, DOCS)).await.unwrap().active);
+    assert_eq!(judge_certificate(&server, &certificate), Ok(()));
+}
+
+async fn a38_a_withdrawal_whose_broker_died_in_the_middle_is_finished_by_the_next(store: Store) {
+    let broker = Mortal::start(Setup::on(store)).await;
+    let (task, token) = minted(&broker.workload("agent/a1")).await;
+    let server = Server::at(&broker.setup.world, &[broker.grpc]).await;
+    let key = key_of(&server, &token);
+    let setup = broker.killed().await;
+    let beside = beside(&setup).await;
+    let intent = withdrawal(key);
+    beside.intend(&intent).await.unwrap();
+    raise(beside.as_ref(), &intent, 20).await;
+    beside.leave().await;
+    drop(beside);
+    // The one that finds it dies of it, too.
+    let setup = Mortal::dies_by_itself(setup, Place::FenceFinishAudited).await;
+    let broker = Mortal::start(setup).await;
+    let finished = async || {
+        let of = |line: &&serde_json::Value| {
+            line["action"] == "FinishKeyFence" && line["object"] == key.to_string()
+        };
+        audit(&broker.setup.world).iter().filter(of).count() == 2
+    };
+    eventually("the fence to be finished again", finished).await;
+    let (agent, verifier) = (broker.workload("agent/a1"), broker.verifier());
+    eventually("the fence", async || !verifier.accepts(&token).await).await;
+    is_refused_as_fenced(&agent, &task).await;
+    assert!(is_live(&agent.get(&task.id).await.unwrap()));
+    let server = Server::at(&broker.setup.world, &[broker.grpc]).await;
+    assert_eq!(server.judge(&token), Err(Refusal::KeyFenced), "it stands in the snapshot");
+}
+
+async fn issued(
+    agent: &Client,
+    task: &proto::Task,
+) -> Result<proto::IssueCertificateResponse, tonic::Status> {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let key = Some(proto::issue_certificate_request::Key::CsrPem(csr.pem().unwrap()));
+    agent.issue(proto::IssueCertificateRequest { task_id: task.id.clone(), key, ..Default::default() }).await
+}
+
+fn authority(issued: &proto::IssueCertificateResponse) -> KeyId {
+    let (_, intermediate) = x509_parser::parse_x509_certificate(&issued.chain_der[1]).unwrap();
+    let point = &intermediate.public_key().subject_public_key.data;
+    VerificationKey::from_public_bytes(Algorithm::Es256, point).unwrap().id()
+}
+
+/// What a server judges that has read the chain which TLS has verified.
+fn judge_certificate(server: &Server, issued: &proto::IssueCertificateResponse) -> Result<(), Refusal> {
+    let (_, read) = x509_parser::parse_x509_certificate(&issued.chain_der[0]).unwrap();
+    let at = |time: x509_parser::time::ASN1Time| UnixSeconds(u64::try_from(time.timestamp()).unwrap());
+    let certificate = TaskCertificate {
+        serial: read.raw_serial(),
+        spiffe_id: &issued.spiffe_id,
+        authority: authority(issued),
+        not_before: at(read.validity().not_before),
+        not_after: at(read.validity().not_after),
+    };
+    server.verifier.judge_certificate(&certificate, At::moment(feed::now())).map(drop)
+}
+
+async fn a38_certificates_under_a_withdrawn_intermediate_are_refused_and_tokens_are_not(store: Store) {
+    let broker = Mortal::start(Setup::on(store)).await;
+    let agent = broker.workload("agent/a1");
+    let (task, token) = minted(&agent).await;
+    let certificate = issued(&agent, &task).await.unwrap();
+    let (by_serial, named) = (serial(&certificate.credential_id, DOCS), authority(&certificate));
+    let by_name = |key: KeyId| proto::ValidateRequest {
+        certificate_authority_jwk_sha256: key.as_bytes().to_vec().into(),
+        ..by_serial.clone()
+    };
+    let verifier = broker.verifier();
+    for request in [by_serial.clone(), by_name(named)] {
+        assert!(verifier.validate(request).await.unwrap().active);
+    }
+    let stranger = by_name(KeyId::from_bytes([9; 32]));
+    assert!(!verifier.validate(stranger).await.unwrap().active, "no intermediate of this broker");
+    let short =
+        proto::ValidateRequest { certificate_authority_jwk_sha256: vec![9; 31].into(), ..by_serial.clone() };
+    refused(verifier.validate(short).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+    let setup = broker.killed().await;
+    let beside = beside(&setup).await;
+    withdraw(beside.as_ref(), named).await;
+    beside.leave().await;
+    drop(beside);
+    let broker = Mortal::start(setup).await;
+    let (agent, verifier) = (broker.workload("agent/a1"), broker.verifier());
+    for request in [by_serial.clone(), by_name(named)] {
+        assert!(!verifier.validate(request).await.unwrap().active);
+    }
+    refused(issued(&agent, &task).await, Code::Unavailable, "KEY_FENCED");
+    let server = Server::at(&broker.setup.world, &[broker.grpc]).await;
+    assert_eq!(judge_certificate(&server, &certificate), Err(Refusal::KeyFenced));
+    assert!(server.judge(&token).is_ok() && verifier.accepts(&token).await);
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+}
+
+on_both_stores!(
+    a38_a_withdrawal_whose_broker_died_in_the_middle_is_finished_by_the_next,
+    a38_certificates_under_a_withdrawn_intermediate_are_refused_and_tokens_are_not,
+);
