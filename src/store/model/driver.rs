@@ -13,7 +13,7 @@ use super::ops::Op;
 use super::plan::{Step, minutes};
 use super::reference::{Model, Part};
 use crate::ids::new_task_id;
-use crate::revoke::fence::FenceIntent;
+use crate::revoke::fence::{FenceIntent, FenceTarget};
 use crate::store::contract::{Harness, MINUTE, actor, start};
 use crate::task::SealedFacts;
 use crate::task::state::{EndReason, Status};
@@ -293,7 +293,20 @@ impl<'h> Driver<'h> {
     async fn raise(&mut self, partition: Partition, intent: &FenceIntent) -> Told {
         let mut actual = answered("raise", self.h.store().raise(partition, intent, self.now).await)?;
         self.place(partition, &mut actual)?;
-        same("raise", &actual, &self.model.raise(partition, intent, self.now))
+        same("raise", &actual, &self.model.raise(partition, intent, self.now))?;
+        match &intent.target {
+            FenceTarget::Key(key) => self.same_under(*key, partition).await,
+            FenceTarget::Workload(_) | FenceTarget::TrustDomain(_) => Ok(()),
+        }
+    }
+
+    /// What everything in a partition is worth that was, or is said to be, signed under a key.
+    async fn same_under(&self, key: KeyId, partition: Partition) -> Told {
+        for (id, _) in self.credentials.iter().filter(|(id, _)| id.task.partition() == partition) {
+            let actual = answered("check", self.h.store().check(*id, key, self.now).await)?;
+            same("check", &actual, &self.model.check(*id, key, self.now))?;
+        }
+        Ok(())
     }
 
     /// What a lapse picks is its own choice; what it may pick, and what it must have picked when it says that there is no more, is not.
