@@ -79,6 +79,10 @@ places! {
     KeysMade = "keys-made";
     /// They are stored, not read back.
     KeysStored = "keys-stored";
+    /// A move of a key is judged and its keys are made, nothing is stored.
+    KeyMoveDecided = "key-move-decided";
+    /// It is stored, this broker does not act by it yet and nobody has been told.
+    KeyMoveStored = "key-move-stored";
 }
 
 /// Aborts the process if this is the armed place: no destructors, no flush, as if the power had gone.

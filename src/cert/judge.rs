@@ -89,7 +89,7 @@ fn judge_extension(
     }
 }
 
-/// Verifies both signatures as a TLS server does that trusts the root alone.
+/// Verifies both signatures as a TLS server does that trusts the root alone, and is shown the intermediates.
 pub(super) fn chain(ca: &TaskCa, at: Timestamp, der: &CertificateDer<'_>) -> Result<()> {
     let failed =
         |error| Error::internal(format!("an issued certificate does not chain to its root: {error}"));
@@ -100,7 +100,7 @@ pub(super) fn chain(ca: &TaskCa, at: Timestamp, der: &CertificateDer<'_>) -> Res
             leaf.verify_for_usage(
                 &[webpki::ring::ECDSA_P256_SHA256],
                 &root,
-                std::slice::from_ref(ca.intermediate()),
+                ca.intermediates(),
                 time,
                 KeyUsage::client_auth(),
                 None,

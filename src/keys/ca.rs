@@ -153,6 +153,7 @@ pub struct TaskCa {
     trust_domain: TrustDomain,
     root: CertificateDer<'static>,
     intermediate: CertificateDer<'static>,
+    intermediates: Vec<CertificateDer<'static>>,
     issuer: Issuer<'static, CaKey>,
     /// Subject and key identifier of the intermediate, as its certificates name it.
     name: Vec<u8>,
@@ -162,19 +163,28 @@ pub struct TaskCa {
 }
 
 impl TaskCa {
-    /// From stored parts; refuses an intermediate that is not `key`'s or not signed by `root`.
-    pub(super) fn new(
+    /// From stored parts; refuses an intermediate that is not its key's or not signed by `root`. `published`: all whose certificates are ours, the one that issues among
+    /// them.
+    pub(super) fn new<'a>(
         trust_domain: TrustDomain,
         root: &[u8],
         intermediate: &[u8],
         key: CaKey,
+        published: impl Iterator<Item = (KeyId, &'a [u8])>,
     ) -> std::result::Result<Self, KeyringError> {
         let (parsed_root, parsed) = (parse(root)?, parse(intermediate)?);
         belongs(&parsed, key.id())?;
-        parsed
-            .verify_signature(Some(parsed_root.public_key()))
-            .map_err(|_| KeyringError::damaged("the task CA's intermediate is not signed by its root"))?;
+        let mut intermediates = Vec::new();
+        for (kid, der) in published {
+            let one = parse(der)?;
+            belongs(&one, kid)?;
+            one.verify_signature(Some(parsed_root.public_key())).map_err(|_| {
+                KeyringError::damaged("an intermediate of the task CA is not signed by its root")
+            })?;
+            intermediates.push(CertificateDer::from(der.to_vec()));
+        }
         Ok(Self {
+            intermediates,
             trust_domain,
             root: CertificateDer::from(root.to_vec()),
             intermediate: CertificateDer::from(intermediate.to_vec()),
@@ -200,6 +210,11 @@ impl TaskCa {
     /// What goes out beside each certificate.
     pub const fn intermediate(&self) -> &CertificateDer<'static> {
         &self.intermediate
+    }
+
+    /// Those whose certificates are ours: that which issues, those that did, and the standby.
+    pub fn intermediates(&self) -> &[CertificateDer<'static>] {
+        &self.intermediates
     }
 
     /// The subject of the intermediate in DER: the issuer that its certificates name.

@@ -1,7 +1,7 @@
 //! How the keyring lies in the store.
 //!
 //! ```text
-//! taskpass-keyring 2
+//! taskpass-keyring 3
 //! <HMAC-SHA-256 over all that follows this line, under the record MAC key of this document; base64url>
 //! {"trust_domain":...,"sequence":...,"keys":[...]}
 //! ```
@@ -10,20 +10,25 @@
 //! write to the store but lacks the key-encryption key can neither change a key's state nor slip one in or out. What it
 //! cannot show is an older document put back whole: that is what sequences are compared for.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use taskpass_verifier::keyset::{Algorithm, KeyId};
+use taskpass_verifier::keyset::KeyId;
 
+use super::entry::Entry;
 use super::error::{KeyringError, printable};
 use super::seal::{DOCUMENT_TAG_LEN, RecordSeal};
+use super::state::KeyState;
 use crate::identity::TrustDomain;
+use crate::time::Timestamp;
 
 const MAGIC: &str = "taskpass-keyring";
 /// The format that is written. A new member, use or state makes a new format.
-const FORMAT: &str = "2";
-/// The formats that are read. 1 had no feed keys; they are made where they are missing.
-const READ: [&str; 2] = ["1", FORMAT];
+const FORMAT: &str = "3";
+/// The formats that are read. 1 had no feed keys, 1 and 2 had no state but active: what is missing is made.
+const READ: [&str; 3] = ["1", "2", FORMAT];
 /// The longest document that is read, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -54,43 +59,36 @@ impl KeyUse {
             Self::RecordMac => "record-mac",
         }
     }
+
+    /// Whether its keys are replaced by others. The root is what verifiers hold, and the MAC key what stored records rest on: both stay.
+    pub const fn moves(self) -> bool {
+        matches!(self, Self::Jwt | Self::Feed | Self::TaskCaIntermediate)
+    }
+
+    /// Whether a key that is retiring still signs something: an intermediate does, the list of the certificates that were revoked under it.
+    pub(super) const fn signs_when_retiring(self) -> bool {
+        matches!(self, Self::TaskCaIntermediate)
+    }
 }
 
-/// Where a key stands in its life. Only an active key signs; there is one for each use and trust domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeyState {
-    /// Signs, and is published.
-    Active,
+/// A use and a trust domain: within each one key is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot<'a> {
+    /// What its keys are for.
+    pub key_use: KeyUse,
+    /// Whose they are.
+    pub trust_domain: &'a TrustDomain,
 }
 
-/// One key.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Entry {
-    /// RFC 7638 thumbprint of the public key; random for a MAC key.
-    pub(super) kid: KeyId,
-    pub(super) r#use: KeyUse,
-    pub(super) trust_domain: TrustDomain,
-    /// `None` for a MAC key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) algorithm: Option<Algorithm>,
-    pub(super) state: KeyState,
-    pub(super) created_at_ms: u64,
-    /// The end of the certificate; `None` where nothing sets an end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) not_after_ms: Option<u64>,
-    /// JWT key: the public key as `ring` gives it. CA key: the certificate in DER. MAC key: nothing.
-    pub(super) public: Bytes,
-    /// [`super::KeyWrapper::id`] of what wrapped it.
-    pub(super) wrapped_by: String,
-    /// The private part: PKCS#8, or the bytes of a MAC key.
-    pub(super) wrapped: Bytes,
+impl<'a> From<(KeyUse, &'a TrustDomain)> for Slot<'a> {
+    fn from((key_use, trust_domain): (KeyUse, &'a TrustDomain)) -> Self {
+        Self { key_use, trust_domain }
+    }
 }
 
-impl std::fmt::Debug for Entry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} key {} of {} ({:?})", self.r#use.as_str(), self.kid, self.trust_domain, self.state)
+impl fmt::Display for Slot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} key of {}", self.key_use.as_str(), self.trust_domain)
     }
 }
 
@@ -100,7 +98,7 @@ impl std::fmt::Debug for Entry {
 pub(super) struct Document {
     /// The broker's own.
     pub(super) trust_domain: TrustDomain,
-    /// Grows with each change of what is published, and begins at the second of its making; never falls.
+    /// Grows with each change, and begins at the second of its making; never falls.
     pub(super) sequence: u64,
     pub(super) keys: Vec<Entry>,
 }
@@ -110,21 +108,33 @@ impl Document {
         Self { trust_domain, sequence: 0, keys: Vec::new() }
     }
 
+    /// The keys of a use and trust domain, in the order in which they were made.
+    pub(super) fn of(&self, slot: Slot<'_>) -> impl Iterator<Item = &Entry> {
+        self.keys.iter().filter(move |entry| entry.is_of(slot))
+    }
+
+    /// Those of them in one state.
+    pub(super) fn standing(&self, slot: Slot<'_>, state: KeyState) -> impl Iterator<Item = &Entry> {
+        self.of(slot).filter(move |entry| entry.state() == state)
+    }
+
     /// The active key of a use and trust domain; an error if there are two.
-    pub(super) fn active(
-        &self,
-        key_use: KeyUse,
-        trust_domain: &TrustDomain,
-    ) -> Result<Option<&Entry>, KeyringError> {
-        let mut found = self.keys.iter().filter(|entry| {
-            entry.r#use == key_use && entry.trust_domain == *trust_domain && entry.state == KeyState::Active
-        });
+    pub(super) fn active(&self, slot: Slot<'_>) -> Result<Option<&Entry>, KeyringError> {
+        let mut found = self.standing(slot, KeyState::Active);
         match (found.next(), found.next()) {
             (entry, None) => Ok(entry),
-            (_, Some(_)) => {
-                Err(KeyringError::damaged(format!("{trust_domain} has two active {} keys", key_use.as_str())))
-            }
+            (_, Some(_)) => Err(KeyringError::damaged(format!("{slot} has two active keys"))),
         }
+    }
+
+    /// The key of that name.
+    pub(super) fn key(&self, kid: &KeyId) -> Option<&Entry> {
+        self.keys.iter().find(|entry| entry.kid == *kid)
+    }
+
+    /// Said of each change. Never below the second that it is: a keyring that had to be made anew comes after the one that was lost, whatever that one's was.
+    pub(super) fn changed(&mut self, now: Timestamp) {
+        self.sequence = self.sequence.saturating_add(1).max(now.as_secs());
     }
 
     pub(super) fn encode(&self, seal: &RecordSeal) -> Result<Vec<u8>, KeyringError> {
@@ -165,7 +175,7 @@ impl<'a> UnverifiedDocument<'a> {
     /// The wrapped MAC key that the document says it is authenticated with. Its wrapping shows whether it is ours.
     pub(super) fn record_mac(&self) -> Result<&Entry, KeyringError> {
         self.document
-            .active(KeyUse::RecordMac, &self.document.trust_domain)?
+            .active((KeyUse::RecordMac, &self.document.trust_domain).into())?
             .ok_or_else(|| KeyringError::damaged("it has no record MAC key"))
     }
 

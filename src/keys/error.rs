@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use taskpass_verifier::keyset::{Algorithm, KeyId};
+use taskpass_verifier::keyset::KeyId;
 
 use super::document::KeyUse;
 use super::wrap::WrapError;
@@ -60,17 +60,13 @@ pub enum KeyringError {
         /// As configured.
         ours: TrustDomain,
     },
-    /// The configuration asks for another algorithm than the stored key has.
-    #[error(
-        "the signing key of {trust_domain} is for {stored}, and the configuration says {wanted}: changing it takes a key rotation"
-    )]
-    OtherAlgorithm {
-        /// Whose key.
-        trust_domain: TrustDomain,
+    /// What the store holds is older than what this broker has seen, or it was not seen for too long.
+    #[error("the stored keyring ran back: it is at sequence {stored}, and this broker has seen {seen}")]
+    RanBack {
         /// As stored.
-        stored: Algorithm,
-        /// As configured.
-        wanted: Algorithm,
+        stored: u64,
+        /// As seen.
+        seen: u64,
     },
     /// A key or certificate could not be made.
     #[error("a key could not be made: {0}")]

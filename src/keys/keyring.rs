@@ -4,23 +4,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskpass_verifier::keyset::{Algorithm, KeySet};
+use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet};
 
 use super::ca::TaskCa;
-use super::document::KeyUse;
+use super::document::{Document, KeyUse, Slot};
+use super::entry::Entry;
 use super::error::KeyringError;
 use super::opened::Opened;
 use super::pages::PageSeal;
+use super::plan::{self, Due, Times};
 use super::seal::RecordSeal;
 use super::signer::{JwtKey, Signer};
-use super::store::KeyringStore;
+use super::state::{KeyState, Standing};
+use super::store::{KeyringStore, StoredKeyring};
 use super::wrap::KeyWrapper;
 use crate::failpoint::{Place, reach};
 use crate::identity::TrustDomain;
 use crate::time::Timestamp;
 
 /// How often another broker may be first before we give up: each time it was one change further.
-const MAX_ATTEMPTS: usize = 16;
+pub(super) const MAX_ATTEMPTS: usize = 16;
 
 /// Which keys there have to be.
 #[derive(Clone, Debug)]
@@ -33,19 +36,81 @@ pub struct KeyPlan {
     pub root_lifetime: Duration,
     /// How long the intermediate is valid, when it is made.
     pub intermediate_lifetime: Duration,
+    /// How long keys wait.
+    pub times: Times,
 }
 
 impl KeyPlan {
-    /// A root of ten years, an intermediate of one.
-    pub const fn new(broker: TrustDomain, issuers: BTreeMap<TrustDomain, Algorithm>) -> Self {
+    /// A root of ten years, an intermediate of one, and the times by default.
+    pub fn new(broker: TrustDomain, issuers: BTreeMap<TrustDomain, Algorithm>) -> Self {
         const DAY: u64 = 24 * 60 * 60;
         Self {
             broker,
             issuers,
             root_lifetime: Duration::from_secs(3652 * DAY),
             intermediate_lifetime: Duration::from_secs(365 * DAY),
+            times: Times::default(),
         }
     }
+
+    /// Of which one key is active and one stands by, each.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (KeyUse, &TrustDomain)> {
+        let of_issuers = self.issuers.keys().flat_map(|name| [(KeyUse::Jwt, name), (KeyUse::Feed, name)]);
+        of_issuers.chain(std::iter::once((KeyUse::TaskCaIntermediate, &self.broker)))
+    }
+}
+
+/// A key, as operators see it: nothing private.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyView {
+    /// Its name.
+    pub kid: KeyId,
+    /// What it is for.
+    pub key_use: KeyUse,
+    /// Whose it is.
+    pub trust_domain: TrustDomain,
+    /// `None` for a MAC key.
+    pub algorithm: Option<Algorithm>,
+    /// Where it stands,
+    pub state: KeyState,
+    /// and since when.
+    pub since: Timestamp,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// A standby: when it is aged and may sign. A retiring key: when the last credential under it has expired and it goes.
+    pub waits_until: Option<Timestamp>,
+    /// The end of its certificate.
+    pub not_after: Option<Timestamp>,
+}
+
+impl From<&Entry> for KeyView {
+    fn from(entry: &Entry) -> Self {
+        let waits_until = match &entry.standing {
+            Standing::Prepared(prepared) => Some(prepared.aged_at()),
+            Standing::Retiring(retiring) => Some(retiring.until),
+            _ => None,
+        };
+        Self {
+            kid: entry.kid,
+            key_use: entry.key_use,
+            trust_domain: entry.trust_domain.clone(),
+            algorithm: entry.algorithm,
+            state: entry.state(),
+            since: entry.standing.since(),
+            created_at: entry.created_at,
+            waits_until,
+            not_after: entry.not_after,
+        }
+    }
+}
+
+/// Whether private parts that lie under another wrapping key are wrapped anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rewrap {
+    /// At a start: so whoever starts last decides.
+    Yes,
+    /// While running: two brokers that disagree would never end.
+    No,
 }
 
 /// The opened keyring: one view of it, that of the stored version. Its private parts are in the keys that it lends out; neither `Debug` nor what it
@@ -54,33 +119,47 @@ impl KeyPlan {
 pub struct Keyring {
     opened_at: Timestamp,
     version: u64,
-    sequence: u64,
-    document: Vec<u8>,
+    refresh_hint: Duration,
+    document: Document,
+    encoded: Vec<u8>,
     signers: BTreeMap<TrustDomain, Arc<JwtKey>>,
     key_sets: BTreeMap<TrustDomain, Arc<KeySet>>,
     feed_signers: BTreeMap<TrustDomain, Arc<JwtKey>>,
+    feed_key_sets: BTreeMap<TrustDomain, Arc<KeySet>>,
     task_ca: Arc<TaskCa>,
     seal: Arc<RecordSeal>,
     pages: PageSeal,
 }
 
 impl Keyring {
-    /// Opens the stored keyring, and first makes in it what the plan asks for and it lacks: all at the first start, one key for a trust domain that is new,
-    /// nothing at a restart. Brokers that start at once agree: by compare-and-set one makes the keys, the others adopt them. What is returned was read
-    /// back from the store, so that a key is never used that is not stored.
+    /// Opens the stored keyring, and first makes in it what the plan asks for and it lacks: all at the first start, one key and its standby for a trust domain that is new,
+    /// nothing at a restart. What lies under another wrapping key that is at hand is wrapped anew. Brokers that start at once agree: by compare-and-set one makes the keys, the
+    /// others adopt them. What is returned was read back from the store, so that a key is never used that is not stored.
     pub async fn open(
         store: &dyn KeyringStore,
         wrapper: &dyn KeyWrapper,
         plan: &KeyPlan,
         now: Timestamp,
     ) -> Result<Self, KeyringError> {
-        let mut stored = store.load().await?;
+        let stored = store.load().await?;
+        Self::open_from(stored, store, wrapper, plan, Rewrap::Yes, now).await
+    }
+
+    /// The same from what was read already.
+    pub(super) async fn open_from(
+        mut stored: Option<StoredKeyring>,
+        store: &dyn KeyringStore,
+        wrapper: &dyn KeyWrapper,
+        plan: &KeyPlan,
+        rewrap: Rewrap,
+        now: Timestamp,
+    ) -> Result<Self, KeyringError> {
         for _ in 0..MAX_ATTEMPTS {
             let (version, mut opened) = match &stored {
                 Some(stored) => (Some(stored.version), Opened::read(&stored.document, wrapper, plan).await?),
                 None => (None, Opened::first(wrapper, plan, now).await?),
             };
-            let changed = opened.complete(wrapper, plan, now).await?;
+            let changed = opened.complete(wrapper, plan, rewrap, now).await?;
             if let (Some(version), false) = (version, changed) {
                 return Self::from_opened(version, &opened, plan, now);
             }
@@ -91,31 +170,34 @@ impl Keyring {
         Err(KeyringError::Contended)
     }
 
-    fn from_opened(
+    pub(super) fn from_opened(
         version: u64,
         opened: &Opened,
         plan: &KeyPlan,
         opened_at: Timestamp,
     ) -> Result<Self, KeyringError> {
-        let mut signers = BTreeMap::new();
-        let mut key_sets = BTreeMap::new();
-        let mut feed_signers = BTreeMap::new();
+        let (mut signers, mut key_sets) = (BTreeMap::new(), BTreeMap::new());
+        let (mut feed_signers, mut feed_key_sets) = (BTreeMap::new(), BTreeMap::new());
         for trust_domain in plan.issuers.keys() {
-            let key = opened.signing_key(KeyUse::Jwt, trust_domain)?;
-            let key_set = KeySet::new([key.public().clone()]).map_err(KeyringError::damaged)?;
-            key_sets.insert(trust_domain.clone(), Arc::new(key_set));
-            signers.insert(trust_domain.clone(), Arc::new(key));
-            let feed_key = opened.signing_key(KeyUse::Feed, trust_domain)?;
-            feed_signers.insert(trust_domain.clone(), Arc::new(feed_key));
+            for (key_use, signers, key_sets) in [
+                (KeyUse::Jwt, &mut signers, &mut key_sets),
+                (KeyUse::Feed, &mut feed_signers, &mut feed_key_sets),
+            ] {
+                let slot = Slot { key_use, trust_domain };
+                signers.insert(trust_domain.clone(), Arc::new(opened.signing_key(slot)?));
+                key_sets.insert(trust_domain.clone(), Arc::new(opened.published(slot)?));
+            }
         }
         Ok(Self {
             opened_at,
             version,
-            document: opened.encode()?,
-            sequence: opened.sequence(),
+            refresh_hint: plan.times.refresh_hint,
+            document: opened.document().clone(),
+            encoded: opened.encode()?,
             signers,
             key_sets,
             feed_signers,
+            feed_key_sets,
             task_ca: Arc::new(opened.task_ca()?),
             seal: Arc::new(opened.seal()?),
             pages: opened.page_seal()?,
@@ -134,12 +216,45 @@ impl Keyring {
 
     /// The document as stored: every private part in it is wrapped.
     pub fn document(&self) -> &[u8] {
-        &self.document
+        &self.encoded
     }
 
-    /// Grows with each change of what is published, never falls: `spiffe_sequence`.
+    /// Grows with each change, never falls: `spiffe_sequence`.
     pub const fn sequence(&self) -> u64 {
-        self.sequence
+        self.document.sequence
+    }
+
+    /// How often those who read what is published should look again.
+    pub const fn refresh_hint(&self) -> Duration {
+        self.refresh_hint
+    }
+
+    /// Every key that the keyring knows of, those that are over too.
+    pub fn keys(&self) -> impl Iterator<Item = KeyView> {
+        self.document.keys.iter().map(KeyView::from)
+    }
+
+    /// Those that were given up.
+    pub(super) fn compromised(&self) -> impl Iterator<Item = KeyId> {
+        self.document.keys.iter().filter(|key| key.state() == KeyState::Compromised).map(|key| key.kid)
+    }
+
+    /// Where the key stands.
+    pub(super) fn state_of(&self, kid: &KeyId) -> Option<KeyState> {
+        self.document.key(kid).map(Entry::state)
+    }
+
+    /// What is to be done without being asked.
+    pub(super) fn due(&self, plan: &KeyPlan, now: Timestamp) -> Due {
+        plan::due(&self.document, &plan.times, plan, now)
+    }
+
+    /// A trust domain that is served, and whose active key is not among those that verifiers are told of. There is none, unless something is badly wrong.
+    pub fn unpublished(&self) -> Option<&TrustDomain> {
+        let is_missing = |(name, signer): &(&TrustDomain, &Arc<JwtKey>)| {
+            self.key_sets.get(*name).is_none_or(|keys| keys.get(&signer.kid()).is_none())
+        };
+        self.signers.iter().find(is_missing).map(|(name, _)| name)
     }
 
     /// The active signing key of a trust domain that is served.
@@ -157,7 +272,17 @@ impl Keyring {
         self.feed_signers.iter()
     }
 
-    /// The public keys of a trust domain that is served.
+    /// The keys that what is pushed to the verifiers of a trust domain is signed with, was, or will be.
+    pub fn feed_key_set(&self, trust_domain: &TrustDomain) -> Option<&Arc<KeySet>> {
+        self.feed_key_sets.get(trust_domain)
+    }
+
+    /// All of them, by trust domain.
+    pub fn feed_key_sets(&self) -> impl Iterator<Item = (&TrustDomain, &Arc<KeySet>)> {
+        self.feed_key_sets.iter()
+    }
+
+    /// The public keys of a trust domain that is served: of those that sign, did, or will.
     pub fn key_set(&self, trust_domain: &TrustDomain) -> Option<&Arc<KeySet>> {
         self.key_sets.get(trust_domain)
     }

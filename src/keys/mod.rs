@@ -3,6 +3,8 @@
 //! - [`kek`]: the key-encryption key, from a file or the environment.
 //! - [`wrap`]: how private parts are made unreadable for the store; room for a key management service.
 //! - [`keyring`]: opens the stored keyring or makes it, and lends out what is in it.
+//! - [`keeper`]: the view of it that is in force in a running broker, and its moves.
+//! - [`state`], [`plan`]: where a key stands, which moves there are and what they wait for.
 //! - [`signer`], [`ca`], [`seal`]: a token's signature, a certificate's, a stored record's MAC.
 //! - [`pages`]: where a list goes on, sealed for its caller.
 //! - [`publish`]: the public half, for verifiers.
@@ -12,29 +14,36 @@
 
 pub mod ca;
 mod document;
+mod entry;
 pub mod error;
+pub mod keeper;
 pub mod kek;
 pub mod keyring;
 mod opened;
 pub mod pages;
+pub mod plan;
 pub mod publish;
 pub mod seal;
 pub mod signer;
 mod spot_check;
+pub mod state;
 pub mod store;
 pub mod wrap;
 
 pub use ca::TaskCa;
-pub use document::{KeyState, KeyUse};
+pub use document::{KeyUse, Slot};
 pub use error::KeyringError;
+pub use keeper::{Keeper, Moved, Seen, Step};
 pub use kek::{KekError, KeyEncryptionKey};
-pub use keyring::{KeyPlan, Keyring};
+pub use keyring::{KeyPlan, KeyView, Keyring};
 pub use pages::{PageSeal, TaskList};
+pub use plan::{Move, Refusal, Times};
 pub use publish::KeySets;
 pub use seal::{Forged, RecordSeal};
 pub use signer::{JwtKey, Signer};
 pub use spot_check::SpotCheck;
-pub use wrap::{KeyLabel, KeyWrapper, WrapError};
+pub use state::KeyState;
+pub use wrap::{KeyLabel, KeyWrapper, Successive, WrapError};
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -4,24 +4,26 @@ use std::collections::BTreeMap;
 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
-use taskpass_verifier::keyset::{Algorithm, KeyId};
+use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet, VerificationKey};
 
 use super::ca::{self, CaCertificate, CaKey, TaskCa};
-use super::document::{Bytes, Document, Entry, KeyState, KeyUse, UnverifiedDocument};
+use super::document::{Document, KeyUse, Slot, UnverifiedDocument};
+use super::entry::{Entry, Wrapped};
 use super::error::{KeyringError, printable};
-use super::keyring::KeyPlan;
+use super::keyring::{KeyPlan, Rewrap};
 use super::pages::PageSeal;
+use super::plan::{self, Change, Move, Refusal};
 use super::seal::{MAC_KEY_LEN, RecordSeal};
 use super::signer::{JwtKey, Signer};
+use super::state::{Active, KeyState, Prepared, Standing};
 use super::wrap::{KeyLabel, KeyWrapper};
-use crate::identity::TrustDomain;
 use crate::ids::random;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
 type Private = Secret<Vec<u8>>;
 
-/// A document, and the private part of each key in it.
+/// A document, and the private part of each key in it that has one.
 pub(super) struct Opened {
     document: Document,
     private: BTreeMap<KeyId, Private>,
@@ -44,7 +46,8 @@ impl Opened {
         now: Timestamp,
     ) -> Result<Self, KeyringError> {
         let mut opened = Self { document: Document::new(plan.broker.clone()), private: BTreeMap::new() };
-        opened.add(wrapper, KeyUse::RecordMac, &plan.broker, made_record_mac()?, now).await?;
+        let slot = (KeyUse::RecordMac, &plan.broker).into();
+        opened.add(wrapper, slot, made_record_mac()?, signing(now), plan, now).await?;
         Ok(opened)
     }
 
@@ -65,144 +68,246 @@ impl Opened {
             });
         }
         let mut private = BTreeMap::new();
-        for entry in &document.keys {
+        for entry in document.keys.iter().filter(|entry| entry.private.is_some()) {
             private.insert(entry.kid, unwrap(wrapper, entry).await?);
         }
         Ok(Self { document, private })
     }
 
-    /// Makes what the plan asks for and the document lacks. True if it made anything.
+    /// Makes what the plan asks for and the document lacks, and notes the greatest of the times that brokers are configured with. True if anything changed.
     pub(super) async fn complete(
         &mut self,
         wrapper: &dyn KeyWrapper,
         plan: &KeyPlan,
+        rewrap: Rewrap,
         now: Timestamp,
     ) -> Result<bool, KeyringError> {
-        let before = self.document.keys.len();
-        for (trust_domain, algorithm) in &plan.issuers {
-            match self.document.active(KeyUse::Jwt, trust_domain)?.map(|entry| entry.algorithm) {
-                None => self.add(wrapper, KeyUse::Jwt, trust_domain, made_jwt(*algorithm)?, now).await?,
-                Some(Some(stored)) if stored != *algorithm => {
-                    let trust_domain = trust_domain.clone();
-                    return Err(KeyringError::OtherAlgorithm { trust_domain, stored, wanted: *algorithm });
-                }
-                Some(_) => {}
-            }
-            if self.document.active(KeyUse::Feed, trust_domain)?.is_none() {
-                self.add(wrapper, KeyUse::Feed, trust_domain, made_jwt(Algorithm::Es256)?, now).await?;
-            }
+        let mut changes = Vec::new();
+        let root = Slot { key_use: KeyUse::TaskCaRoot, trust_domain: &plan.broker };
+        for (key_use, trust_domain) in std::iter::once((root.key_use, root.trust_domain)).chain(plan.slots())
+        {
+            let slot = Slot { key_use, trust_domain };
+            let make = |signs| Change::Make { key_use, trust_domain: trust_domain.clone(), signs };
+            changes.extend(self.document.active(slot)?.is_none().then(|| make(true)));
+            let lacks_standby = self.document.standing(slot, KeyState::Prepared).next().is_none();
+            changes.extend((lacks_standby && key_use.moves()).then(|| make(false)));
         }
-        if self.document.active(KeyUse::TaskCaRoot, &plan.broker)?.is_none() {
-            self.add(wrapper, KeyUse::TaskCaRoot, &plan.broker, made_root(plan, now)?, now).await?;
-        }
-        if self.document.active(KeyUse::TaskCaIntermediate, &plan.broker)?.is_none() {
-            let made = self.made_intermediate(plan, now)?;
-            self.add(wrapper, KeyUse::TaskCaIntermediate, &plan.broker, made, now).await?;
-        }
-        let changed = self.document.keys.len() != before;
-        if changed {
-            // Never below the second that it is: a keyring that had to be made anew comes after the one that was lost, whatever that one's was.
-            self.document.sequence = self.document.sequence.saturating_add(1).max(now.as_secs());
+        let mut changed = self.apply(wrapper, plan, changes, now).await?;
+        let rewrapped = rewrap == Rewrap::Yes && self.rewrap(wrapper).await?;
+        if self.note_times(plan) | rewrapped {
+            self.document.changed(now);
+            changed = true;
         }
         Ok(changed)
+    }
+
+    /// Keys that may sign are held to the longest lifetime, and the longest wait, that any broker of this keyring was configured with.
+    fn note_times(&mut self, plan: &KeyPlan) -> bool {
+        let (mut changed, wait) = (false, plan.times.publish_wait());
+        for entry in self.document.keys.iter_mut().filter(|entry| entry.key_use.moves()) {
+            let longest = plan.times.longest(entry.key_use);
+            if let Standing::Prepared(it) = entry.standing
+                && it.wait < wait
+            {
+                entry.standing = Standing::Prepared(Prepared { wait, ..it });
+                changed = true;
+            }
+            let signs = matches!(entry.state(), KeyState::Prepared | KeyState::Active);
+            if signs && entry.longest.is_none_or(|noted| noted < longest) {
+                entry.longest = Some(longest);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Wraps under the present wrapping key what lies under another one that is at hand. True if there was any.
+    async fn rewrap(&mut self, wrapper: &dyn KeyWrapper) -> Result<bool, KeyringError> {
+        let (mut changed, ours) = (false, wrapper.id());
+        for entry in &mut self.document.keys {
+            let Some(wrapped) = entry.private.as_ref().filter(|wrapped| wrapped.by != ours) else { continue };
+            let private =
+                self.private.get(&entry.kid).ok_or_else(|| KeyringError::WrongKeyEncryptionKey {
+                    stored: printable(&wrapped.by, 256),
+                    ours: ours.clone(),
+                })?;
+            entry.private = Some(wrap(wrapper, &entry.kid, entry.slot(), private).await?);
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// What a move changes, or why it is not made.
+    pub(super) fn decide(&self, plan: &KeyPlan, what: &Move, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+        plan::decide(&self.document, &plan.times, now, what)
+    }
+
+    /// Makes the changes, all of them. True if there were any.
+    pub(super) async fn apply(
+        &mut self,
+        wrapper: &dyn KeyWrapper,
+        plan: &KeyPlan,
+        changes: Vec<Change>,
+        now: Timestamp,
+    ) -> Result<bool, KeyringError> {
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        for change in changes {
+            match change {
+                Change::Set { kid, to } => {
+                    let entry = self.document.keys.iter_mut().find(|entry| entry.kid == kid);
+                    entry.ok_or_else(|| KeyringError::damaged("a key is gone"))?.stands(to);
+                }
+                Change::Make { key_use, trust_domain, signs } => {
+                    let slot = Slot { key_use, trust_domain: &trust_domain };
+                    let made = self.made(slot, plan, now)?;
+                    let wait = plan.times.publish_wait();
+                    let standby = Standing::Prepared(Prepared { since: now, wait });
+                    let standing = if signs { signing(now) } else { standby };
+                    self.add(wrapper, slot, made, standing, plan, now).await?;
+                }
+            }
+        }
+        for kid in plan::forgotten(&self.document) {
+            self.document.keys.retain(|entry| entry.kid != kid);
+        }
+        let has_private: Vec<_> =
+            self.document.keys.iter().filter(|e| e.private.is_some()).map(|e| e.kid).collect();
+        self.private.retain(|kid, _| has_private.contains(kid));
+        self.document.changed(now);
+        Ok(true)
+    }
+
+    /// A key of the use, whatever the document has already.
+    fn made(&self, slot: Slot<'_>, plan: &KeyPlan, now: Timestamp) -> Result<Made, KeyringError> {
+        match slot.key_use {
+            KeyUse::Jwt => {
+                let stored = self.document.active(slot)?.and_then(|entry| entry.algorithm);
+                let algorithm = plan.issuers.get(slot.trust_domain).copied().or(stored);
+                made_jwt(algorithm.unwrap_or(Algorithm::Es256))
+            }
+            KeyUse::Feed => made_jwt(Algorithm::Es256),
+            KeyUse::TaskCaRoot => made_root(plan, now),
+            KeyUse::TaskCaIntermediate => self.made_intermediate(plan, now),
+            KeyUse::RecordMac => made_record_mac(),
+        }
+    }
+
+    pub(super) const fn document(&self) -> &Document {
+        &self.document
     }
 
     pub(super) fn encode(&self) -> Result<Vec<u8>, KeyringError> {
         self.document.encode(&self.seal()?)
     }
 
-    pub(super) const fn sequence(&self) -> u64 {
-        self.document.sequence
-    }
-
     pub(super) fn seal(&self) -> Result<RecordSeal, KeyringError> {
-        let (_, private) = self.active(KeyUse::RecordMac, &self.document.trust_domain)?;
+        let (_, private) = self.active((KeyUse::RecordMac, &self.document.trust_domain).into())?;
         RecordSeal::new(private).ok_or_else(|| KeyringError::damaged("a MAC key is too short"))
     }
 
     pub(super) fn page_seal(&self) -> Result<PageSeal, KeyringError> {
-        let (_, private) = self.active(KeyUse::RecordMac, &self.document.trust_domain)?;
+        let (_, private) = self.active((KeyUse::RecordMac, &self.document.trust_domain).into())?;
         PageSeal::new(private).ok_or_else(|| KeyringError::damaged("a MAC key is too short"))
     }
 
     /// The active key of a trust domain for [`KeyUse::Jwt`] or [`KeyUse::Feed`].
-    pub(super) fn signing_key(
-        &self,
-        key_use: KeyUse,
-        trust_domain: &TrustDomain,
-    ) -> Result<JwtKey, KeyringError> {
-        let (entry, private) = self.active(key_use, trust_domain)?;
-        let algorithm =
-            entry.algorithm.ok_or_else(|| KeyringError::damaged("a signing key without an algorithm"))?;
-        let not_after = entry.not_after_ms.map(Timestamp::from_millis);
-        let key = JwtKey::from_pkcs8(trust_domain.clone(), algorithm, private, not_after)?;
-        if key.kid() != entry.kid || key.public().public_bytes() != entry.public.0 {
+    pub(super) fn signing_key(&self, slot: Slot<'_>) -> Result<JwtKey, KeyringError> {
+        let (entry, private) = self.active(slot)?;
+        let algorithm = algorithm_of(entry)?;
+        let key = JwtKey::from_pkcs8(slot.trust_domain.clone(), algorithm, private, entry.not_after)?;
+        if key.kid() != entry.kid || key.public().public_bytes() != entry.public {
             return Err(KeyringError::damaged("a signing key is not what its entry says"));
         }
         Ok(key)
     }
 
+    /// The public keys that verifiers are told of.
+    pub(super) fn published(&self, slot: Slot<'_>) -> Result<KeySet, KeyringError> {
+        let published = self.document.of(slot).filter(|entry| entry.state().is_published());
+        let keys = published.map(|entry| {
+            let key = VerificationKey::from_public_bytes(algorithm_of(entry)?, &entry.public);
+            let key = key.map_err(KeyringError::damaged)?;
+            if key.id() != entry.kid {
+                return Err(KeyringError::damaged("a published key is not what its entry says"));
+            }
+            Ok(key)
+        });
+        KeySet::new(keys.collect::<Result<Vec<_>, _>>()?).map_err(KeyringError::damaged)
+    }
+
+    /// The task CA that issues, and beside it the intermediates whose certificates are ours too.
     pub(super) fn task_ca(&self) -> Result<TaskCa, KeyringError> {
         let trust_domain = &self.document.trust_domain;
+        let slot = (KeyUse::TaskCaIntermediate, trust_domain).into();
         let (root, _) = self.root()?;
-        let (intermediate, private) = self.active(KeyUse::TaskCaIntermediate, trust_domain)?;
+        let (intermediate, private) = self.active(slot)?;
         let key = CaKey::from_pkcs8(private)?;
-        TaskCa::new(trust_domain.clone(), &root.public.0, &intermediate.public.0, key)
+        let published = self.document.of(slot).filter(|entry| entry.state().is_published());
+        let published = published.map(|entry| (entry.kid, entry.public.as_slice()));
+        TaskCa::new(trust_domain.clone(), &root.public, &intermediate.public, key, published)
     }
 
     fn made_intermediate(&self, plan: &KeyPlan, now: Timestamp) -> Result<Made, KeyringError> {
         let (root, root_key) = self.root()?;
         let (key, private) = made_ca_key()?;
-        let root = (root.public.0.as_slice(), &root_key);
+        let root = (root.public.as_slice(), &root_key);
         let certificate = ca::make_intermediate(&plan.broker, &key, root, now, plan.intermediate_lifetime)?;
         Ok(Made::ca(&key, private, certificate))
     }
 
     /// The root's entry and key, which fit each other.
     fn root(&self) -> Result<(&Entry, CaKey), KeyringError> {
-        let (entry, private) = self.active(KeyUse::TaskCaRoot, &self.document.trust_domain)?;
+        let (entry, private) = self.active((KeyUse::TaskCaRoot, &self.document.trust_domain).into())?;
         let key = CaKey::from_pkcs8(private)?;
-        ca::belongs(&ca::parse(&entry.public.0)?, key.id())?;
+        ca::belongs(&ca::parse(&entry.public)?, key.id())?;
         Ok((entry, key))
     }
 
-    fn active(
-        &self,
-        key_use: KeyUse,
-        trust_domain: &TrustDomain,
-    ) -> Result<(&Entry, &Private), KeyringError> {
+    fn active(&self, slot: Slot<'_>) -> Result<(&Entry, &Private), KeyringError> {
         self.document
-            .active(key_use, trust_domain)?
+            .active(slot)?
             .and_then(|entry| Some((entry, self.private.get(&entry.kid)?)))
-            .ok_or_else(|| KeyringError::damaged(format!("{trust_domain} has no {} key", key_use.as_str())))
+            .ok_or_else(|| KeyringError::damaged(format!("{slot} is missing")))
     }
 
     async fn add(
         &mut self,
         wrapper: &dyn KeyWrapper,
-        key_use: KeyUse,
-        trust_domain: &TrustDomain,
+        slot: Slot<'_>,
         made: Made,
+        standing: Standing,
+        plan: &KeyPlan,
         now: Timestamp,
     ) -> Result<(), KeyringError> {
-        let kid = made.kid.to_string();
-        let label = KeyLabel { kid: &kid, key_use, trust_domain: trust_domain.as_str() };
-        let wrapped = wrapper.wrap(label, &made.private).await.map_err(KeyringError::not_made)?;
+        if self.document.key(&made.kid).is_some() {
+            return Err(KeyringError::not_made("a new key has the name of an old one"));
+        }
+        let wrapped = wrap(wrapper, &made.kid, slot, &made.private).await?;
         self.document.keys.push(Entry {
             kid: made.kid,
-            r#use: key_use,
-            trust_domain: trust_domain.clone(),
+            key_use: slot.key_use,
+            trust_domain: slot.trust_domain.clone(),
             algorithm: made.algorithm,
-            state: KeyState::Active,
-            created_at_ms: now.as_millis(),
-            not_after_ms: made.not_after.map(Timestamp::as_millis),
-            public: Bytes(made.public),
-            wrapped_by: wrapper.id(),
-            wrapped: Bytes(wrapped),
+            standing,
+            created_at: now,
+            longest: slot.key_use.moves().then(|| plan.times.longest(slot.key_use)),
+            not_after: made.not_after,
+            public: made.public,
+            private: Some(wrapped),
         });
         self.private.insert(made.kid, made.private);
         Ok(())
     }
+}
+
+const fn signing(now: Timestamp) -> Standing {
+    Standing::Active(Active { since: now })
+}
+
+fn algorithm_of(entry: &Entry) -> Result<Algorithm, KeyringError> {
+    entry.algorithm.ok_or_else(|| KeyringError::damaged("a signing key without an algorithm"))
 }
 
 impl Made {
@@ -217,17 +322,29 @@ impl Made {
     }
 }
 
+async fn wrap(
+    wrapper: &dyn KeyWrapper,
+    kid: &KeyId,
+    slot: Slot<'_>,
+    private: &Private,
+) -> Result<Wrapped, KeyringError> {
+    let kid = kid.to_string();
+    let label = KeyLabel { kid: &kid, key_use: slot.key_use, trust_domain: slot.trust_domain.as_str() };
+    let bytes = wrapper.wrap(label, private).await.map_err(KeyringError::not_made)?;
+    Ok(Wrapped { by: wrapper.id(), bytes })
+}
+
 async fn unwrap(wrapper: &dyn KeyWrapper, entry: &Entry) -> Result<Private, KeyringError> {
-    let ours = wrapper.id();
-    if entry.wrapped_by != ours {
-        let stored = printable(&entry.wrapped_by, 256);
+    let wrapped = entry.private.as_ref().ok_or_else(|| KeyringError::damaged("a key has no private part"))?;
+    if !wrapper.opens(&wrapped.by) {
+        let (stored, ours) = (printable(&wrapped.by, 256), wrapper.id());
         return Err(KeyringError::WrongKeyEncryptionKey { stored, ours });
     }
     let kid = entry.kid.to_string();
-    let label = KeyLabel { kid: &kid, key_use: entry.r#use, trust_domain: entry.trust_domain.as_str() };
-    wrapper.unwrap(label, &entry.wrapped.0).await.map_err(|source| KeyringError::KeyDoesNotOpen {
+    let label = KeyLabel { kid: &kid, key_use: entry.key_use, trust_domain: entry.trust_domain.as_str() };
+    wrapper.unwrap(label, &wrapped.bytes).await.map_err(|source| KeyringError::KeyDoesNotOpen {
         kid: entry.kid,
-        key_use: entry.r#use,
+        key_use: entry.key_use,
         trust_domain: entry.trust_domain.clone(),
         source,
     })

@@ -5,20 +5,16 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Serialize;
-use taskpass_verifier::KeySet;
 
 use super::ca;
 use super::error::KeyringError;
 use super::keyring::Keyring;
-use super::signer::Signer as _;
 use crate::identity::TrustDomain;
-
-/// How often followers of the SPIFFE bundle should look again, in seconds (SPIFFE Trust Domain and Bundle, section 4.1.2).
-pub const REFRESH_HINT_SECONDS: u64 = 300;
 
 /// Of the files: everybody reads what is public.
 const FILE_MODE: u32 = 0o644;
@@ -40,17 +36,14 @@ impl KeySets {
     pub fn of(keyring: &Keyring) -> Result<Self, KeyringError> {
         let root = keyring.task_ca().root();
         let jwks = keyring.key_sets().map(|(domain, keys)| (domain.clone(), keys.to_jwks())).collect();
-        let mut feed_jwks = BTreeMap::new();
-        for (domain, key) in keyring.feed_signers() {
-            let keys = KeySet::new([key.public().clone()]).map_err(KeyringError::damaged)?;
-            feed_jwks.insert(domain.clone(), keys.to_jwks());
-        }
+        let feed_jwks =
+            keyring.feed_key_sets().map(|(domain, keys)| (domain.clone(), keys.to_jwks())).collect();
         Ok(Self {
             jwks,
             feed_jwks,
             sequence: keyring.sequence(),
             task_ca_pem: pem("CERTIFICATE", root),
-            task_ca_bundle: spiffe_bundle(root, keyring.sequence())?,
+            task_ca_bundle: spiffe_bundle(root, keyring.sequence(), keyring.refresh_hint())?,
         })
     }
 
@@ -149,7 +142,7 @@ struct SpiffeKey {
     x5c: [String; 1],
 }
 
-fn spiffe_bundle(root: &[u8], sequence: u64) -> Result<String, KeyringError> {
+fn spiffe_bundle(root: &[u8], sequence: u64, hint: Duration) -> Result<String, KeyringError> {
     let certificate = ca::parse(root)?;
     let point = &certificate.public_key().subject_public_key.data;
     let (x, y) = point
@@ -165,7 +158,8 @@ fn spiffe_bundle(root: &[u8], sequence: u64) -> Result<String, KeyringError> {
         y: URL_SAFE_NO_PAD.encode(y),
         x5c: [STANDARD.encode(root)],
     };
-    let bundle =
-        SpiffeBundle { keys: [key], spiffe_sequence: sequence, spiffe_refresh_hint: REFRESH_HINT_SECONDS };
+    // SPIFFE Trust Domain and Bundle, section 4.1.2: in whole seconds.
+    let spiffe_refresh_hint = hint.as_secs().max(1);
+    let bundle = SpiffeBundle { keys: [key], spiffe_sequence: sequence, spiffe_refresh_hint };
     serde_json::to_string(&bundle).map_err(KeyringError::damaged)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet};
 
 use super::document::KeyUse;
+use super::seal::RecordSeal;
 use super::signer::Signer;
 use super::testing::{MemoryStore, NOW, domain, kek, keyring, open, plan};
 use super::*;
@@ -102,23 +103,52 @@ async fn a_wrong_key_encryption_key_refuses_and_says_so() {
 #[tokio::test]
 async fn a_keyring_of_an_unknown_format_refuses_and_stays() {
     let plan = plan(&[("acme.test", ES256)]);
-    let newer = b"taskpass-keyring 3\nx\n{}";
+    let newer = b"taskpass-keyring 4\nx\n{}";
     let store = MemoryStore::with_document(*newer);
     let error = open(&store, &plan).await.unwrap_err();
-    assert_eq!(error, KeyringError::UnknownFormat("3".to_owned()));
+    assert_eq!(error, KeyringError::UnknownFormat("4".to_owned()));
     assert_eq!(store.document(), newer);
 }
 
 #[tokio::test]
-async fn a_keyring_of_the_first_format_opens_and_is_completed() {
+async fn keyrings_of_older_formats_open_and_are_completed() {
     let store = MemoryStore::default();
-    open(&store, &plan(&[])).await.unwrap();
-    // The first format had no feed keys; the line that names the format is not what the MAC covers.
-    let first = String::from_utf8(store.document()).unwrap().replacen("keyring 2", "keyring 1", 1);
-    let store = MemoryStore::with_document(first);
-    let keyring = open(&store, &plan(&[("acme.test", ES256)])).await.unwrap();
-    assert_eq!(keyring.feed_signers().count(), 1);
-    assert!(String::from_utf8(store.document()).unwrap().starts_with("taskpass-keyring 2\n"));
+    let before = open(&store, &plan(&[("acme.test", ES256)])).await.unwrap();
+    for format in [1, 2] {
+        let store = MemoryStore::with_document(as_older_format(store.document(), format).await);
+        let keyring = open(&store, &plan(&[("acme.test", ES256)])).await.unwrap();
+        assert_eq!(keyring.feed_signers().count(), 1);
+        let (old, new) =
+            (before.signer(&domain("acme.test")).unwrap(), keyring.signer(&domain("acme.test")).unwrap());
+        assert_eq!(old.kid(), new.kid(), "what signed goes on");
+        let state =
+            |state| keyring.keys().filter(|key| key.key_use == KeyUse::Jwt && key.state == state).count();
+        assert_eq!((state(KeyState::Active), state(KeyState::Prepared)), (1, 1), "a standby is made");
+        assert!(String::from_utf8(store.document()).unwrap().starts_with("taskpass-keyring 3\n"));
+    }
+}
+
+/// What a broker of then would have written.
+async fn as_older_format(document: Vec<u8>, format: u8) -> String {
+    let text = String::from_utf8(document).unwrap();
+    let mut body: serde_json::Value = serde_json::from_str(text.splitn(3, '\n').nth(2).unwrap()).unwrap();
+    let keys = body["keys"].as_array_mut().unwrap();
+    keys.retain(|key| key["state"] == "active" && (format > 1 || key["use"] != "feed"));
+    for key in keys.iter_mut() {
+        let key = key.as_object_mut().unwrap();
+        key.retain(|name, _| !matches!(name.as_str(), "since_ms" | "longest_ms"));
+    }
+    let mac = keys.iter().find(|key| key["use"] == "record-mac").unwrap();
+    let kid = mac["kid"].as_str().unwrap().to_owned();
+    let label = KeyLabel { kid: &kid, key_use: KeyUse::RecordMac, trust_domain: "broker.test" };
+    let private = kek(7).unwrap(label, &decode(mac["wrapped"].as_str().unwrap())).await.unwrap();
+    let body = body.to_string();
+    let tag = RecordSeal::new(&private).unwrap().tag_document(body.as_bytes());
+    use base64::Engine as _;
+    format!(
+        "taskpass-keyring {format}\n{}\n{body}",
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(tag)
+    )
 }
 
 #[tokio::test]
@@ -172,11 +202,12 @@ async fn a_keyring_of_another_broker_refuses() {
 }
 
 #[tokio::test]
-async fn another_algorithm_for_a_key_that_exists_refuses() {
+async fn another_algorithm_is_that_of_the_keys_that_are_made_from_then_on() {
     let store = MemoryStore::default();
-    open(&store, &plan(&[("acme.test", ES256)])).await.unwrap();
-    let error = open(&store, &plan(&[("acme.test", Algorithm::EdDsa)])).await.unwrap_err();
-    assert!(matches!(error, KeyringError::OtherAlgorithm { .. }), "{error}");
+    let before = open(&store, &plan(&[("acme.test", ES256)])).await.unwrap();
+    let after = open(&store, &plan(&[("acme.test", Algorithm::EdDsa)])).await.unwrap();
+    assert_eq!(before.document(), after.document());
+    assert_eq!(after.signer(&domain("acme.test")).unwrap().algorithm(), ES256);
 }
 
 #[tokio::test]
@@ -229,7 +260,7 @@ async fn a44_neither_the_document_nor_debug_shows_private_bytes() {
     let document = String::from_utf8(store.document()).unwrap();
     let body: serde_json::Value = serde_json::from_str(document.splitn(3, '\n').nth(2).unwrap()).unwrap();
     let keys = body["keys"].as_array().unwrap();
-    assert_eq!(keys.len(), 7, "two JWT keys, two feed keys, root, intermediate, MAC");
+    assert_eq!(keys.len(), 12, "two JWT keys, two feed keys, intermediate, each with a standby; root, MAC");
     for key in keys {
         let text = |name: &str| key[name].as_str().unwrap().to_owned();
         let (kid, trust_domain) = (text("kid"), text("trust_domain"));

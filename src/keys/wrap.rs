@@ -41,10 +41,15 @@ pub trait KeyWrapper: Send + Sync {
     /// Names the wrapping key. Stored beside what it wrapped, so that a wrong one is told from damage. At most 256 bytes.
     fn id(&self) -> String;
 
+    /// Whether it opens what a wrapping key of that name has wrapped. One that changes from one wrapping key to another opens what either has wrapped.
+    fn opens(&self, id: &str) -> bool {
+        id == self.id()
+    }
+
     /// Makes `private` unreadable to whoever lacks the wrapping key.
     async fn wrap(&self, label: KeyLabel<'_>, private: &Secret<Vec<u8>>) -> Result<Vec<u8>, WrapError>;
 
-    /// The inverse. Fails unless `wrapped` was made under this wrapping key, for this label, and is unaltered.
+    /// The inverse. Fails unless `wrapped` was made under a wrapping key that [`Self::opens`] says yes to, for this label, and is unaltered.
     async fn unwrap(&self, label: KeyLabel<'_>, wrapped: &[u8]) -> Result<Secret<Vec<u8>>, WrapError>;
 }
 
@@ -89,6 +94,37 @@ impl KeyWrapper for KeyEncryptionKey {
             )
             .map_err(|_| WrapError::DoesNotOpen)?;
         Ok(Secret::new(plain.to_vec()))
+    }
+}
+
+/// Wraps under one key-encryption key, and opens what lies under it or the other one: for the change from one to the next.
+#[derive(Debug)]
+pub struct Successive {
+    /// Wraps and opens.
+    pub present: KeyEncryptionKey,
+    /// Opens only.
+    pub other: KeyEncryptionKey,
+}
+
+#[async_trait]
+impl KeyWrapper for Successive {
+    fn id(&self) -> String {
+        self.present.id()
+    }
+
+    fn opens(&self, id: &str) -> bool {
+        self.present.opens(id) || self.other.opens(id)
+    }
+
+    async fn wrap(&self, label: KeyLabel<'_>, private: &Secret<Vec<u8>>) -> Result<Vec<u8>, WrapError> {
+        self.present.wrap(label, private).await
+    }
+
+    async fn unwrap(&self, label: KeyLabel<'_>, wrapped: &[u8]) -> Result<Secret<Vec<u8>>, WrapError> {
+        match self.present.unwrap(label, wrapped).await {
+            Err(WrapError::DoesNotOpen) => self.other.unwrap(label, wrapped).await,
+            opened => opened,
+        }
     }
 }
 

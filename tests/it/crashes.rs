@@ -76,6 +76,7 @@ const fn that_reach(place: Place) -> &'static [Operation] {
         Place::BlockLost | Place::BlockKept => &[Operation::KeepBlock],
         Place::KeyringLost | Place::KeyringKept => &[Operation::KeepKeyring],
         Place::KeysMade | Place::KeysStored => &[Operation::FirstStart],
+        Place::KeyMoveDecided | Place::KeyMoveStored => &[],
     }
 }
 

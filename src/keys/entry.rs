@@ -1,0 +1,176 @@
+//! One key, as it lies in the document.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use taskpass_verifier::keyset::{Algorithm, KeyId};
+
+use super::document::{Bytes, KeyUse, Slot};
+use super::state::{Active, Compromised, KeyState, Prepared, Retired, Retiring, Standing};
+use crate::identity::TrustDomain;
+use crate::time::{Timestamp, millis};
+
+/// One key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Stored", into = "Stored")]
+pub(super) struct Entry {
+    /// RFC 7638 thumbprint of the public key; random for a MAC key.
+    pub(super) kid: KeyId,
+    pub(super) key_use: KeyUse,
+    pub(super) trust_domain: TrustDomain,
+    /// `None` for a MAC key.
+    pub(super) algorithm: Option<Algorithm>,
+    pub(super) standing: Standing,
+    pub(super) created_at: Timestamp,
+    /// No credential under it lives longer than this after it was made: the greatest ceiling of all brokers that could sign with it. `None`: an older format did not say.
+    pub(super) longest: Option<Duration>,
+    /// The end of the certificate; `None` where nothing sets an end.
+    pub(super) not_after: Option<Timestamp>,
+    /// JWT key: the public key as `ring` gives it. CA key: the certificate in DER. MAC key: nothing.
+    pub(super) public: Vec<u8>,
+    /// The private part, for as long as there is something to be signed with it.
+    pub(super) private: Option<Wrapped>,
+}
+
+/// A private part, wrapped.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Wrapped {
+    /// [`super::KeyWrapper::id`] of what wrapped it.
+    pub(super) by: String,
+    /// PKCS#8, or the bytes of a MAC key.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Entry {
+    pub(super) fn is_of(&self, slot: Slot<'_>) -> bool {
+        self.key_use == slot.key_use && self.trust_domain == *slot.trust_domain
+    }
+
+    pub(super) const fn slot(&self) -> Slot<'_> {
+        Slot { key_use: self.key_use, trust_domain: &self.trust_domain }
+    }
+
+    pub(super) const fn state(&self) -> KeyState {
+        self.standing.state()
+    }
+
+    /// Goes on to another state. What has nothing more to sign loses its private part.
+    pub(super) fn stands(&mut self, standing: Standing) {
+        let signs = match standing.state() {
+            KeyState::Prepared | KeyState::Active => true,
+            KeyState::Retiring => self.key_use.signs_when_retiring(),
+            KeyState::Retired | KeyState::Compromised => false,
+        };
+        if !signs {
+            self.private = None;
+        }
+        self.standing = standing;
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} key {} of {} ({:?})", self.key_use.as_str(), self.kid, self.trust_domain, self.standing)
+    }
+}
+
+/// As written. What a state does not know is left out.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    kid: KeyId,
+    r#use: KeyUse,
+    trust_domain: TrustDomain,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    algorithm: Option<Algorithm>,
+    state: KeyState,
+    /// When that state began; formats 1 and 2 have it not, their keys are active since they were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since_ms: Option<u64>,
+    /// Of a prepared key: how long it has to be published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wait_ms: Option<u64>,
+    /// Of a retiring key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until_ms: Option<u64>,
+    created_at_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    longest_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_after_ms: Option<u64>,
+    public: Bytes,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wrapped_by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wrapped: Option<Bytes>,
+}
+
+impl From<Entry> for Stored {
+    fn from(entry: Entry) -> Self {
+        let (wait, until) = match entry.standing {
+            Standing::Prepared(it) => (Some(it.wait), None),
+            Standing::Retiring(it) => (None, Some(it.until)),
+            _ => (None, None),
+        };
+        let (wrapped_by, wrapped) = entry.private.map(|it| (it.by, Bytes(it.bytes))).unzip();
+        Self {
+            kid: entry.kid,
+            r#use: entry.key_use,
+            trust_domain: entry.trust_domain,
+            algorithm: entry.algorithm,
+            state: entry.standing.state(),
+            since_ms: Some(entry.standing.since().as_millis()),
+            wait_ms: wait.map(millis),
+            until_ms: until.map(Timestamp::as_millis),
+            created_at_ms: entry.created_at.as_millis(),
+            longest_ms: entry.longest.map(millis),
+            not_after_ms: entry.not_after.map(Timestamp::as_millis),
+            public: Bytes(entry.public),
+            wrapped_by,
+            wrapped,
+        }
+    }
+}
+
+impl TryFrom<Stored> for Entry {
+    type Error = &'static str;
+
+    fn try_from(stored: Stored) -> Result<Self, Self::Error> {
+        let created_at = Timestamp::from_millis(stored.created_at_ms);
+        let since = stored.since_ms.map_or(created_at, Timestamp::from_millis);
+        let standing = match (stored.state, stored.wait_ms, stored.until_ms) {
+            (KeyState::Prepared, Some(wait), None) => {
+                Standing::Prepared(Prepared { since, wait: Duration::from_millis(wait) })
+            }
+            (KeyState::Active, None, None) => Standing::Active(Active { since }),
+            (KeyState::Retiring, None, Some(until)) => {
+                Standing::Retiring(Retiring { since, until: Timestamp::from_millis(until) })
+            }
+            (KeyState::Retired, None, None) => Standing::Retired(Retired { since }),
+            (KeyState::Compromised, None, None) => Standing::Compromised(Compromised { since }),
+            _ => return Err("a key's state is not complete"),
+        };
+        let private = match (stored.wrapped_by, stored.wrapped) {
+            (Some(by), Some(Bytes(bytes))) => Some(Wrapped { by, bytes }),
+            (None, None) => None,
+            _ => return Err("a key's private part is not complete"),
+        };
+        let signs = matches!(stored.state, KeyState::Prepared | KeyState::Active);
+        if signs && private.is_none() {
+            return Err("a key that is to sign has no private part");
+        }
+        Ok(Self {
+            kid: stored.kid,
+            key_use: stored.r#use,
+            trust_domain: stored.trust_domain,
+            algorithm: stored.algorithm,
+            standing,
+            created_at,
+            longest: stored.longest_ms.map(Duration::from_millis),
+            not_after: stored.not_after_ms.map(Timestamp::from_millis),
+            public: stored.public.0,
+            private,
+        })
+    }
+}

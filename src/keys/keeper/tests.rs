@@ -1,0 +1,441 @@
+use std::collections::BTreeSet;
+
+use taskpass_verifier::keyset::Algorithm;
+
+use super::*;
+use crate::keys::document::Slot;
+use crate::keys::plan::{MAX_PUBLISHED, Times};
+use crate::keys::signer::Signer as _;
+use crate::keys::testing::{MemoryStore, NOW, domain, kek, plan};
+use crate::keys::{KeyView, Successive};
+
+const WAIT: Duration = Duration::from_secs(900);
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn keeper(store: &Arc<MemoryStore>) -> Keeper {
+    keeper_with(store, Times::default(), NOW).await
+}
+
+async fn keeper_with(store: &Arc<MemoryStore>, times: Times, now: Timestamp) -> Keeper {
+    let plan = KeyPlan { times, ..plan(&[("acme.test", Algorithm::Es256)]) };
+    Keeper::open(Arc::clone(store) as _, Arc::new(kek(7)), plan, now).await.unwrap()
+}
+
+fn rotate(key_use: KeyUse) -> Move {
+    let name = if key_use == KeyUse::TaskCaIntermediate { "broker.test" } else { "acme.test" };
+    Move::Rotate(key_use, domain(name))
+}
+
+fn keys(keeper: &Keeper, key_use: KeyUse, state: KeyState) -> Vec<KeyView> {
+    keeper.current().keys().filter(|key| key.key_use == key_use && key.state == state).collect()
+}
+
+fn the_one(keeper: &Keeper, key_use: KeyUse, state: KeyState) -> KeyView {
+    let found = keys(keeper, key_use, state);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
+}
+
+fn published(keeper: &Keeper) -> BTreeSet<KeyId> {
+    keeper.current().key_set(&domain("acme.test")).unwrap().iter().map(|key| key.id()).collect()
+}
+
+async fn done(keeper: &Keeper, what: &Move, now: Timestamp) -> Vec<Step> {
+    keeper.make(what, false, now).await.unwrap().unwrap().steps
+}
+
+async fn refused(keeper: &Keeper, what: &Move, now: Timestamp) -> Refusal {
+    let before = keeper.store.load().await.unwrap();
+    let refusal = keeper.make(what, false, now).await.unwrap().unwrap_err();
+    assert_eq!(keeper.store.load().await.unwrap(), before, "a refusal changes nothing");
+    refusal
+}
+
+/// Everything that is due, until nothing is.
+async fn settle(keeper: &Keeper, now: Timestamp) {
+    for _ in 0..20 {
+        let (moves, _) = keeper.due(now);
+        if moves.is_empty() {
+            return;
+        }
+        for what in moves {
+            keeper.make(&what, false, now).await.unwrap().unwrap();
+        }
+    }
+    panic!("there is no end of it: {:?}", keeper.due(now));
+}
+
+#[tokio::test]
+async fn r1_a_standby_signs_only_when_every_cache_has_run_out() {
+    for (hint, cache, wait) in [(300, 300, 900), (60, 3_600, 3_610), (1, 1, 11)] {
+        let (hint, cache) = (Duration::from_secs(hint), Duration::from_secs(cache));
+        let times = Times { refresh_hint: hint, cache, ..Times::default() };
+        let store = Arc::default();
+        let keeper = keeper_with(&store, times, NOW).await;
+        let standby = the_one(&keeper, KeyUse::Jwt, KeyState::Prepared);
+        let aged = NOW.saturating_add(Duration::from_secs(wait));
+        assert_eq!(standby.waits_until, Some(aged));
+        let early =
+            refused(&keeper, &rotate(KeyUse::Jwt), aged.saturating_sub(Duration::from_millis(1))).await;
+        assert_eq!(early, Refusal::NotAged { kid: standby.kid, until: aged });
+        done(&keeper, &rotate(KeyUse::Jwt), aged).await;
+        let signer = keeper.current().signer(&domain("acme.test")).unwrap().kid();
+        assert_eq!(signer, standby.kid);
+    }
+}
+
+#[tokio::test]
+async fn r1_a_broker_that_lets_verifiers_keep_key_sets_for_longer_holds_back_the_standby() {
+    let store = Arc::default();
+    let short = keeper(&store).await;
+    let times = Times { cache: 10 * WAIT, ..Times::default() };
+    let long = keeper_with(&store, times, NOW).await;
+    assert_eq!(short.look(NOW).await.unwrap(), Seen::Changed);
+    let refusal = refused(&short, &rotate(KeyUse::Jwt), NOW.saturating_add(WAIT)).await;
+    assert_eq!(refusal.until(), Some(NOW.saturating_add(times.publish_wait())));
+    assert_eq!(published(&short), published(&long));
+}
+
+#[tokio::test]
+async fn r2_a_standby_is_published_at_the_first_start_and_after_each_rotation() {
+    let store = Arc::default();
+    let keeper = keeper(&store).await;
+    let mut now = NOW;
+    for _ in 0..3 {
+        let standby = the_one(&keeper, KeyUse::Jwt, KeyState::Prepared);
+        assert!(published(&keeper).contains(&standby.kid));
+        now = now.saturating_add(WAIT);
+        done(&keeper, &rotate(KeyUse::Jwt), now).await;
+        assert_ne!(the_one(&keeper, KeyUse::Jwt, KeyState::Prepared).kid, standby.kid);
+    }
+}
+
+#[tokio::test]
+async fn r3_a_key_that_signs_no_more_is_published_until_the_last_credential_under_it_has_expired() {
+    let store = Arc::default();
+    let keeper = keeper(&store).await;
+    let old = the_one(&keeper, KeyUse::Jwt, KeyState::Active);
+    let now = NOW.saturating_add(WAIT);
+    done(&keeper, &rotate(KeyUse::Jwt), now).await;
+    // The longest token, after the last moment at which another broker may have signed one.
+    let until = now.saturating_add(Duration::from_secs(900 + 10));
+    assert_eq!(the_one(&keeper, KeyUse::Jwt, KeyState::Retiring).waits_until, Some(until));
+    let early = until.saturating_sub(Duration::from_millis(1));
+    let refusal = refused(&keeper, &Move::Retire(old.kid), early).await;
+    assert_eq!(refusal, Refusal::StillNeeded { kid: old.kid, until });
+    settle(&keeper, early).await;
+    assert!(published(&keeper).contains(&old.kid));
+    settle(&keeper, until).await;
+    assert!(!published(&keeper).contains(&old.kid));
+    assert_eq!(the_one(&keeper, KeyUse::Jwt, KeyState::Retired).kid, old.kid);
+}
+
+#[tokio::test]
+async fn r3_the_longest_lifetime_of_any_broker_counts_also_when_it_was_lowered_since() {
+    let store = Arc::default();
+    let short = Times { longest_token: Duration::from_secs(60), ..Times::default() };
+    let keeper = keeper_with(&store, short, NOW).await;
+    keeper_with(&store, Times::default(), NOW).await;
+    let now = NOW.saturating_add(WAIT);
+    done(&keeper, &rotate(KeyUse::Jwt), now).await;
+    let retiring = the_one(&keeper, KeyUse::Jwt, KeyState::Retiring);
+    assert_eq!(retiring.waits_until, Some(now.saturating_add(Duration::from_secs(900 + 10))));
+}
+
+#[tokio::test]
+async fn r4_a_compromised_key_leaves_the_set_and_the_standby_signs_in_one_step() {
+    let store = Arc::default();
+    let keeper = keeper(&store).await;
+    for now in [NOW, NOW.saturating_add(WAIT)] {
+        let (bad, standby) = (
+            the_one(&keeper, KeyUse::Jwt, KeyState::Active),
+            the_one(&keeper, KeyUse::Jwt, KeyState::Prepared),
+        );
+        let (sequence, version) = (keeper.current().sequence(), keeper.current().version());
+        done(&keeper, &Move::Compromise(bad.kid), now).await;
+        assert_eq!(keeper.current().version(), version + 1, "one write");
+        assert_eq!(the_one(&keeper, KeyUse::Jwt, KeyState::Active).kid, standby.kid);
+        assert!(!published(&keeper).contains(&bad.kid) && published(&keeper).contains(&standby.kid));
+        assert_ne!(the_one(&keeper, KeyUse::Jwt, KeyState::Prepared).kid, standby.kid);
+        assert!(keeper.current().sequence() > sequence);
+        assert_eq!(done(&keeper, &Move::Compromise(bad.kid), now).await, [], "said again: it is done");
+    }
+}
+
+#[tokio::test]
+async fn r4_a_key_is_given_up_from_whichever_state_and_another_stands_by() {
+    let store = Arc::default();
+    let keeper = keeper(&store).await;
+    let now = NOW.saturating_add(WAIT);
+    done(&keeper, &rotate(KeyUse::Jwt), now).await;
+    let active = the_one(&keeper, KeyUse::Jwt, KeyState::Active).kid;
+    for state in [KeyState::Retiring, KeyState::Prepared] {
+        let kid = the_one(&keeper, KeyUse::Jwt, state).kid;
+        done(&keeper, &Move::Compromise(kid), now).await;
+        assert!(!published(&keeper).contains(&kid));
+    }
+    assert_eq!(the_one(&keeper, KeyUse::Jwt, KeyState::Active).kid, active);
+    the_one(&keeper, KeyUse::Jwt, KeyState::Prepared);
+    let stays = keeper.current().keys().find(|key| key.key_use == KeyUse::TaskCaRoot).unwrap();
+    assert_eq!(refused(&keeper, &Move::Compromise(stays.kid), now).await, Refusal::Stays(KeyUse::TaskCaRoot));
+}
+
+#[tokio::test]
+async fn r5_two_operators_who_rotate_at_once_make_one_active_key() {
+    let store = Arc::default();
+    let (a, b) = (keeper(&store).await, keeper(&store).await);
+    let (now, what) = (NOW.saturating_add(WAIT), rotate(KeyUse::Jwt));
+    let (x, y) = tokio::join!(a.make(&what, false, now), b.make(&what, false, now));
+    let won = [x.unwrap(), y.unwrap()].into_iter().filter(Result::is_ok).count();
+    assert_eq!(won, 1, "the other is told what it waits for");
+    a.look(now).await.unwrap();
+    b.look(now).await.unwrap();
+    assert_eq!(a.current().document(), b.current().document());
+    the_one(&a, KeyUse::Jwt, KeyState::Active);
+    the_one(&a, KeyUse::Jwt, KeyState::Retiring);
+}
+
+#[tokio::test]
+async fn r5_a_change_by_one_broker_is_in_force_at_the_others_when_they_look() {
+    let store = Arc::default();
+    let (a, b) = (keeper(&store).await, keeper(&store).await);
+    let mut told = b.changes();
+    let now = NOW.saturating_add(WAIT);
+    done(&a, &rotate(KeyUse::Jwt), now).await;
+    assert_eq!(b.look(now).await.unwrap(), Seen::Changed);
+    assert!(told.has_changed().unwrap());
+    assert_eq!(told.borrow_and_update().sequence(), a.current().sequence());
+    assert_eq!(b.look(now).await.unwrap(), Seen::Same);
+}
+
+#[tokio::test]
+async fn r6_no_more_keys_are_published_than_may_be() {
+    let store = Arc::default();
+    let times = Times { refresh_hint: SECOND, cache: SECOND, agreement: SECOND, ..Times::default() };
+    let keeper = keeper_with(&store, times, NOW).await;
+    let mut now = NOW;
+    let until = loop {
+        now = now.saturating_add(4 * SECOND);
+        match keeper.make(&rotate(KeyUse::Jwt), false, now).await.unwrap() {
+            Ok(_) => assert!(published(&keeper).len() <= MAX_PUBLISHED),
+            Err(Refusal::TooMany { until }) => break until,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(published(&keeper).len(), MAX_PUBLISHED);
+    settle(&keeper, until).await;
+    done(&keeper, &rotate(KeyUse::Jwt), until).await;
+    assert!(store.document().len() < 64 * 1024);
+}
+
+#[tokio::test]
+async fn r8_a_store_that_ran_back_gets_the_later_keyring_and_no_broker_takes_the_older() {
+    let store = Arc::<MemoryStore>::default();
+    let keeper = keeper(&store).await;
+    let old = store.stored.lock().unwrap().clone();
+    let bad = the_one(&keeper, KeyUse::Jwt, KeyState::Active).kid;
+    done(&keeper, &Move::Compromise(bad), NOW).await;
+    let sequence = keeper.current().sequence();
+    *store.stored.lock().unwrap() = old.clone();
+    let ran_back = keeper.make(&rotate(KeyUse::Jwt), false, NOW.saturating_add(WAIT)).await.unwrap_err();
+    assert!(matches!(ran_back, KeyringError::RanBack { .. }), "{ran_back}");
+    assert_eq!(keeper.look(NOW).await.unwrap(), Seen::WrittenBack(true));
+    assert_eq!(keeper.current().sequence(), sequence);
+    assert_eq!(store.document(), keeper.current().document());
+    // Not seen for too long: then nobody knows which of the two is right.
+    *store.stored.lock().unwrap() = old;
+    assert_eq!(keeper.look(NOW.saturating_add(2 * WAIT)).await.unwrap(), Seen::Lost);
+    assert!(!published(&keeper).contains(&bad));
+}
+
+#[tokio::test]
+async fn r8_a_key_that_was_given_up_stays_given_up_in_another_history() {
+    let store = Arc::<MemoryStore>::default();
+    let keeper = keeper(&store).await;
+    let before = store.stored.lock().unwrap().clone();
+    let bad = the_one(&keeper, KeyUse::Jwt, KeyState::Active).kid;
+    done(&keeper, &Move::Compromise(bad), NOW).await;
+    // A failover lost that write, and another broker has moved on from what was before.
+    *store.stored.lock().unwrap() = before;
+    let other = self::keeper(&store).await;
+    let later = NOW.saturating_add(WAIT);
+    done(&other, &rotate(KeyUse::Jwt), later).await;
+    done(&other, &rotate(KeyUse::Feed), later).await;
+    assert_eq!(keeper.look(later).await.unwrap(), Seen::Changed);
+    other.look(later).await.unwrap();
+    for keeper in [&keeper, &other] {
+        assert_eq!(keeper.current().state_of(&bad), Some(KeyState::Compromised));
+        assert!(!published(keeper).contains(&bad));
+    }
+}
+
+#[tokio::test]
+async fn r10_a_move_whose_answer_was_lost_is_found_and_not_made_twice() {
+    let store = Arc::<MemoryStore>::default();
+    let keeper = keeper(&store).await;
+    let (now, standby) = (NOW.saturating_add(WAIT), the_one(&keeper, KeyUse::Jwt, KeyState::Prepared).kid);
+    *store.lose_answer.lock().unwrap() = true;
+    keeper.make(&Move::Activate(standby), false, now).await.unwrap_err();
+    assert_eq!(done(&keeper, &Move::Activate(standby), now).await, [], "it signs already");
+    assert_eq!(the_one(&keeper, KeyUse::Jwt, KeyState::Active).kid, standby);
+    the_one(&keeper, KeyUse::Jwt, KeyState::Retiring);
+}
+
+#[tokio::test]
+async fn r11_the_task_ca_rotates_with_overlap_well_before_its_end() {
+    let store = Arc::default();
+    let keeper = keeper(&store).await;
+    let day = Duration::from_secs(86_400);
+    let (root, first) = (keeper.current().task_ca().root().clone(), keeper.current().task_ca().key_id());
+    let (mut now, mut rotated) = (NOW, Vec::new());
+    for _ in 0..3 * 365 {
+        now = now.saturating_add(day);
+        settle(&keeper, now).await;
+        let current = keeper.current();
+        let ca = current.task_ca();
+        assert!(ca.not_after().since(now) > 100 * day, "it never comes near its end");
+        if rotated.last() != Some(&ca.key_id()) {
+            rotated.push(ca.key_id());
+        }
+        the_one(&keeper, KeyUse::TaskCaIntermediate, KeyState::Active);
+        assert!(!keys(&keeper, KeyUse::TaskCaIntermediate, KeyState::Prepared).is_empty());
+    }
+    assert_eq!(rotated.first(), Some(&first));
+    assert!((3..=8).contains(&rotated.len()), "{rotated:?}");
+    assert_eq!(keeper.current().task_ca().root(), &root);
+    assert_eq!(rotated.len(), rotated.iter().collect::<BTreeSet<_>>().len(), "no key comes back");
+}
+
+#[tokio::test]
+async fn r11_certificates_of_the_intermediate_before_are_recognised_until_they_have_expired() {
+    let store = Arc::default();
+    let keeper = keeper(&store).await;
+    let before = keeper.current().task_ca().intermediate().clone();
+    let now = NOW.saturating_add(WAIT);
+    done(&keeper, &rotate(KeyUse::TaskCaIntermediate), now).await;
+    assert_ne!(keeper.current().task_ca().intermediate(), &before);
+    assert!(keeper.current().task_ca().intermediates().contains(&before));
+    let until = the_one(&keeper, KeyUse::TaskCaIntermediate, KeyState::Retiring).waits_until.unwrap();
+    assert_eq!(until, now.saturating_add(Duration::from_secs(3600 + 10)));
+    settle(&keeper, until).await;
+    assert!(!keeper.current().task_ca().intermediates().contains(&before));
+}
+
+#[tokio::test]
+async fn keys_rotate_by_schedule_one_broker_each_time() {
+    let store = Arc::default();
+    let times = Times { rotate_every: Some(4 * WAIT), ..Times::default() };
+    let (a, b) = (keeper_with(&store, times, NOW).await, keeper_with(&store, times, NOW).await);
+    let (moves, next) = a.due(NOW);
+    assert_eq!((moves.as_slice(), next), ([].as_slice(), Some(NOW.saturating_add(4 * WAIT))));
+    let mut now = NOW;
+    for round in 1..=3_u64 {
+        now = now.saturating_add(4 * WAIT);
+        let before = a.current().sequence();
+        // Both find it due, from the same view.
+        let (x, y) = (a.due(now).0, b.due(now).0);
+        assert!(x.contains(&rotate(KeyUse::Jwt)) && y.contains(&rotate(KeyUse::Jwt)), "{x:?} {y:?}");
+        for (keeper, moves) in [(&a, x), (&b, y)] {
+            for what in moves {
+                drop(keeper.make(&what, false, now).await.unwrap());
+            }
+        }
+        a.look(now).await.unwrap();
+        assert!(a.current().sequence() > before);
+        let made = a.current().keys().filter(|key| key.key_use == KeyUse::Jwt).count();
+        assert_eq!(made as u64, 2 + round, "one new key for each time");
+        settle(&a, now).await;
+        b.look(now).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_the_steps_and_changes_nothing() {
+    let store = Arc::<MemoryStore>::default();
+    let keeper = keeper(&store).await;
+    let (now, before) = (NOW.saturating_add(WAIT), store.document());
+    let tried = keeper.make(&rotate(KeyUse::Jwt), true, now).await.unwrap().unwrap();
+    assert_eq!(store.document(), before);
+    assert_eq!(keeper.current().document(), before);
+    let made = done(&keeper, &rotate(KeyUse::Jwt), now).await;
+    assert_eq!(tried.steps, made);
+    let ways: Vec<_> = made.iter().map(|step| (step.from, step.to)).collect();
+    use KeyState::*;
+    assert_eq!(ways, [(Some(Active), Retiring), (Some(Prepared), Active), (None, Prepared)]);
+}
+
+#[tokio::test]
+async fn moves_that_lead_nowhere_are_refused_with_what_to_do_instead() {
+    let store = Arc::default();
+    let keeper = keeper(&store).await;
+    let (active, standby) = (
+        the_one(&keeper, KeyUse::Jwt, KeyState::Active).kid,
+        the_one(&keeper, KeyUse::Jwt, KeyState::Prepared).kid,
+    );
+    let now = NOW.saturating_add(WAIT);
+    let nobody = KeyId::from_bytes([7; 32]);
+    assert_eq!(refused(&keeper, &Move::Retire(nobody), now).await, Refusal::UnknownKey(nobody));
+    assert_eq!(refused(&keeper, &Move::Retire(standby), now).await, Refusal::LastStandby(standby));
+    assert!(matches!(refused(&keeper, &Move::Retire(active), now).await, Refusal::WrongState { .. }));
+    let elsewhere = Move::Rotate(KeyUse::Jwt, domain("nowhere.test"));
+    assert!(matches!(refused(&keeper, &elsewhere, now).await, Refusal::NoKey { .. }));
+    let mac = Move::Rotate(KeyUse::RecordMac, domain("broker.test"));
+    assert_eq!(refused(&keeper, &mac, now).await, Refusal::Stays(KeyUse::RecordMac));
+    done(&keeper, &rotate(KeyUse::Jwt), now).await;
+    let back = refused(&keeper, &Move::Activate(active), now).await;
+    assert!(
+        matches!(back, Refusal::WrongState { state: KeyState::Retiring, .. }),
+        "there is no way back: {back}"
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_has_nothing_more_to_sign_leaves_no_private_part_behind() {
+    let store = Arc::<MemoryStore>::default();
+    let keeper = keeper(&store).await;
+    let now = NOW.saturating_add(WAIT);
+    done(&keeper, &rotate(KeyUse::Jwt), now).await;
+    done(&keeper, &rotate(KeyUse::TaskCaIntermediate), now).await;
+    let text = String::from_utf8(store.document()).unwrap();
+    let body: serde_json::Value = serde_json::from_str(text.splitn(3, '\n').nth(2).unwrap()).unwrap();
+    for key in body["keys"].as_array().unwrap() {
+        let over = key["state"] == "retiring" && key["use"] == "jwt";
+        assert_eq!(key["wrapped"].is_null(), over, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_key_encryption_key_takes_over_without_an_end_of_service() {
+    let store = Arc::<MemoryStore>::default();
+    let plan = plan(&[("acme.test", Algorithm::Es256)]);
+    let open = async |wrapper: Arc<dyn KeyWrapper>| {
+        Keeper::open(Arc::clone(&store) as _, wrapper, plan.clone(), NOW).await
+    };
+    let old = open(Arc::new(kek(7))).await.unwrap();
+    // First every broker learns to open both; then the new one takes over, then the old one goes.
+    let learnt = open(Arc::new(Successive { present: kek(7), other: kek(8) })).await.unwrap();
+    assert_eq!(learnt.current().document(), old.current().document());
+    let cut_off = Arc::clone(&store);
+    *cut_off.lose_answer.lock().unwrap() = true;
+    open(Arc::new(Successive { present: kek(8), other: kek(7) })).await.unwrap_err();
+    let over = open(Arc::new(Successive { present: kek(8), other: kek(7) })).await.unwrap();
+    assert_eq!(published(&over), published(&old));
+    assert_eq!(learnt.look(NOW).await.unwrap(), Seen::Changed, "who opens both goes on");
+    assert_eq!(learnt.look(NOW).await.unwrap(), Seen::Same, "and does not wrap it back");
+    let new = open(Arc::new(kek(8))).await.unwrap();
+    assert_eq!(published(&new), published(&old));
+    let error = open(Arc::new(kek(7))).await.unwrap_err();
+    assert!(matches!(error, KeyringError::WrongKeyEncryptionKey { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_key_of_another_trust_domain_is_rotated_beside_and_not_with_it() {
+    let store: Arc<MemoryStore> = Arc::default();
+    let plan = plan(&[("acme.test", Algorithm::Es256), ("beta.test", Algorithm::EdDsa)]);
+    let keeper = Keeper::open(Arc::clone(&store) as _, Arc::new(kek(7)), plan, NOW).await.unwrap();
+    let other = keeper.current().key_set(&domain("beta.test")).unwrap().clone();
+    let slot = Slot { key_use: KeyUse::Jwt, trust_domain: &domain("acme.test") };
+    assert_eq!(slot.to_string(), "the jwt key of acme.test");
+    done(&keeper, &rotate(KeyUse::Jwt), NOW.saturating_add(WAIT)).await;
+    assert_eq!(keeper.current().key_set(&domain("beta.test")).unwrap(), &other);
+}
