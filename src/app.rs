@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,11 +20,13 @@ use crate::audit::{LineSink, SINK_PATIENCE, Sink};
 use crate::config::{AuditTarget, Config, JwtAlgorithm, KeySource, RedisConfig, StoreConfig};
 use crate::feed::Hub;
 use crate::identity::{
-    self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustDomain,
+    self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustBundles, TrustDomain,
 };
 use crate::keys::store::{AsRead, KeyringStore};
-use crate::keys::{KeyEncryptionKey, KeyPlan, KeySets, Keyring, KeyringError};
-use crate::ops::{Broker, ByFacts, Settings, Sweep};
+use crate::keys::{
+    Keeper, KeyEncryptionKey, KeyPlan, KeySets, KeyWrapper, Keyring, KeyringError, Successive, Times,
+};
+use crate::ops::{Broker, ByFacts, KeepKeyring, Settings, Sweep};
 use crate::policy::PolicyEngine;
 use crate::revoke::history::{Durability, History};
 use crate::store::Store;
@@ -141,6 +145,7 @@ pub async fn start(
 /// What has been opened, before anything runs.
 struct Parts {
     broker: Arc<Broker>,
+    keys: Arc<Keeper>,
     store: Arc<dyn Store>,
     feed: Arc<Hub>,
     audit: Arc<dyn Sink>,
@@ -161,27 +166,21 @@ impl Parts {
         let audit: Arc<dyn Sink> = Arc::new(open_audit(config)?);
         let settings = settings(config)?;
         let store = open_store(config, Arc::clone(clock)).await?;
-        let keys = Arc::new(open_keys(config, &settings, store.as_ref(), clock.as_ref()).await?);
-        // What the broker signs for tasks must not make a caller of anybody.
-        bundles.bundles().forbid([keys.task_ca().root(), keys.task_ca().intermediate()]);
-        let public = KeySets::of(&keys).map_err(|e| StartError::new("the public keys", e))?;
-        if let Some(dir) = &config.export_dir {
-            public.export_to(dir).map_err(|e| StartError::new(dir.display(), e))?;
-        }
+        let keys = Arc::new(open_keys(config, &settings, Arc::clone(&store) as _, clock.as_ref()).await?);
+        publish(&keys.current(), bundles.bundles(), config.export_dir.as_deref())?;
         let concerns = ByFacts::new(Arc::clone(&store), Arc::clone(&keys), audiences.clone());
         let feed = Arc::new(Hub::new(Arc::clone(&store) as _, Arc::clone(clock), Arc::new(concerns)));
         let broker = Broker::new(
             Arc::clone(&store),
             policy.clone(),
             audiences.clone(),
-            keys,
-            public,
+            Arc::clone(&keys),
             Arc::clone(&audit),
             Arc::clone(&feed),
             settings,
         );
         let broker = broker.map_err(|e| StartError::new("the keys", e.log_line()))?;
-        Ok(Self { broker: Arc::new(broker), store, feed, audit, svid, bundles, policy, audiences })
+        Ok(Self { broker: Arc::new(broker), keys, store, feed, audit, svid, bundles, policy, audiences })
     }
 }
 
@@ -196,16 +195,23 @@ async fn serve(
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 ) -> Result<(), StartError> {
-    let Parts { broker, store, feed, audit, svid, bundles, policy, audiences } = parts;
+    let Parts { broker, keys, store, feed, audit, svid, bundles, policy, audiences } = parts;
     let background = CancellationToken::new();
     let tracker = TaskTracker::new();
     let interval = config.reload_interval;
     let judge = Arc::new(PeerJudge::new(Arc::clone(bundles.bundles()), Side::Client));
     let tls = ServerTls::new(svid.current(), judge, Arc::clone(&clock));
+    tracker.spawn(keep_published(
+        keys.changes(),
+        Arc::clone(bundles.bundles()),
+        config.export_dir.clone(),
+        background.clone(),
+    ));
     tracker.spawn(svid.run(interval, background.clone()));
     tracker.spawn(bundles.run(interval, background.clone()));
     tracker.spawn(policy.keep_looking(interval, background.clone()));
     tracker.spawn(audiences.keep_looking(interval, background.clone()));
+    tracker.spawn(KeepKeyring::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
     tracker.spawn(Sweep::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
     tracker.spawn(Arc::clone(&feed).run(background.clone()));
     let exchanging = background.clone();
@@ -274,6 +280,31 @@ async fn drain<E>(
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|e| StartError::new(format_args!("listening on {address}"), e))
+}
+
+/// What follows from the keyring outside of calls: the files for verifiers, and that what the broker signs for tasks makes a caller of nobody.
+fn publish(keyring: &Keyring, bundles: &TrustBundles, dir: Option<&Path>) -> Result<(), StartError> {
+    let ca = keyring.task_ca();
+    bundles.forbid(std::iter::once(ca.root()).chain(ca.intermediates()));
+    let public = KeySets::of(keyring).map_err(|e| StartError::new("the public keys", e))?;
+    dir.map_or(Ok(()), |dir| public.export_to(dir).map_err(|e| StartError::new(dir.display(), e)))
+}
+
+/// The same at each change of the keyring. Files that cannot be written are tried again at the next one.
+async fn keep_published(
+    mut keys: watch::Receiver<Arc<Keyring>>,
+    bundles: Arc<TrustBundles>,
+    dir: Option<PathBuf>,
+    stop: CancellationToken,
+) {
+    while let Some(Ok(())) = stop.run_until_cancelled(keys.changed()).await {
+        let (keyring, bundles, dir) =
+            (Arc::clone(&keys.borrow_and_update()), Arc::clone(&bundles), dir.clone());
+        let published = tokio::task::spawn_blocking(move || publish(&keyring, &bundles, dir.as_deref()));
+        if let Ok(Err(error)) = published.await {
+            tracing::error!(%error, "the public keys are not written");
+        }
+    }
 }
 
 /// One recorder for the process; a second broker in it shares the first one's.
@@ -368,8 +399,8 @@ pub(crate) async fn examine_store(config: &Config, clock: Arc<dyn Clock>) -> Res
     let StoreConfig::Redis(redis) = &config.store else { return Ok(()) };
     let examined = RedisStore::examine(redis_options(redis), Arc::clone(&clock)).await;
     let Some(keyring) = examined.map_err(|refusal| unfit(redis, refusal))? else { return Ok(()) };
-    let (settings, store) = (settings(config)?, AsRead(keyring));
-    open_keys(config, &settings, &store, clock.as_ref()).await.map(drop)
+    let (settings, store) = (settings(config)?, Arc::new(AsRead(keyring)));
+    open_keys(config, &settings, store, clock.as_ref()).await.map(drop)
 }
 
 /// What the store's client is given; its files are not looked at.
@@ -394,21 +425,36 @@ pub(crate) fn redis_options(redis: &RedisConfig) -> RedisOptions {
 async fn open_keys(
     config: &Config,
     settings: &Settings,
-    store: &dyn KeyringStore,
+    store: Arc<dyn KeyringStore>,
     clock: &dyn Clock,
-) -> Result<Keyring, StartError> {
-    let key = match &config.keys.key_encryption_key {
-        KeySource::File(path) => KeyEncryptionKey::from_file(path),
-        KeySource::Environment(name) => KeyEncryptionKey::from_env(name),
+) -> Result<Keeper, StartError> {
+    let key = |source: &KeySource| {
+        let key = match source {
+            KeySource::File(path) => KeyEncryptionKey::from_file(path),
+            KeySource::Environment(name) => KeyEncryptionKey::from_env(name),
+        };
+        key.map_err(|e| StartError::configured("the key-encryption key", e))
     };
-    let key = key.map_err(|e| StartError::configured("the key-encryption key", e))?;
+    let present = key(&config.keys.key_encryption_key)?;
+    let wrapper: Arc<dyn KeyWrapper> = match &config.keys.other_key_encryption_key {
+        Some(other) => Arc::new(Successive { present, other: key(other)? }),
+        None => Arc::new(present),
+    };
     let algorithm = match config.keys.algorithm {
         JwtAlgorithm::ES256 => taskpass_verifier::keyset::Algorithm::Es256,
         JwtAlgorithm::EdDSA => taskpass_verifier::keyset::Algorithm::EdDsa,
     };
     let issuers = settings.issuers.keys().map(|name| (name.clone(), algorithm)).collect();
-    let plan = KeyPlan::new(settings.trust_domain.clone(), issuers);
-    Keyring::open(store, &key, &plan, clock.now()).await.map_err(|error| {
+    let times = Times {
+        refresh_hint: config.keys.refresh_hint,
+        cache: config.keys.jwks_max_age,
+        agreement: config.keys.agree_within,
+        longest_token: config.lifetimes.max_token,
+        longest_certificate: config.lifetimes.max_certificate,
+        rotate_every: config.keys.rotate_every,
+    };
+    let plan = KeyPlan { times, ..KeyPlan::new(settings.trust_domain.clone(), issuers) };
+    Keeper::open(store, wrapper, plan, clock.now()).await.map_err(|error| {
         let fault = match &error {
             KeyringError::WrongKeyEncryptionKey { .. } => StartFault::Configuration,
             passing if passing.may_pass() => StartFault::Unreachable,

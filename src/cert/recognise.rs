@@ -2,7 +2,8 @@
 
 use rustls_pki_types::CertificateDer;
 use taskpass_verifier::claims::Thumbprint;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use taskpass_verifier::keyset::KeyId;
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use super::judge;
 use crate::ids::CredentialId;
@@ -18,6 +19,8 @@ pub struct OwnCertificate {
     pub thumbprint: Thumbprint,
     /// Its notAfter.
     pub not_after: Timestamp,
+    /// The key of the intermediate that signed it.
+    pub authority: KeyId,
 }
 
 /// Recognises a certificate of ours among untrusted bytes; `None` for any other, and for one that is expired or not yet valid.
@@ -26,9 +29,17 @@ pub fn recognise(ca: &TaskCa, der: &[u8], now: Timestamp) -> Option<OwnCertifica
     let (rest, certificate) = X509Certificate::from_der(der).ok()?;
     let serial = certificate.raw_serial().try_into().ok()?;
     let not_after = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    let authority =
+        certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(authority) => {
+                ca.authority(authority.key_identifier.as_ref()?.0)
+            }
+            _ => None,
+        })?;
     rest.is_empty().then_some(OwnCertificate {
         id: CredentialId::from_bytes(serial).ok()?,
         thumbprint: Thumbprint::of_certificate(der),
         not_after: Timestamp::from_secs(not_after),
+        authority,
     })
 }

@@ -132,8 +132,18 @@ pub struct RedisConfig {
 pub struct KeysConfig {
     /// Where the key-encryption key is.
     pub key_encryption_key: KeySource,
+    /// Opens keys that are wrapped under it, and wraps none: for the change from one to the next.
+    pub other_key_encryption_key: Option<KeySource>,
     /// Of new JWT keys.
     pub algorithm: JwtAlgorithm,
+    /// A JWT key that has signed for so long is replaced; `None`: by hand only.
+    pub rotate_every: Option<Duration>,
+    /// How often those who read key sets and the task CA's bundle are told to look again.
+    pub refresh_hint: Duration,
+    /// How long they may keep a key set. With the hint it says how long a key is published before it signs.
+    pub jwks_max_age: Duration,
+    /// A broker that has not seen the stored keyring for longer signs nothing.
+    pub agree_within: Duration,
 }
 
 /// Where a secret is.

@@ -143,8 +143,20 @@ pub(super) struct RawKeys {
     pub(super) key_encryption_key_file: Option<PathBuf>,
     /// Names the environment variable that does.
     pub(super) key_encryption_key_env: Option<String>,
+    /// Holds another one that keys may be wrapped under.
+    pub(super) other_key_encryption_key_file: Option<PathBuf>,
+    /// Names the environment variable that does.
+    pub(super) other_key_encryption_key_env: Option<String>,
     /// `"ES256"` if not set.
     pub(super) algorithm: Option<JwtAlgorithm>,
+    /// By hand only if not set.
+    pub(super) rotate_every: Option<String>,
+    /// `"5m"`
+    pub(super) refresh_hint: Option<String>,
+    /// `"5m"`
+    pub(super) jwks_max_age: Option<String>,
+    /// `"10s"`
+    pub(super) agree_within: Option<String>,
 }
 
 /// `[policy]`

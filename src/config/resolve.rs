@@ -288,7 +288,29 @@ fn keys(raw: RawKeys, base: &Path, p: &mut Problems) -> Option<KeysConfig> {
             return None;
         }
     };
-    Some(KeysConfig { key_encryption_key: source, algorithm: raw.algorithm.unwrap_or(JwtAlgorithm::ES256) })
+    let other_key_encryption_key = match (raw.other_key_encryption_key_file, raw.other_key_encryption_key_env)
+    {
+        (Some(file), None) => Some(KeySource::File(base.join(file))),
+        (None, name) => name.map(KeySource::Environment),
+        (Some(_), Some(_)) => {
+            p.add(
+                "keys",
+                "set one of other_key_encryption_key_file and other_key_encryption_key_env, or none",
+            );
+            None
+        }
+    };
+    let mut time =
+        |key, text: Option<String>, default, most| duration(p, key, text.as_deref(), default, most);
+    Some(KeysConfig {
+        key_encryption_key: source,
+        other_key_encryption_key,
+        algorithm: raw.algorithm.unwrap_or(JwtAlgorithm::ES256),
+        rotate_every: raw.rotate_every.map(|text| time("keys.rotate_every", Some(text), 0, HOUR * 24 * 366)),
+        refresh_hint: time("keys.refresh_hint", raw.refresh_hint, 300, HOUR * 24),
+        jwks_max_age: time("keys.jwks_max_age", raw.jwks_max_age, 300, HOUR * 24),
+        agree_within: time("keys.agree_within", raw.agree_within, 10, HOUR),
+    })
 }
 
 fn lifetimes(raw: &RawLifetimes, p: &mut Problems) -> Lifetimes {

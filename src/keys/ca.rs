@@ -154,6 +154,8 @@ pub struct TaskCa {
     root: CertificateDer<'static>,
     intermediate: CertificateDer<'static>,
     intermediates: Vec<CertificateDer<'static>>,
+    /// The subject key identifier of each, and its key.
+    authorities: Vec<(Vec<u8>, KeyId)>,
     issuer: Issuer<'static, CaKey>,
     /// Subject and key identifier of the intermediate, as its certificates name it.
     name: Vec<u8>,
@@ -174,7 +176,7 @@ impl TaskCa {
     ) -> std::result::Result<Self, KeyringError> {
         let (parsed_root, parsed) = (parse(root)?, parse(intermediate)?);
         belongs(&parsed, key.id())?;
-        let mut intermediates = Vec::new();
+        let (mut intermediates, mut authorities) = (Vec::new(), Vec::new());
         for (kid, der) in published {
             let one = parse(der)?;
             belongs(&one, kid)?;
@@ -182,9 +184,11 @@ impl TaskCa {
                 KeyringError::damaged("an intermediate of the task CA is not signed by its root")
             })?;
             intermediates.push(CertificateDer::from(der.to_vec()));
+            authorities.extend(key_identifier(&one).map(|identifier| (identifier, kid)));
         }
         Ok(Self {
             intermediates,
+            authorities,
             trust_domain,
             root: CertificateDer::from(root.to_vec()),
             intermediate: CertificateDer::from(intermediate.to_vec()),
@@ -215,6 +219,11 @@ impl TaskCa {
     /// Those whose certificates are ours: that which issues, those that did, and the standby.
     pub fn intermediates(&self) -> &[CertificateDer<'static>] {
         &self.intermediates
+    }
+
+    /// The key of the one whose subject key identifier this is: a certificate of ours names it as that of its authority.
+    pub fn authority(&self, key_identifier: &[u8]) -> Option<KeyId> {
+        self.authorities.iter().find(|(known, _)| known == key_identifier).map(|(_, kid)| *kid)
     }
 
     /// The subject of the intermediate in DER: the issuer that its certificates name.

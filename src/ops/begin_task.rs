@@ -57,7 +57,7 @@ impl Broker {
         let cap = permit.task_lifetime(self.settings.lifetimes.max_task);
         let idempotency = command.idempotency_key.as_ref().map(|key| idempotency(caller, key, &command));
         let [random] = ids::random()?;
-        let place = idempotency.map_or(random, |i| self.keys.record_seal().place(&i.key));
+        let place = idempotency.map_or(random, |i| self.keyring().record_seal().place(&i.key));
         let partition = Partition::from_low_bits(place);
         let deadline = now.saturating_add(command.lifetime.min(cap));
         let facts = TaskFacts {
@@ -199,7 +199,7 @@ impl Broker {
             id,
             lineage: facts.lineage.clone(),
             owner: facts.owner.to_string(),
-            facts: crate::task::SealedFacts(self.keys.record_seal().seal(id, &facts.encode())),
+            facts: crate::task::SealedFacts(self.keyring().record_seal().seal(id, &facts.encode())),
             deadline,
             retention: self.settings.lifetimes.retention,
             idempotency,

@@ -80,20 +80,21 @@ impl Broker {
             Error::new(Reason::TrustDomainNotFound, sentence)
         };
         let issuer = self.settings.issuers.get(trust_domain).ok_or_else(unserved)?;
-        let jwks = self.public.jwks(trust_domain).ok_or_else(unserved)?;
-        let feed_jwks = self.public.feed_jwks(trust_domain).ok_or_else(unserved)?;
+        let signing = self.signing()?;
+        let jwks = signing.public.jwks(trust_domain).ok_or_else(unserved)?;
+        let feed_jwks = signing.public.feed_jwks(trust_domain).ok_or_else(unserved)?;
         Ok(PublishedKeys { issuer: issuer.clone(), jwks: jwks.to_owned(), feed_jwks: feed_jwks.to_owned() })
     }
 
     /// The certificates that task certificates chain to.
     pub async fn get_task_ca_bundle(&self, caller: &Caller, now: Timestamp) -> Result<CaBundle> {
         let mut trail = Trail::new("GetTaskCaBundle", "");
-        let result =
-            self.permit::<action::GetTaskCaBundle>(caller, (), (), &mut trail).map(|_permit| CaBundle {
-                trust_domain: self.settings.trust_domain.to_string(),
-                pem: self.public.task_ca_pem().to_owned(),
-                spiffe_bundle_json: self.public.task_ca_bundle().to_owned(),
-            });
+        let permitted = self.permit::<action::GetTaskCaBundle>(caller, (), (), &mut trail);
+        let result = permitted.and_then(|_permit| self.signing()).map(|signing| CaBundle {
+            trust_domain: self.settings.trust_domain.to_string(),
+            pem: signing.public.task_ca_pem().to_owned(),
+            spiffe_bundle_json: signing.public.task_ca_bundle().to_owned(),
+        });
         self.finish(caller, trail, result, now).await
     }
 }

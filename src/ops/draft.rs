@@ -1,5 +1,7 @@
 //! What a token of a task will say, judged before anything is recorded of it: what cannot become a token leaves no trace.
 
+use std::sync::Arc;
+
 use taskpass_verifier::EnforcementProfile;
 use taskpass_verifier::claims::{Confirmation, Thumbprint, ToolName};
 use taskpass_verifier::constraint::Constraints;
@@ -12,12 +14,13 @@ use crate::time::Timestamp;
 use crate::token::{TokenGrant, TokenIssuer};
 
 use super::Broker;
+use super::keyring::Signing;
 
 impl Broker {
     /// What signs the tokens for an audience.
-    pub(super) fn token_issuer(&self, audience: &Audience) -> Result<&TokenIssuer> {
+    pub(super) fn token_issuer<'a>(signing: &'a Signing, audience: &Audience) -> Result<&'a TokenIssuer> {
         let trust_domain = audience.trust_domain();
-        self.tokens.get(trust_domain).ok_or_else(|| {
+        signing.tokens.get(trust_domain).map(Arc::as_ref).ok_or_else(|| {
             let sentence = "The broker issues no tokens for the audience's trust domain.";
             Error::new(Reason::UnknownAudience, sentence).with_detail(trust_domain)
         })
@@ -25,11 +28,12 @@ impl Broker {
 
     /// Each grant as a whole must fit in one token: an agent learns at the begin what it could not mint later.
     pub(super) fn grants_fit(&self, facts: &TaskFacts, now: Timestamp) -> Result<()> {
+        let signing = self.signing()?;
         for grant in &facts.grants {
             let audience = self.audience(&grant.audience)?;
             let tools: Vec<_> = grant.tools.iter().collect();
             let token = draft(facts, &audience, &tools, any_key(audience.profile()), now);
-            if !self.token_issuer(&audience)?.fits(&token)? {
+            if !Self::token_issuer(&signing, &audience)?.fits(&token)? {
                 let sentence = format!(
                     "the tools and limits for {} make a token longer than verifiers take; ask for fewer in one task",
                     grant.audience

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use taskpass_verifier::VerificationKey;
 use taskpass_verifier::ids::{Partition, TaskId};
 use taskpass_verifier::keyset::KeyId;
+use tokio::sync::watch;
 
 use crate::audience::{Audience, AudienceRegister, DEFAULT_BOUND};
 use crate::error::{Error, Reason, Result};
 use crate::feed::{Concern, Concerns, Content, Following};
-use crate::keys::{Keyring, Signer};
+use crate::identity::TrustDomain;
+use crate::keys::{Keeper, KeyUse, Keyring, Signer};
 use crate::policy::action::{self, AsVerifier};
 use crate::store::Store;
 use crate::task::TaskFacts;
@@ -27,8 +28,10 @@ use super::{Broker, Caller};
 pub struct Followed {
     /// What there is to say.
     pub following: Following,
-    /// Signs it.
-    pub signer: Arc<dyn Signer>,
+    /// Whose key set it is told of, and whose feed key signs.
+    pub trust_domain: TrustDomain,
+    /// Told of each change of the keyring.
+    pub keys: watch::Receiver<Arc<Keyring>>,
 }
 
 impl std::fmt::Debug for Followed {
@@ -57,24 +60,37 @@ impl Broker {
             .map_err(|error| self.unless_hidden(caller, &audience, error))?;
         let bound = command.bound.map_or(audience.bound(), |asked| asked.min(audience.bound()));
         let trust_domain = audience.trust_domain();
-        let unserved = || Error::internal("an audience of a trust domain without keys");
-        let signer = self.keys.feed_signer(trust_domain).ok_or_else(unserved)?;
-        let jwks = self.public.jwks(trust_domain).ok_or_else(unserved)?;
-        let opening = Content::KeySet {
-            epoch: self.public.sequence(),
-            issuer: self.issuer(&audience)?.to_owned(),
-            jwks: jwks.to_owned(),
-        };
+        // Before the key set is read: what changes meanwhile is told as a change.
+        let keys = self.keys.changes();
+        let opening = self.key_set_content(trust_domain)?;
         let follower = caller.spiffe_id().to_string();
         let (uri, of) = (audience.uri().as_str().into(), trust_domain.as_str().into());
         let mut following = self.feed.follow(follower, uri, of, bound).await?;
         if let Some(known) = &command.known {
-            self.hold_against(known, signer.public(), trail).await?;
+            self.hold_against(known, trust_domain, trail).await?;
         }
         following.open_with(opening);
         trail.fact("stream", following.id());
         trail.fact("bound", format_args!("{bound:?}"));
-        Ok(Followed { following, signer: Arc::clone(signer) as _ })
+        Ok(Followed { following, trust_domain: trust_domain.clone(), keys })
+    }
+
+    /// The key set of the issuer of a trust domain, as followers are told of it.
+    pub fn key_set_content(&self, trust_domain: &TrustDomain) -> Result<Content> {
+        let signing = self.signing()?;
+        let issuer = self.settings.issuers.get(trust_domain).ok_or_else(unserved)?;
+        let jwks = signing.public.jwks(trust_domain).ok_or_else(unserved)?;
+        Ok(Content::KeySet {
+            epoch: signing.public.sequence(),
+            issuer: issuer.clone(),
+            jwks: jwks.to_owned(),
+        })
+    }
+
+    /// What signs the frames of a stream at this moment.
+    pub fn feed_signer(&self, trust_domain: &TrustDomain) -> Result<Arc<dyn Signer>> {
+        let keyring = self.keyring();
+        keyring.feed_signer(trust_domain).map(|key| Arc::clone(key) as _).ok_or_else(unserved)
     }
 
     /// How far this broker has read the history of each partition.
@@ -83,10 +99,12 @@ impl Broker {
     }
 
     /// Where a broker has signed more than the store has now, the store has lost something, and what it lost must not come back.
-    async fn hold_against(&self, known: &Known, key: &VerificationKey, trail: &mut Trail) -> Result<()> {
-        if known.key_id != key.id() || !key.has_signed(&known.signed, &known.signature) {
+    async fn hold_against(&self, known: &Known, trust_domain: &TrustDomain, trail: &mut Trail) -> Result<()> {
+        let keyring = self.keyring();
+        let keys = keyring.feed_key_set(trust_domain).ok_or_else(unserved)?;
+        if keys.get(&known.key_id).is_none_or(|key| !key.has_signed(&known.signed, &known.signature)) {
             // The keys may be others than they were.
-            trail.fact("known_positions", "not signed by the present feed key");
+            trail.fact("known_positions", "not signed by a feed key that is published");
             return Ok(());
         }
         let grown = self.feed.hold_against(&known.positions).await.map_err(store_error)?;
@@ -110,16 +128,20 @@ impl Broker {
     }
 }
 
+fn unserved() -> Error {
+    Error::internal("an audience of a trust domain without keys")
+}
+
 /// Whom the end of a task concerns, by its facts in the store, and that of a key, by the keyring.
 pub struct ByFacts {
     store: Arc<dyn Store>,
-    keys: Arc<Keyring>,
+    keys: Arc<Keeper>,
     audiences: AudienceRegister,
 }
 
 impl ByFacts {
     /// From the parts that a broker has.
-    pub fn new(store: Arc<dyn Store>, keys: Arc<Keyring>, audiences: AudienceRegister) -> Self {
+    pub fn new(store: Arc<dyn Store>, keys: Arc<Keeper>, audiences: AudienceRegister) -> Self {
         Self { store, keys, audiences }
     }
 }
@@ -128,8 +150,9 @@ impl ByFacts {
 impl Concerns for ByFacts {
     async fn of(&self, task: TaskId, now: Timestamp) -> (Concern, Option<Timestamp>) {
         let Ok(Some(view)) = self.store.read(task, now).await else { return (Concern::All, None) };
+        let keyring = self.keys.current();
         // Where the record is gone or was tampered with, everybody is told: one too many is no harm.
-        let sealed = self.keys.record_seal().open(task, &view.record.facts.0);
+        let sealed = keyring.record_seal().open(task, &view.record.facts.0);
         match sealed.ok().and_then(|bytes| TaskFacts::decode(bytes).ok()) {
             // Of a task that nothing is below, all that could still be accepted is what it has minted itself. No call begins a task below another yet: once one does, the facts
             // have to say whether that is permitted, and for those that may have children nothing is known here.
@@ -143,8 +166,13 @@ impl Concerns for ByFacts {
     }
 
     fn of_key(&self, key: &KeyId) -> Concern {
-        let of_it = self.keys.key_sets().find(|(_, keys)| keys.get(key).is_some());
-        of_it.map_or(Concern::All, |(name, _)| Concern::TrustDomain(name.as_str().into()))
+        let known = self.keys.current().keys().find(|known| known.kid == *key);
+        match known {
+            Some(known) if matches!(known.key_use, KeyUse::Jwt | KeyUse::Feed) => {
+                Concern::TrustDomain(known.trust_domain.as_str().into())
+            }
+            _ => Concern::All,
+        }
     }
 
     fn trust_domain_of(&self, audience: &str) -> Option<Arc<str>> {

@@ -55,7 +55,8 @@ impl Broker {
             }
         };
         let minimum = command.minimum_lifetime.unwrap_or(MINIMUM_LIFETIME);
-        let ca = self.keys.task_ca();
+        let signing = self.signing_now(now).await?;
+        let ca = signing.certificates.ca();
         // What cannot be named in a certificate is refused before anything is recorded.
         let _name = task_spiffe_id(ca.trust_domain(), known.facts.id, &known.facts.owner)?;
         let recorded = self
@@ -87,7 +88,7 @@ impl Broker {
         trail.fact("expires_at", expires_at);
         let issued_at = now.floor_to_second();
         let leaf = LeafRequest { id, agent: &known.facts.owner, key: &key, issued_at, expires_at };
-        let issued = self.certificates.issue(&leaf)?;
+        let issued = signing.certificates.issue(&leaf)?;
         reach(Place::CertificateSigned);
         Ok(answer::Certificate {
             chain_pem: issued.chain_pem(),

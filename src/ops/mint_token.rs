@@ -68,7 +68,8 @@ impl Broker {
         let (index, grant) = facts.grant(&command.audience).ok_or_else(|| beyond(&command.audience))?;
         let tools = grant.narrowed_to(&command.tools).map_err(beyond)?;
         let binding = self.binding(caller, &command, &audience, now).await?;
-        let issuer = self.token_issuer(&audience)?;
+        let signing = self.signing_now(now).await?;
+        let issuer = Self::token_issuer(&signing, &audience)?;
         let draft = draft(&facts, &audience, &tools, binding.confirmation, now);
         if !issuer.fits(&draft)? {
             return Err(too_long());
@@ -185,12 +186,11 @@ impl Broker {
                 "certificate_der must be an unexpired certificate of this task.",
             )
         };
-        let ca = self.keys.task_ca();
-        let certificate = cert::recognise(ca, der, now).ok_or_else(refused)?;
+        let certificate = cert::recognise(self.keyring().task_ca(), der, now).ok_or_else(refused)?;
         if certificate.id.task != task {
             return Err(refused().with_detail("a certificate of another task"));
         }
-        let check = self.store.check(certificate.id, ca.key_id(), now).await;
+        let check = self.store.check(certificate.id, certificate.authority, now).await;
         match check.map_err(super::tasks::store_error)? {
             crate::task::store::CheckOutcome::Active { .. } => Ok(certificate),
             other => Err(refused().with_detail(format_args!("{other:?}"))),

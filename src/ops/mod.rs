@@ -19,6 +19,7 @@ mod follow;
 mod issue_certificate;
 mod keep_blocks;
 mod keep_keyring;
+mod keyring;
 mod memory;
 mod mint_token;
 mod propagation;
@@ -32,24 +33,24 @@ mod validate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+
+use arc_swap::ArcSwap;
 
 use crate::audience::AudienceRegister;
 use crate::audit::Sink;
-use crate::cert::CertIssuer;
 use crate::config::{Lifetimes, Limits};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::feed::Hub;
 use crate::identity::TrustDomain;
-use crate::keys::{KeySets, Keyring, Signer};
+use crate::keys::Keeper;
 use crate::policy::PolicyEngine;
 use crate::revoke::blocks::Blocks;
 use crate::store::Store;
-use crate::token::TokenIssuer;
 
 pub use caller::Caller;
 pub use directory::PublishedKeys;
 pub use follow::{ByFacts, Followed};
+pub use keep_keyring::KeepKeyring;
 pub use readiness::Obstacle;
 pub use sweep::Sweep;
 
@@ -58,10 +59,8 @@ pub struct Broker {
     store: Arc<dyn Store>,
     policy: PolicyEngine,
     audiences: AudienceRegister,
-    keys: Arc<Keyring>,
-    public: KeySets,
-    certificates: CertIssuer,
-    tokens: BTreeMap<TrustDomain, TokenIssuer>,
+    keys: Arc<Keeper>,
+    signing: ArcSwap<keyring::Signing>,
     audit: Arc<dyn Sink>,
     feed: Arc<Hub>,
     settings: Settings,
@@ -69,8 +68,6 @@ pub struct Broker {
     seen: memory::SeenTokens,
     full: memory::FullWorkloads,
     blocks: Blocks,
-    /// When the store was last found to hold our keyring, in milliseconds.
-    keyring_seen: AtomicU64,
 }
 
 /// The part of the configuration that operations need.
@@ -89,37 +86,25 @@ pub struct Settings {
 }
 
 impl Broker {
-    #[expect(clippy::too_many_arguments, reason = "the parts are handed over, once")]
     /// Wires the parts together. An error if the keyring has no key for an issuer.
     pub fn new(
         store: Arc<dyn Store>,
         policy: PolicyEngine,
         audiences: AudienceRegister,
-        keys: Arc<Keyring>,
-        public: KeySets,
+        keys: Arc<Keeper>,
         audit: Arc<dyn Sink>,
         feed: Arc<Hub>,
         settings: Settings,
     ) -> Result<Self> {
-        let mut tokens = BTreeMap::new();
-        for (trust_domain, issuer) in &settings.issuers {
-            let signer =
-                keys.signer(trust_domain).ok_or_else(|| Error::internal("an issuer without a key"))?;
-            let signer: Arc<dyn Signer> = Arc::clone(signer) as _;
-            tokens.insert(trust_domain.clone(), TokenIssuer::new(issuer.clone(), signer)?);
-        }
-        let keyring_seen = AtomicU64::new(keys.opened_at().as_millis());
+        let signing = ArcSwap::from_pointee(keyring::Signing::of(keys.current(), &settings, None)?);
         let known = memory::known_tasks();
         let seen = memory::seen_tokens();
-        let certificates = CertIssuer::new(Arc::clone(keys.task_ca()));
         Ok(Self {
             store,
             policy,
             audiences,
             keys,
-            public,
-            certificates,
-            tokens,
+            signing,
             audit,
             feed,
             settings,
@@ -127,7 +112,6 @@ impl Broker {
             seen,
             full: memory::full_workloads(),
             blocks: Blocks::default(),
-            keyring_seen,
         })
     }
 }

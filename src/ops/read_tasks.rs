@@ -76,7 +76,8 @@ impl Broker {
             }
             None => self.permit::<action::ListAllTasks>(caller, Owners::All, (), trail).map(drop)?,
         }
-        let (seal, token) = (self.keys.page_seal(), command.page_token);
+        let (keyring, token) = (self.keyring(), command.page_token);
+        let seal = keyring.page_seal();
         let list = TaskList { caller: own, owner: owner.as_ref(), live_only: command.live_only };
         let query = store::ListTasks {
             owner: owner.as_ref().map(ToString::to_string),

@@ -16,6 +16,8 @@ pub enum Obstacle {
     Audit,
     /// The store does not answer.
     Store,
+    /// The keyring in force is not the stored one, or the key that signs is not among those that verifiers are told of.
+    Keys,
 }
 
 impl Broker {
@@ -30,8 +32,14 @@ impl Broker {
             return Some(Obstacle::Audit);
         }
         match tokio::time::timeout(PROBE_TIMEOUT, self.store.probe()).await {
-            Ok(Ok(())) => None,
+            Ok(Ok(())) => self.key_obstacle(),
             Ok(Err(_)) | Err(_) => Some(Obstacle::Store),
         }
+    }
+
+    fn key_obstacle(&self) -> Option<Obstacle> {
+        let Ok(signing) = self.signing() else { return Some(Obstacle::Keys) };
+        let sound = self.keys.is_confirmed() && signing.keyring.unpublished().is_none();
+        (!sound).then_some(Obstacle::Keys)
     }
 }

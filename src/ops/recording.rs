@@ -40,9 +40,9 @@ impl Broker {
             reach(Place::CredentialDecided);
             match self.store.record(credential, now).await.map_err(store_error)? {
                 RecordOutcome::Recorded { .. } if self.feed.has_fenced(id.partition(), &credential.key) => {
-                    return Err(key_fenced(&credential.key));
+                    return Err(self.key_fenced(&credential.key, now).await);
                 }
-                RecordOutcome::KeyFenced => return Err(key_fenced(&credential.key)),
+                RecordOutcome::KeyFenced => return Err(self.key_fenced(&credential.key, now).await),
                 RecordOutcome::Recorded { id: recorded, .. }
                     if self.is_contradicted(recorded, &known.facts.lineage, credential.key, now).await =>
                 {
@@ -102,6 +102,17 @@ impl Broker {
         true
     }
 
+    /// This broker has yet to hear that its key is no longer to be signed with: it looks now, so that whoever tries again is served.
+    async fn key_fenced(&self, key: &KeyId, now: Timestamp) -> Error {
+        metrics::counter!("taskpass_mints_under_fenced_keys_total").increment(1);
+        if let Err(error) = self.keys.look(now).await {
+            tracing::warn!(%error, "the stored keyring cannot be read");
+        }
+        let sentence =
+            "The key that this broker signs with was withdrawn just now. Try again: it takes up the next.";
+        Error::new(Reason::KeyFenced, sentence).with_detail(key)
+    }
+
     fn too_short(&self, known: &Known, short: TooShort, now: Timestamp) -> Error {
         if known.deadline <= now {
             self.known.remove(&known.facts.id);
@@ -113,12 +124,4 @@ impl Broker {
         );
         Error::new(Reason::NoLifetimeLeft, sentence)
     }
-}
-
-/// This broker has yet to hear that its key is no longer to be signed with.
-fn key_fenced(key: &KeyId) -> Error {
-    metrics::counter!("taskpass_mints_under_fenced_keys_total").increment(1);
-    let sentence =
-        "The key that this broker signs with was withdrawn just now. Try again: it takes up the next.";
-    Error::new(Reason::KeyFenced, sentence).with_detail(key)
 }

@@ -1,5 +1,5 @@
 //! The sweep: writes down deadlines that have passed, forgets what is over, finishes bulk ends that a dead broker began, and
-//! gives back to the store what it has lost and this broker knows: the keyring, and blocks.
+//! gives back to the store the blocks that it has lost and this broker knows.
 //!
 //! It changes no verdict. It asks each partition what is due at `now` and when next, remembers that, and goes only where something is due; every
 //! [`IDLE`] it asks all of them again, for what others have begun since. It works in small steps so that calls keep flowing, several side by side so that
@@ -161,7 +161,6 @@ impl Broker {
             rounds.failures.note("bulk_ends", self.finish_intents(clock).await);
             let kept = self.keep_blocks(&mut rounds.kept, clock).await;
             rounds.failures.note("blocks", kept);
-            rounds.failures.note("keyring", self.keep_keyring(clock.now()).await);
         }
         let due = stream::iter(rounds.due(whole, now)).take_while(|_| ready(!stop.is_cancelled()));
         let steps = due.map(|partition| self.sweep_partition(partition, clock));

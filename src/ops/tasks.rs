@@ -54,7 +54,8 @@ impl Broker {
             tracing::error!(task = %id, what, "a task record in the store was tampered with");
             Error::internal(format_args!("the record of task {id} is forged: {what}"))
         };
-        let bytes = self.keys.record_seal().open(id, &record.facts.0).map_err(|_| forged("seal"))?;
+        let keyring = self.keyring();
+        let bytes = keyring.record_seal().open(id, &record.facts.0).map_err(|_| forged("seal"))?;
         let facts = TaskFacts::decode(bytes).map_err(|_| forged("form"))?;
         if facts.id != id || facts.lineage != record.lineage || facts.owner.as_str() != record.owner {
             return Err(forged("open part"));

@@ -13,6 +13,7 @@ use crate::audience::Audience;
 use crate::error::{Error, Result};
 use crate::identity::TrustDomain;
 use crate::ids::CredentialId;
+use crate::keys::{KeyState, KeyUse, KeyView};
 use crate::policy::action::{self, Judged};
 use crate::task::Grant;
 use crate::task::store::{CheckOutcome, CredentialKind};
@@ -149,7 +150,8 @@ impl Broker {
         expectations: &Expectations<'_>,
         now: Timestamp,
     ) -> Result<std::result::Result<Arc<Seen>, Refusal>> {
-        let keys = self.keys.key_set(audience.trust_domain());
+        let keyring = self.keyring();
+        let keys = keyring.key_set(audience.trust_domain());
         let keys = keys.ok_or_else(|| Error::internal("an audience of a trust domain without a key set"))?;
         let now = UnixSeconds(now.as_secs());
         let digest = sha256(token.as_bytes());
@@ -170,9 +172,14 @@ impl Broker {
         Ok(seen)
     }
 
-    /// Under whose keys a certificate may be signed that has not expired yet.
-    fn intermediates(&self) -> Vec<KeyId> {
-        vec![self.keys.task_ca().key_id()]
+    /// Under whose keys a certificate may be signed that has not expired yet: those that were given up among them.
+    fn intermediates(&self, now: Timestamp) -> Vec<KeyId> {
+        let signed = |key: &KeyView| {
+            key.key_use == KeyUse::TaskCaIntermediate
+                && matches!(key.state, KeyState::Active | KeyState::Retiring | KeyState::Compromised)
+                && key.not_after.is_none_or(|end| end > now)
+        };
+        self.keyring().keys().filter(signed).map(|key| key.kid).collect()
     }
 
     async fn judge_certificate(
@@ -184,7 +191,7 @@ impl Broker {
         trail: &mut Trail,
     ) -> Result<std::result::Result<answer::ActiveCredential, Inactive>> {
         trail.fact("serial", id);
-        let intermediates = self.intermediates();
+        let intermediates = self.intermediates(now);
         if authority.is_some_and(|named| !intermediates.contains(&named)) {
             return Ok(Err(Inactive("no intermediate of ours".to_owned())));
         }

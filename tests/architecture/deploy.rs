@@ -228,7 +228,16 @@ fn the_sample_configuration_has_no_problem() {
 fn what_the_sample_shows_as_default_is_the_default() {
     let sample = read(SAMPLE);
     let [before, embedded, _, after] = in_parts(&sample);
-    let without = ["key_encryption_key_env", "dir", "file", "[export]", "[audit]"];
+    let without = [
+        "key_encryption_key_env",
+        "other_key_encryption_key_file",
+        "other_key_encryption_key_env",
+        "rotate_every",
+        "dir",
+        "file",
+        "[export]",
+        "[audit]",
+    ];
     let embedded = format!("[store]\nkind = \"embedded\"{embedded}# The private keys{after}");
     let full = format!("{}\n{}", uncommented(before, &[]), uncommented(&embedded, &without));
     assert!(full.contains("\ncalls = 4096") && full.contains("\ndrain = "), "something was uncommented");

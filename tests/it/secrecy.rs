@@ -153,12 +153,13 @@ async fn keyring(setup: &Setup, secrets: &mut Secrets) {
         if key_use == KeyUse::Jwt {
             let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
             let pair = EcdsaKeyPair::from_pkcs8(algorithm, private.expose(), &SystemRandom::new()).unwrap();
-            assert_eq!(pair.public_key().as_ref(), bytes("public"), "this is the key that signs");
+            assert_eq!(pair.public_key().as_ref(), bytes("public"), "this is the key that is published");
             signers += 1;
         }
         secrets.private_key(&format!("the {} key", key_use.as_str()), private.expose());
     }
-    assert_eq!(signers, 2);
+    // For each of two tenants that which signs, and its standby.
+    assert_eq!(signers, 4);
 }
 
 /// A key with its proof for a task, as RPC input; both are nobody else's business.
@@ -312,7 +313,7 @@ async fn a44_no_secret_is_anywhere_after_a_whole_story(store: Store) {
         .chunks(2)
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
         .collect();
-    assert!(has(store, b"taskpass-keyring 2") && has(store, &id));
+    assert!(has(store, b"taskpass-keyring 3") && has(store, &id));
     assert!(has("audit.jsonl", task.id.as_bytes()) && has("broker.log", b"\"TRACE\""));
 }
 

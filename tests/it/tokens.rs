@@ -27,15 +27,21 @@ fn keys_of(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// The one key of the tenant's key set, as the RPC gives it.
-async fn published_key(client: &Client) -> (String, Value) {
+/// The keys of the tenant's key set, as the RPC gives them: that which signs and its standby, in no order.
+async fn published_keys(client: &Client) -> (String, Vec<Value>) {
     let request = proto::GetKeySetRequest { trust_domain: "example.org".into() };
     let set = client.directory().get_key_set(request).await.unwrap().into_inner();
     let jwks: Value = serde_json::from_str(&set.jwks_json).unwrap();
     let keys = jwks["keys"].as_array().unwrap();
-    assert_eq!(keys.len(), 1);
-    assert!(keys[0].get("d").is_none(), "a private key is published");
-    (set.issuer, keys[0].clone())
+    assert_eq!(keys.len(), 2);
+    assert!(keys.iter().all(|key| key.get("d").is_none()), "a private key is published");
+    (set.issuer, keys.clone())
+}
+
+/// The key that a token says it is signed with.
+fn named_in<'a>(token: &str, keys: &'a [Value]) -> &'a Value {
+    let (header, _) = read_token(token);
+    keys.iter().find(|key| key["kid"] == header["kid"]).unwrap()
 }
 
 /// Verifies the signature of a token by a published key, with ring alone.
@@ -60,8 +66,9 @@ async fn a_token_has_the_profile_and_says_what_was_granted(store: Store) {
     let task = agent.begin(begin(&[docs(), payments()])).await.unwrap();
     let minted = agent.mint(mint(&task, DOCS)).await.unwrap();
     let (header, claims) = read_token(&minted.token);
-    let (issuer, key) = published_key(&agent).await;
-    assert_signed(&minted.token, &key);
+    let (issuer, keys) = published_keys(&agent).await;
+    let key = named_in(&minted.token, &keys);
+    assert_signed(&minted.token, key);
     let thumbprint = format!(r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#, key["x"], key["y"]);
     let kid = base64url(digest(&SHA256, thumbprint.as_bytes()).as_ref());
     assert_eq!(header, json!({ "typ": "at+jwt", "alg": "ES256", "kid": kid }));
@@ -93,9 +100,9 @@ async fn tokens_are_signed_with_eddsa_where_that_is_configured(store: Store) {
     let agent = broker.agent();
     let task = agent.docs_task().await;
     let minted = agent.mint(mint(&task, DOCS)).await.unwrap();
-    let (_, key) = published_key(&agent).await;
+    let (_, keys) = published_keys(&agent).await;
     assert_eq!(read_token(&minted.token).0["alg"], "EdDSA");
-    assert_signed(&minted.token, &key);
+    assert_signed(&minted.token, named_in(&minted.token, &keys));
     assert!(broker.verifier().accepts(&minted.token).await);
 }
 
@@ -314,11 +321,15 @@ async fn credentials_are_listed_in_pages_until_they_expire(store: Store) {
 async fn the_public_keys_are_also_written_to_files() {
     let broker = Broker::of(Setup::on(Store::Embedded).with("export", "dir = \"public\"")).await;
     let agent = broker.agent();
-    let (_, key) = published_key(&agent).await;
+    let (_, keys) = published_keys(&agent).await;
     let file: Value = serde_json::from_str(&broker.world.read("public/example.org.jwks.json")).unwrap();
-    assert_eq!(file, json!({ "keys": [key] }));
+    assert_eq!(file, json!({ "keys": keys }));
     let other: Value = serde_json::from_str(&broker.world.read("public/other.example.jwks.json")).unwrap();
-    assert_ne!(other["keys"][0]["kid"], key["kid"], "tenants share a key");
+    let others = other["keys"].as_array().unwrap();
+    assert!(
+        others.iter().all(|other| keys.iter().all(|key| key["kid"] != other["kid"])),
+        "tenants share a key"
+    );
     let bundle =
         agent.directory().get_task_ca_bundle(proto::GetTaskCaBundleRequest {}).await.unwrap().into_inner();
     assert_eq!(broker.world.read("public/task-ca.pem"), bundle.pem);

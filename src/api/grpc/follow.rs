@@ -83,6 +83,7 @@ impl FeedFace {
             nonce: hello.nonce,
             positions: Arc::clone(&self.positions),
             brought: prost::bytes::Bytes::new(),
+            told: String::new(),
             stretch: 0,
             stop: self.stop.clone(),
             ended: ended.clone(),
@@ -131,6 +132,8 @@ struct Sender {
     positions: Arc<SignedPositions>,
     /// The signature of the positions that the follower has.
     brought: prost::bytes::Bytes,
+    /// The key set that was told as a change.
+    told: String,
     /// Bytes that were encoded since others had their turn.
     stretch: usize,
     stop: CancellationToken,
@@ -150,10 +153,17 @@ impl Sender {
             tokio::task::yield_now().await;
         }
         // What is there to say comes first: a follower that says nothing more is told that much.
-        let frame = tokio::select! {
-            biased;
-            frame = this.followed.following.next() => frame,
-            () = ended.cancelled() => None,
+        let frame = loop {
+            let Followed { following, keys, .. } = &mut this.followed;
+            tokio::select! {
+                biased;
+                changed = keys.changed() => match changed {
+                    Ok(()) => this.tell_of_keys(),
+                    Err(_) => break None,
+                },
+                frame = following.next() => break frame,
+                () = ended.cancelled() => break None,
+            }
         };
         let Some(frame) = frame else {
             let goes_down = this.stop.is_cancelled();
@@ -169,12 +179,25 @@ impl Sender {
         }
     }
 
+    /// The key set is the next thing to be said, unless the change was elsewhere in the keyring.
+    fn tell_of_keys(&mut self) {
+        let followed = &mut self.followed;
+        // Where it cannot be had, the next frame is not signed either, and says so.
+        if let Ok(content) = self.broker.key_set_content(&followed.trust_domain)
+            && let Content::KeySet { jwks, .. } = &content
+            && *jwks != self.told
+        {
+            self.told = jwks.clone();
+            followed.following.open_with(content);
+        }
+    }
+
     fn signed(&mut self, frame: &Frame) -> Result<proto::FollowResponse> {
+        let signer = self.broker.feed_signer(&self.followed.trust_domain)?;
         let following = &self.followed.following;
         let mut said = content(&frame.content);
         if let feed_frame::Content::Heartbeat(heartbeat) = &mut said {
             self.broker.may_still_follow(&self.caller, following.audience(), following.bound())?;
-            let signer = &self.followed.signer;
             let signed =
                 self.positions.of(self.broker.feed_positions(), signer.kid(), |input| signer.sign(input))?;
             if signed.signature != self.brought {
@@ -190,11 +213,11 @@ impl Sender {
             content: Some(said),
         };
         let payload = payload.encode_to_vec();
-        let signature = self.followed.signer.sign(&[SIGNED_AS, &payload].concat())?;
+        let signature = signer.sign(&[SIGNED_AS, &payload].concat())?;
         Ok(proto::FollowResponse {
             payload: payload.into(),
             signature: signature.to_vec().into(),
-            key_id: self.followed.signer.kid().to_string(),
+            key_id: signer.kid().to_string(),
         })
     }
 }

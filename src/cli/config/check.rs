@@ -54,7 +54,10 @@ impl Check {
             Some(StoreConfig::Redis(redis)) => self.redis(redis),
             None => {}
         }
-        draft.keys.iter().for_each(|it| self.keys(&it.key_encryption_key));
+        if let Some(keys) = &draft.keys {
+            let sources = [Some(&keys.key_encryption_key), keys.other_key_encryption_key.as_ref()];
+            sources.into_iter().flatten().for_each(|source| self.keys(source));
+        }
         draft.policy_dir.iter().for_each(|dir| {
             PolicyEngine::open(dir).err().iter().for_each(|found| self.declared("policy.dir", found));
         });

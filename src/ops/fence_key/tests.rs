@@ -17,7 +17,7 @@ use crate::feed::{Concern, Content, Following, Hub};
 use crate::files::{FromFiles as _, Listing};
 use crate::ids::{Partition, new_task_id};
 use crate::keys::testing::{domain, kek, plan};
-use crate::keys::{KeySets, Keyring, Signer as _};
+use crate::keys::{Keeper, Signer as _};
 use crate::ops::keep_blocks::Kept;
 use crate::ops::{ByFacts, Settings};
 use crate::policy::{PolicyEngine, PolicySet};
@@ -85,7 +85,7 @@ impl Sink for Lines {
 struct World {
     store: Arc<dyn Store>,
     broker: Broker,
-    keys: Arc<Keyring>,
+    keys: Arc<Keeper>,
     hub: Arc<Hub>,
     lines: Arc<Lines>,
     _stop: tokio_util::sync::DropGuard,
@@ -138,8 +138,8 @@ impl World {
     async fn at(place: &Place) -> Self {
         let (store, audiences) = (place.store().await, audiences());
         let plan = plan(&[("acme.test", Algorithm::Es256), ("beta.test", Algorithm::EdDsa)]);
-        let keys = Arc::new(Keyring::open(store.as_ref(), &kek(7), &plan, now()).await.unwrap());
-        let public = KeySets::of(&keys).unwrap();
+        let keys = Keeper::open(Arc::clone(&store) as _, Arc::new(kek(7)), plan, now()).await;
+        let keys = Arc::new(keys.unwrap());
         let concerns = ByFacts::new(Arc::clone(&store), Arc::clone(&keys), audiences.clone());
         let hub = Arc::new(Hub::new(Arc::clone(&store) as _, Arc::new(SystemClock), Arc::new(concerns)));
         let policies =
@@ -151,7 +151,6 @@ impl World {
             policy,
             audiences,
             Arc::clone(&keys),
-            public,
             Arc::clone(&lines) as _,
             Arc::clone(&hub),
             settings(),
@@ -162,7 +161,7 @@ impl World {
     }
 
     fn key(&self, trust_domain: &str) -> KeyId {
-        self.keys.signer(&domain(trust_domain)).unwrap().kid()
+        self.keys.current().signer(&domain(trust_domain)).unwrap().kid()
     }
 
     async fn task(&self, partition: Partition) -> BeginTask {
@@ -295,7 +294,7 @@ async fn a_fence_of_a_key_that_a_broker_left_half_done_is_finished_by_another(pl
 
 async fn a_fence_of_an_intermediate_is_kept_as_long_as_its_certificate_and_told_to_all(place: Place) {
     let world = World::at(&place).await;
-    let (key, ends) = (world.keys.task_ca().key_id(), world.keys.task_ca().not_after());
+    let (key, ends) = (world.keys.current().task_ca().key_id(), world.keys.current().task_ca().not_after());
     let (_, spread) = world.broker.fence_key(key, Some(ends), by(), now()).await.unwrap();
     assert_eq!(spread.concern, Concern::All);
     for partition in [0, 63].map(Partition::from_low_bits) {

@@ -1,0 +1,83 @@
+//! What signs at this moment, and what verifiers are told of it. It follows from the keyring in force, which the keeper of keys swaps; an operation takes it once and keeps to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cert::CertIssuer;
+use crate::error::{Error, Result};
+use crate::identity::TrustDomain;
+use crate::keys::{KeySets, Keyring, KeyringError, Signer};
+use crate::time::Timestamp;
+use crate::token::TokenIssuer;
+
+use super::{Broker, Settings};
+
+/// Of one keyring.
+#[derive(Debug)]
+pub(super) struct Signing {
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) public: KeySets,
+    pub(super) certificates: Arc<CertIssuer>,
+    pub(super) tokens: BTreeMap<TrustDomain, Arc<TokenIssuer>>,
+}
+
+impl Signing {
+    /// Of this keyring. What has not changed since `before` goes on, with what it has proven. An error if there is no key for an issuer.
+    pub(super) fn of(keyring: Arc<Keyring>, settings: &Settings, before: Option<&Self>) -> Result<Self> {
+        let mut tokens = BTreeMap::new();
+        for (trust_domain, issuer) in &settings.issuers {
+            let signer =
+                keyring.signer(trust_domain).ok_or_else(|| Error::internal("an issuer without a key"))?;
+            let known = before.and_then(|before| before.tokens.get(trust_domain));
+            let issuer = match known.filter(|known| known.signer().kid() == signer.kid()) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(TokenIssuer::new(issuer.clone(), Arc::clone(signer) as Arc<dyn Signer>)?),
+            };
+            tokens.insert(trust_domain.clone(), issuer);
+        }
+        let ca = keyring.task_ca();
+        let known = before.map(|before| &before.certificates);
+        let certificates = match known.filter(|known| known.ca().key_id() == ca.key_id()) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(CertIssuer::new(Arc::clone(ca))),
+        };
+        Ok(Self { public: KeySets::of(&keyring)?, certificates, tokens, keyring })
+    }
+}
+
+impl Broker {
+    /// The keyring in force.
+    pub(super) fn keyring(&self) -> Arc<Keyring> {
+        self.keys.current()
+    }
+
+    /// What follows from it.
+    pub(super) fn signing(&self) -> Result<Arc<Signing>> {
+        let (keyring, known) = (self.keyring(), self.signing.load_full());
+        if Arc::ptr_eq(&keyring, &known.keyring) {
+            return Ok(known);
+        }
+        let signing = Arc::new(Signing::of(keyring, &self.settings, Some(&known))?);
+        self.signing.store(Arc::clone(&signing));
+        Ok(signing)
+    }
+
+    /// The same, to sign something with it. A broker that has not seen the stored keyring for a while looks first: another may have moved a key since.
+    pub(super) async fn signing_now(&self, now: Timestamp) -> Result<Arc<Signing>> {
+        if !self.keys.is_confirmed() {
+            self.keys.look(now).await.map_err(keyring_error)?;
+            if !self.keys.is_confirmed() {
+                return Err(Error::store("the keyring in force is not the one in the store"));
+            }
+        }
+        self.signing()
+    }
+}
+
+/// As far as a caller may know.
+pub(super) fn keyring_error(error: KeyringError) -> Error {
+    match error {
+        KeyringError::RanBack { .. } | KeyringError::Damaged(_) => Error::store(error),
+        other => other.into(),
+    }
+}
