@@ -38,6 +38,7 @@ mod policy;
 mod probes;
 mod races;
 mod redis_faults;
+mod rotation;
 mod secrecy;
 mod startup;
 mod stream;
