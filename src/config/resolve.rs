@@ -15,6 +15,8 @@ use super::{
 use crate::identity::TrustDomain;
 
 const HOUR: Duration = Duration::from_secs(3600);
+/// The least of `keys.agree_within`.
+const LEAST_AGREEMENT: Duration = Duration::from_secs(1);
 /// The longest token that the verifiers accept.
 const TOKEN_CEILING: Duration = Duration::from_secs(900);
 /// The longest task that can be configured: fences must be remembered as long.
@@ -302,14 +304,21 @@ fn keys(raw: RawKeys, base: &Path, p: &mut Problems) -> Option<KeysConfig> {
     };
     let mut time =
         |key, text: Option<String>, default, most| duration(p, key, text.as_deref(), default, most);
+    let agree_within = time("keys.agree_within", raw.agree_within, 10, HOUR);
+    let rotate_every = raw.rotate_every.map(|text| time("keys.rotate_every", Some(text), 0, HOUR * 24 * 366));
+    let refresh_hint = time("keys.refresh_hint", raw.refresh_hint, 300, HOUR * 24);
+    let jwks_max_age = time("keys.jwks_max_age", raw.jwks_max_age, 300, HOUR * 24);
+    if agree_within < LEAST_AGREEMENT {
+        p.add("keys.agree_within", "at least 1s: a look at the store has to fit in it several times");
+    }
     Some(KeysConfig {
         key_encryption_key: source,
         other_key_encryption_key,
         algorithm: raw.algorithm.unwrap_or(JwtAlgorithm::ES256),
-        rotate_every: raw.rotate_every.map(|text| time("keys.rotate_every", Some(text), 0, HOUR * 24 * 366)),
-        refresh_hint: time("keys.refresh_hint", raw.refresh_hint, 300, HOUR * 24),
-        jwks_max_age: time("keys.jwks_max_age", raw.jwks_max_age, 300, HOUR * 24),
-        agree_within: time("keys.agree_within", raw.agree_within, 10, HOUR),
+        rotate_every,
+        refresh_hint,
+        jwks_max_age,
+        agree_within,
     })
 }
 

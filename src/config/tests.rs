@@ -212,3 +212,12 @@ fn the_embedded_store_has_no_replicas() {
     let text = GOOD.replace("kind = \"embedded\"", "kind = \"embedded\"\ndurability = \"replicas\"");
     assert_eq!(keys_of(&resolved(&text).expect_err("bad")), ["store.durability"]);
 }
+
+#[test]
+fn brokers_get_a_second_at_least_to_agree() {
+    let with = |time: &str| {
+        resolved(&format!("{GOOD}\n").replace("[keys]", &format!("[keys]\nagree_within = \"{time}\"")))
+    };
+    assert_eq!(keys_of(&with("50ms").expect_err("too short")), ["keys.agree_within"]);
+    assert_eq!(with("1s").unwrap().keys.agree_within, Duration::from_secs(1));
+}

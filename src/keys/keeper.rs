@@ -16,7 +16,7 @@ use super::document::{Document, KeyUse};
 use super::error::KeyringError;
 use super::keyring::{KeyPlan, Keyring, MAX_ATTEMPTS, Rewrap};
 use super::opened::Opened;
-use super::plan::{Change, Move, Refusal};
+use super::plan::{self, Change, Move, Refusal};
 use super::state::{KeyState, Standing};
 use super::store::{KeyringStore, StoredKeyring};
 use super::wrap::KeyWrapper;
@@ -120,13 +120,22 @@ impl Keeper {
 
     /// Whether the keyring in force was seen in the store recently enough to sign with it.
     pub fn is_confirmed(&self) -> bool {
-        let (at, _) = *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
-        at.elapsed() <= self.plan.times.agreement
+        self.confirmed_at().elapsed() <= self.plan.times.agreement
+    }
+
+    /// When the look began that found the keyring in force in the store.
+    fn confirmed_at(&self) -> Instant {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Looks at the store, and takes what is there.
     pub async fn look(&self, now: Timestamp) -> Result<Seen, KeyringError> {
+        let asked = Instant::now();
         let _turn = self.turn.lock().await;
+        if self.confirmed_at() >= asked {
+            // Somebody has looked while this one waited: all who wait together need one read.
+            return Ok(Seen::Same);
+        }
         let began = Instant::now();
         let current = self.current();
         let (expected, stored) = match self.store.load().await? {
@@ -225,6 +234,10 @@ impl Keeper {
                 return Err(KeyringError::RanBack { stored: sequence, seen });
             }
             let changes = match opened.decide(plan, what, now) {
+                // A standby is made because one is due: not a second one, where another broker was first.
+                Ok(_) if matches!(what, Move::Prepare(..)) && !is_due(opened.document(), plan, what, now) => {
+                    Vec::new()
+                }
                 Ok(changes) => changes,
                 Err(refusal) => return Ok(Err(refusal)),
             };
@@ -266,6 +279,10 @@ impl Keeper {
     fn confirm(&self, began: Instant, now: Timestamp) {
         *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = (began, now);
     }
+}
+
+fn is_due(document: &Document, plan: &KeyPlan, what: &Move, now: Timestamp) -> bool {
+    plan::due(document, &plan.times, plan, now).moves.contains(what)
 }
 
 fn step(document: &Document, change: &Change) -> Step {

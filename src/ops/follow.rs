@@ -20,6 +20,7 @@ use crate::task::store::{CredentialKind, Position};
 use crate::time::Timestamp;
 
 use super::command::{Follow, Known};
+use super::keyring::keyring_error;
 use super::tasks::store_error;
 use super::trail::Trail;
 use super::{Broker, Caller};
@@ -44,7 +45,7 @@ impl Broker {
     /// Lets an enrolled verifier of the audience follow, at the audience's bound or the lower one that it asks for.
     pub async fn follow(&self, caller: &Caller, command: Follow, now: Timestamp) -> Result<Followed> {
         let mut trail = Trail::new("Follow", &command.audience);
-        let result = self.begin_to_follow(caller, &command, &mut trail).await;
+        let result = self.begin_to_follow(caller, &command, now, &mut trail).await;
         self.finish(caller, trail, result, now).await
     }
 
@@ -52,12 +53,15 @@ impl Broker {
         &self,
         caller: &Caller,
         command: &Follow,
+        now: Timestamp,
         trail: &mut Trail,
     ) -> Result<Followed> {
         let audience = self.audience(&command.audience)?;
         self.permit::<action::Follow>(caller, &audience, AsVerifier, trail)
             .and_then(|_permit| Self::enrolled(caller, &audience))
             .map_err(|error| self.unless_hidden(caller, &audience, error))?;
+        // Whatever another broker has told the follower was stored before: so it is never told less here, and never of an older key set.
+        self.keys.look(now).await.map_err(keyring_error)?;
         let bound = command.bound.map_or(audience.bound(), |asked| asked.min(audience.bound()));
         let trust_domain = audience.trust_domain();
         // Before the key set is read: what changes meanwhile is told as a change.

@@ -40,7 +40,7 @@ impl KeepKeyring {
     /// Watches until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let mut announced = self.broker.store.announcements();
-        let most = PAUSES.0.min(self.broker.keys.plan().times.agreement / 4);
+        let most = PAUSES.0.min(self.broker.keys.plan().times.agreement / 4).max(PAUSES.1);
         let mut said = String::new();
         while !stop.is_cancelled() {
             let now = self.clock.now();
@@ -118,11 +118,11 @@ impl Broker {
         for what in self.keys.due(now).0 {
             match self.keys.make(&what, false, now).await.map_err(keyring_error)? {
                 Ok(moved) if !moved.steps.is_empty() => {
+                    self.announce_keyring(&moved.keyring).await;
                     let mut trail = Trail::new(name(&what), object(&what));
                     trail.fact("by", "schedule");
                     trace(&mut trail, &moved);
                     self.write_audit(None, trail, Outcome::Done, now).await?;
-                    self.announce_keyring(&moved.keyring).await;
                 }
                 Ok(_) => {}
                 Err(refusal) => tracing::debug!(%refusal, "another broker was first"),

@@ -1,5 +1,6 @@
 //! Validate: is what a verifier was shown good, now? Every answer rests on a read of the store; inactive says nothing more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -172,14 +173,15 @@ impl Broker {
         Ok(seen)
     }
 
-    /// Under whose keys a certificate may be signed that has not expired yet: those that were given up among them.
-    fn intermediates(&self, now: Timestamp) -> Vec<KeyId> {
+    /// Under whose keys a certificate may be signed that has not expired yet, with where each stands: a standby among them, which another broker may have begun to
+    /// sign with, and those that were given up.
+    fn intermediates(&self, now: Timestamp) -> BTreeMap<KeyId, KeyState> {
         let signed = |key: &KeyView| {
             key.key_use == KeyUse::TaskCaIntermediate
-                && matches!(key.state, KeyState::Active | KeyState::Retiring | KeyState::Compromised)
+                && key.state != KeyState::Retired
                 && key.not_after.is_none_or(|end| end > now)
         };
-        self.keyring().keys().filter(signed).map(|key| key.kid).collect()
+        self.keyring().keys().filter(signed).map(|key| (key.kid, key.state)).collect()
     }
 
     async fn judge_certificate(
@@ -192,11 +194,18 @@ impl Broker {
     ) -> Result<std::result::Result<answer::ActiveCredential, Inactive>> {
         trail.fact("serial", id);
         let intermediates = self.intermediates(now);
-        if authority.is_some_and(|named| !intermediates.contains(&named)) {
-            return Ok(Err(Inactive("no intermediate of ours".to_owned())));
+        let asked = match authority {
+            Some(named) => match intermediates.get(&named) {
+                Some(state) => BTreeMap::from([(named, *state)]),
+                None => return Ok(Err(Inactive("no intermediate of ours".to_owned()))),
+            },
+            // A serial number alone does not say which has signed it: then none of them may be given up.
+            None => intermediates,
+        };
+        if asked.values().any(|state| *state == KeyState::Compromised) {
+            return Ok(Err(Inactive("under an intermediate that was given up".to_owned())));
         }
-        // A serial number alone does not say which has signed it: then none of them may be fenced.
-        let keys = authority.map_or(intermediates, |named| vec![named]);
+        let keys: Vec<_> = asked.into_keys().collect();
         let mut expires_at = None;
         for key in &keys {
             match self.store.check(id, *key, now).await.map_err(store_error)? {
