@@ -67,6 +67,7 @@ pub(super) struct Session<'a> {
     heard: Instant,
     opened: Instant,
     resynchronise: Option<Instant>,
+    /// Since the last frame that was taken.
     asked_for_keys: bool,
 }
 
@@ -244,6 +245,8 @@ impl<'a> Session<'a> {
             frames.refuse(why, fed);
             Over::Violated(why)
         })?;
+        // The key is known: another one that comes later is asked for again.
+        self.asked_for_keys = false;
         if applied && to_acknowledge {
             self.unacknowledged = Some(sequence);
         }
