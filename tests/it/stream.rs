@@ -289,7 +289,7 @@ async fn g6_positions_that_no_broker_has_signed_end_nothing(store: Store) {
         let mut stream = follow_knowing(&verifier, DOCS, Some(known)).await.unwrap();
         stream.synchronised().await;
         let line = broker.audit().into_iter().rfind(|line| line["action"] == "Follow").unwrap();
-        assert_eq!(line["facts"]["known_positions"], "not signed by the present feed key", "{line}");
+        assert_eq!(line["facts"]["known_positions"], "not signed by a feed key that is published", "{line}");
     }
     follow_knowing(&verifier, DOCS, Some(good)).await.unwrap().synchronised().await;
     let grown = |line: &serde_json::Value| !line["facts"]["generation_grew_in"].is_null();
