@@ -163,11 +163,12 @@ pub(super) fn object(what: &Move) -> String {
 
 /// What it did, into the audit line.
 pub(super) fn trace(trail: &mut Trail, moved: &Moved) {
-    for step in &moved.steps {
+    let steps = moved.steps.iter().map(|step| {
         let kid = step.kid.map_or_else(|| "new".to_owned(), |kid| kid.to_string());
-        let from = step.from.map_or("", KeyState::as_str);
-        trail.fact("step", format_args!("{kid} {from}>{}", step.to.as_str()));
-    }
+        let from = step.from.map_or("made", KeyState::as_str);
+        format!("{kid} {from} to {}", step.to.as_str())
+    });
+    trail.fact("steps", steps.collect::<Vec<_>>().join(", "));
     trail.fact("keyring_sequence", moved.keyring.sequence());
 }
 

@@ -67,6 +67,13 @@ async fn r5_brokers_of_one_store_rotate_once_and_agree() {
     let moves: Vec<_> = broker.audit().into_iter().filter(|line| line["action"] == "RotateKey").collect();
     let steps: BTreeSet<_> = moves.iter().map(|line| line["facts"]["keyring_sequence"].to_string()).collect();
     assert_eq!(steps.len(), moves.len(), "each move was made once: {moves:?}");
+    for line in &moves {
+        let said = line["facts"]["steps"].as_str().unwrap();
+        assert!(
+            ["prepared to active", "active to retiring"].iter().all(|step| said.contains(step)),
+            "{line}"
+        );
+    }
 }
 
 on_both_stores!(r1_a_rotation_under_load_fails_no_verification);
