@@ -179,7 +179,7 @@ impl Sender {
         }
     }
 
-    /// The key set is the next thing to be said, unless the change was elsewhere in the keyring.
+    /// The key set is the next thing to be said, unless an earlier change has told of this very one: then what changed is elsewhere in the keyring.
     fn tell_of_keys(&mut self) {
         let followed = &mut self.followed;
         // Where it cannot be had, the next frame is not signed either, and says so.
