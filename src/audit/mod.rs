@@ -42,6 +42,8 @@ pub struct Event {
 /// What came of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// Permitted, and about to be done: a second line says what came of it. Where none does, somebody has to look: the effect may be there or not.
+    Intended,
     /// Permitted and done.
     Done,
     /// Refused: the reason that is public, and the one that is not.
@@ -89,6 +91,7 @@ impl Event {
     /// The line, with its line feed.
     fn to_line(&self) -> Vec<u8> {
         let (outcome, detail) = match &self.outcome {
+            Outcome::Intended => ("intended", ""),
             Outcome::Done => ("done", ""),
             Outcome::Refused { reason, detail } => (*reason, detail.as_str()),
         };

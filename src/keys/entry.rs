@@ -11,6 +11,9 @@ use super::state::{Active, Compromised, KeyState, Prepared, Retired, Retiring, S
 use crate::identity::TrustDomain;
 use crate::time::{Timestamp, millis};
 
+/// `None`: never. Until `None`: it does.
+pub(super) type Signed = Option<(Timestamp, Option<Timestamp>)>;
+
 /// One key.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Stored", into = "Stored")]
@@ -23,6 +26,8 @@ pub(super) struct Entry {
     pub(super) algorithm: Option<Algorithm>,
     pub(super) standing: Standing,
     pub(super) created_at: Timestamp,
+    /// From when, and until when it has signed; see [`super::KeyView::signed`].
+    pub(super) signed: Signed,
     /// No credential under it lives longer than this after it was made: the greatest ceiling of all brokers that could sign with it. `None`: an older format did not say.
     pub(super) longest: Option<Duration>,
     /// The end of the certificate; `None` where nothing sets an end.
@@ -55,7 +60,7 @@ impl Entry {
         self.standing.state()
     }
 
-    /// Goes on to another state. What has nothing more to sign loses its private part.
+    /// Goes on to another state. What has nothing more to sign loses its private part; from when to when it has signed stays known.
     pub(super) fn stands(&mut self, standing: Standing) {
         let signs = match standing.state() {
             KeyState::Prepared | KeyState::Active => true,
@@ -64,6 +69,11 @@ impl Entry {
         };
         if !signs {
             self.private = None;
+        }
+        match (standing.state(), &mut self.signed) {
+            (KeyState::Active, signed) => *signed = Some((standing.since(), None)),
+            (_, Some((_, until @ None))) => *until = Some(standing.since()),
+            _ => {}
         }
         self.standing = standing;
     }
@@ -95,6 +105,12 @@ struct Stored {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until_ms: Option<u64>,
     created_at_ms: u64,
+    /// Of a key that signs, or has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signed_from_ms: Option<u64>,
+    /// Of a key that has signed, and does no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signed_until_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     longest_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,6 +140,8 @@ impl From<Entry> for Stored {
             wait_ms: wait.map(millis),
             until_ms: until.map(Timestamp::as_millis),
             created_at_ms: entry.created_at.as_millis(),
+            signed_from_ms: entry.signed.map(|(from, _)| from.as_millis()),
+            signed_until_ms: entry.signed.and_then(|(_, until)| until).map(Timestamp::as_millis),
             longest_ms: entry.longest.map(millis),
             not_after_ms: entry.not_after.map(Timestamp::as_millis),
             public: Bytes(entry.public),
@@ -167,10 +185,28 @@ impl TryFrom<Stored> for Entry {
             algorithm: stored.algorithm,
             standing,
             created_at,
+            signed: signed(stored.signed_from_ms, stored.signed_until_ms, &standing)?,
             longest: stored.longest_ms.map(Duration::from_millis),
             not_after: stored.not_after_ms.map(Timestamp::from_millis),
             public: stored.public.0,
             private,
         })
+    }
+}
+
+/// A key that is active signs since it is; those of formats 1 and 2, which do not say so, since they were made.
+fn signed(from: Option<u64>, until: Option<u64>, standing: &Standing) -> Result<Signed, &'static str> {
+    let until = until.map(Timestamp::from_millis);
+    let from = match (from.map(Timestamp::from_millis), standing) {
+        (None, Standing::Active(active)) => Some(active.since),
+        (from, _) => from,
+    };
+    match (from, until, standing.state()) {
+        (None, None, KeyState::Prepared | KeyState::Retired | KeyState::Compromised) => Ok(None),
+        (Some(from), None, KeyState::Active) => Ok(Some((from, None))),
+        (Some(from), Some(until), KeyState::Retiring | KeyState::Retired | KeyState::Compromised) => {
+            Ok(Some((from, Some(until))))
+        }
+        _ => Err("from when to when a key has signed does not fit its state"),
     }
 }

@@ -77,6 +77,9 @@ pub struct KeyView {
     pub since: Timestamp,
     /// When it was made.
     pub created_at: Timestamp,
+    /// From when on it has signed, and until when; until `None`: it does. `None`: it never has. Kept when the key is over. Another broker may have signed with it for the time within
+    /// which brokers agree longer ([`Times::agreement`]); and whoever has stolen it does as he likes.
+    pub signed: Option<(Timestamp, Option<Timestamp>)>,
     /// A standby: when it is aged and may sign. A retiring key: when the last credential under it has expired and it goes.
     pub waits_until: Option<Timestamp>,
     /// The end of its certificate.
@@ -98,6 +101,7 @@ impl From<&Entry> for KeyView {
             state: entry.state(),
             since: entry.standing.since(),
             created_at: entry.created_at,
+            signed: entry.signed,
             waits_until,
             not_after: entry.not_after,
         }

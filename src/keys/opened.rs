@@ -292,6 +292,7 @@ impl Opened {
             algorithm: made.algorithm,
             standing,
             created_at: now,
+            signed: (standing.state() == KeyState::Active).then_some((now, None)),
             longest: slot.key_use.moves().then(|| plan.times.longest(slot.key_use)),
             not_after: made.not_after,
             public: made.public,

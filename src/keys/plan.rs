@@ -58,6 +58,17 @@ impl Times {
         self.refresh_hint.saturating_mul(3).max(self.cache.saturating_add(self.agreement))
     }
 
+    /// How long what is under a compromised key of that use may still be taken by a verifier that does not hear of its fence: one that has just taken a key set, or an answer,
+    /// from a broker that did not know of the move yet. `None`: nothing but its certificate sets an end. How long a credential says that it lives
+    /// does not matter: whoever has the key writes what he likes.
+    pub fn outlives_compromise(&self, key_use: KeyUse) -> Option<Duration> {
+        match key_use {
+            KeyUse::Jwt => Some(self.cache.max(self.refresh_hint).saturating_add(self.agreement)),
+            KeyUse::Feed => Some(LONGEST_BOUND),
+            KeyUse::TaskCaIntermediate | KeyUse::TaskCaRoot | KeyUse::RecordMac => None,
+        }
+    }
+
     /// No credential under a key of that use lives longer.
     pub const fn longest(&self, key_use: KeyUse) -> Duration {
         match key_use {

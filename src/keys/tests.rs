@@ -124,6 +124,10 @@ async fn keyrings_of_older_formats_open_and_are_completed() {
         let state =
             |state| keyring.keys().filter(|key| key.key_use == KeyUse::Jwt && key.state == state).count();
         assert_eq!((state(KeyState::Active), state(KeyState::Prepared)), (1, 1), "a standby is made");
+        for key in keyring.keys() {
+            let signs = key.state == KeyState::Active;
+            assert_eq!(key.signed, signs.then_some((key.created_at, None)), "since it was made");
+        }
         assert!(String::from_utf8(store.document()).unwrap().starts_with("taskpass-keyring 3\n"));
     }
 }
@@ -136,7 +140,7 @@ async fn as_older_format(document: Vec<u8>, format: u8) -> String {
     keys.retain(|key| key["state"] == "active" && (format > 1 || key["use"] != "feed"));
     for key in keys.iter_mut() {
         let key = key.as_object_mut().unwrap();
-        key.retain(|name, _| !matches!(name.as_str(), "since_ms" | "longest_ms"));
+        key.retain(|name, _| !matches!(name.as_str(), "since_ms" | "longest_ms" | "signed_from_ms"));
     }
     let mac = keys.iter().find(|key| key["use"] == "record-mac").unwrap();
     let kid = mac["kid"].as_str().unwrap().to_owned();

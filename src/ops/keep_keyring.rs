@@ -116,17 +116,22 @@ impl Broker {
     /// Every broker finds it due, and one is first: the others see that it is done.
     async fn move_what_is_due(&self, now: Timestamp) -> Result<()> {
         for what in self.keys.due(now).0 {
-            match self.keys.make(&what, false, now).await.map_err(keyring_error)? {
-                Ok(moved) if !moved.steps.is_empty() => {
-                    self.announce_keyring(&moved.keyring).await;
-                    let mut trail = Trail::new(name(&what), object(&what));
-                    trail.fact("by", "schedule");
-                    trace(&mut trail, &moved);
-                    self.write_audit(None, trail, Outcome::Done, now).await?;
+            let mut trail = Trail::new(name(&what), object(&what));
+            trail.fact("by", "schedule");
+            self.intend(None, &trail, now).await?;
+            let made = self.keys.make(&what, false, now).await.map_err(keyring_error);
+            match &made {
+                Ok(Ok(moved)) => {
+                    if !moved.steps.is_empty() {
+                        self.announce_keyring(&moved.keyring).await;
+                    }
+                    trace(&mut trail, moved);
                 }
-                Ok(_) => {}
-                Err(refusal) => tracing::debug!(%refusal, "another broker was first"),
+                // Another broker was first.
+                Ok(Err(refusal)) => trail.fact("not_made", refusal),
+                Err(_) => {}
             }
+            self.conclude(trail, made.map(drop), now).await?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ const MAX_FACT: usize = 512;
 
 /// Grows while an operation goes on; becomes one audit line. Callers choose some of the texts in it, also those who are permitted nothing: so each is cut to a length, and
 /// no line is longer than a few kilobytes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Trail {
     action: &'static str,
     object: String,
@@ -49,6 +49,12 @@ impl Trail {
 }
 
 impl Broker {
+    /// Writes that an effect is about to be, with what the trail holds so far. Before the effect, of which there is none if this fails; [`Broker::finish`] or
+    /// [`Broker::write_audit`] then says what came of it.
+    pub(super) async fn intend(&self, caller: Option<&Caller>, trail: &Trail, now: Timestamp) -> Result<()> {
+        self.write_audit(caller, trail.clone(), Outcome::Intended, now).await
+    }
+
     /// Writes the line. If that fails the operation fails, whatever it did: no effect without its record.
     pub(super) async fn finish<T>(
         &self,
@@ -57,15 +63,14 @@ impl Broker {
         result: Result<T>,
         now: Timestamp,
     ) -> Result<T> {
-        let outcome = match &result {
-            Ok(_) => Outcome::Done,
-            Err(error) => Outcome::Refused {
-                reason: error.reason().as_str(),
-                detail: cut(error.log_line(), MAX_DETAIL),
-            },
-        };
-        self.write_audit(Some(caller), trail, outcome, now).await?;
+        self.write_audit(Some(caller), trail, outcome(&result), now).await?;
         reach(Place::Audited);
+        result
+    }
+
+    /// The same, for what the broker does by itself.
+    pub(super) async fn conclude<T>(&self, trail: Trail, result: Result<T>, now: Timestamp) -> Result<T> {
+        self.write_audit(None, trail, outcome(&result), now).await?;
         result
     }
 
@@ -88,6 +93,16 @@ impl Broker {
             facts: trail.facts,
         };
         self.audit.write(event).await
+    }
+}
+
+fn outcome<T>(result: &Result<T>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Done,
+        Err(error) => Outcome::Refused {
+            reason: error.reason().as_str(),
+            detail: cut(error.log_line(), MAX_DETAIL),
+        },
     }
 }
 

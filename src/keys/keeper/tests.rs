@@ -270,6 +270,35 @@ async fn r8_a_key_that_was_given_up_stays_given_up_in_another_history() {
 }
 
 #[tokio::test]
+async fn from_when_to_when_a_key_has_signed_stays_known_whatever_becomes_of_it() {
+    let store = Arc::default();
+    let keeper = keeper(&store).await;
+    let (first, standby) = (
+        the_one(&keeper, KeyUse::Jwt, KeyState::Active),
+        the_one(&keeper, KeyUse::Jwt, KeyState::Prepared),
+    );
+    assert_eq!((first.signed, standby.signed), (Some((NOW, None)), None));
+    let (rotated, over) = (NOW.saturating_add(WAIT), NOW.saturating_add(3 * WAIT));
+    done(&keeper, &rotate(KeyUse::Jwt), rotated).await;
+    let signed = |kid| keeper.current().keys().find(|key| key.kid == kid).unwrap().signed;
+    assert_eq!(signed(standby.kid), Some((rotated, None)));
+    settle(&keeper, over).await;
+    the_one(&keeper, KeyUse::Jwt, KeyState::Retired);
+    assert_eq!(signed(first.kid), Some((NOW, Some(rotated))));
+    for kid in [first.kid, standby.kid] {
+        done(&keeper, &Move::Compromise(kid), over).await;
+    }
+    assert_eq!(signed(first.kid), Some((NOW, Some(rotated))), "not since it was known to be bad");
+    assert_eq!(signed(standby.kid), Some((rotated, Some(over))));
+    // As stored, and read by another.
+    let other = self::keeper(&store).await;
+    assert!(other.current().keys().eq(keeper.current().keys()));
+    let never = the_one(&keeper, KeyUse::Feed, KeyState::Prepared).kid;
+    done(&keeper, &Move::Compromise(never), over).await;
+    assert_eq!(signed(never), None);
+}
+
+#[tokio::test]
 async fn r10_a_move_whose_answer_was_lost_is_found_and_not_made_twice() {
     let store = Arc::<MemoryStore>::default();
     let keeper = keeper(&store).await;

@@ -13,11 +13,11 @@ use crate::audience::{AudienceRegister, Audiences};
 use crate::audit::{Event, Sink};
 use crate::config::{Lifetimes, Limits};
 use crate::error::Reason;
-use crate::feed::{Concern, Content, Following, Hub};
+use crate::feed::{Concern, Content, Following, Hub, Sent};
 use crate::files::{FromFiles as _, Listing};
 use crate::ids::{Partition, new_task_id};
 use crate::keys::testing::{domain, kek, plan};
-use crate::keys::{Keeper, Signer as _};
+use crate::keys::{Keeper, Move, Signer as _};
 use crate::ops::keep_blocks::Kept;
 use crate::ops::{ByFacts, Settings};
 use crate::policy::{PolicyEngine, PolicySet};
@@ -193,6 +193,16 @@ impl World {
         self.store.record(asked, now()).await.unwrap()
     }
 
+    fn view(&self, key: KeyId) -> KeyView {
+        self.keys.current().keys().find(|view| view.kid == key).unwrap()
+    }
+
+    /// Gives a key up.
+    async fn compromise(&self, key: KeyId) -> KeyView {
+        self.keys.make(&Move::Compromise(key), false, now()).await.unwrap().unwrap();
+        self.view(key)
+    }
+
     /// Whether the key is fenced in every partition, and the other is in none.
     async fn stands_everywhere(&self, key: KeyId, other: KeyId) {
         for partition in Partition::all() {
@@ -252,8 +262,11 @@ async fn a_fence_of_a_key_stands_everywhere_and_is_told_to_its_trust_domain_alon
         })
         .await
         .unwrap();
-        let (receipt, spread) = world.broker.fence_key(key, None, by(), now()).await.unwrap();
-        assert_eq!((receipt.partitions, receipt.blocked_until), (64, None));
+        let given_up = world.compromise(key).await;
+        let (receipt, spread) = world.broker.fence_key(&given_up, by(), now()).await.unwrap();
+        assert_eq!((receipt.partitions, receipt.blocked_until, receipt.ended_at), (64, None, given_up.since));
+        // Five minutes for which a key set may be kept, and ten seconds for brokers to agree.
+        assert_eq!(receipt.expires_by, given_up.since.saturating_add(Duration::from_secs(310)));
         assert_eq!(spread.concern, Concern::TrustDomain("acme.test".into()));
         let applied = world.broker.propagated(&spread, Some(PATIENCE)).await;
         assert_eq!((applied.applied, applied.pending), (1, vec![]), "the other is not waited for");
@@ -275,7 +288,7 @@ async fn a_fence_of_a_key_that_a_broker_left_half_done_is_finished_by_another(pl
     let (key, other) = (world.key("acme.test"), world.key("beta.test"));
     let forget_at = now().saturating_add(Duration::from_secs(3_600));
     let intent = FenceIntent {
-        id: new_intent_id(now()).unwrap(),
+        id: intent_id(&key, now()),
         target: FenceTarget::Key(key),
         at: now(),
         block_until: forget_at,
@@ -295,8 +308,9 @@ async fn a_fence_of_a_key_that_a_broker_left_half_done_is_finished_by_another(pl
 async fn a_fence_of_an_intermediate_is_kept_as_long_as_its_certificate_and_told_to_all(place: Place) {
     let world = World::at(&place).await;
     let (key, ends) = (world.keys.current().task_ca().key_id(), world.keys.current().task_ca().not_after());
-    let (_, spread) = world.broker.fence_key(key, Some(ends), by(), now()).await.unwrap();
-    assert_eq!(spread.concern, Concern::All);
+    let given_up = world.compromise(key).await;
+    let (receipt, spread) = world.broker.fence_key(&given_up, by(), now()).await.unwrap();
+    assert_eq!((spread.concern, receipt.expires_by), (Concern::All, ends));
     for partition in [0, 63].map(Partition::from_low_bits) {
         let standing = world.store.blocks(partition, now()).await.unwrap();
         assert_eq!(
@@ -304,12 +318,32 @@ async fn a_fence_of_an_intermediate_is_kept_as_long_as_its_certificate_and_told_
             [(&FenceTarget::Key(key), ends)]
         );
     }
-    // Also where it ends sooner than a task that began just now.
-    let (key, soon) = (world.key("acme.test"), now().saturating_add(Duration::from_secs(1)));
-    world.broker.fence_key(key, Some(soon), by(), now()).await.unwrap();
+    // And one of a key that nothing sets an end to, as long as a task that began just now.
+    let given_up = world.compromise(world.key("acme.test")).await;
+    world.broker.fence_key(&given_up, by(), now()).await.unwrap();
     let standing = world.store.blocks(Partition::from_low_bits(9), now()).await.unwrap();
-    let longest = now().saturating_add(Duration::from_secs(3_000));
-    assert!(standing.iter().all(|it| it.forget_at > longest), "{standing:?}");
+    let longest = given_up.since.saturating_add(settings().lifetimes.max_task);
+    assert!(standing.iter().all(|it| it.forget_at >= longest) && standing.len() == 2, "{standing:?}");
+}
+
+async fn a_fence_of_a_key_that_brokers_raise_again_is_one_and_the_same(place: Place) {
+    let (world, another) = (World::at(&place).await, World::at(&place).await);
+    let key = world.key("acme.test");
+    let refused = world.broker.fence_key(&world.view(key), by(), now()).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::Internal, "it signs");
+    let given_up = world.compromise(key).await;
+    another.keys.look(now()).await.unwrap();
+    let (first, _) = world.broker.fence_key(&given_up, by(), now()).await.unwrap();
+    let positions = || async { world.store.positions(now()).await.unwrap() };
+    let before = positions().await;
+    for broker in [&world, &another] {
+        let (again, spread) = broker.broker.fence_key(&broker.view(key), by(), now()).await.unwrap();
+        assert_eq!((again.id, again.ended_at), (first.id, given_up.since));
+        let places = spread.at.iter().map(|(_, sent)| Some(*sent)).collect::<Vec<_>>();
+        assert_eq!(places, before.iter().map(|at| (*at).map(Sent::from)).collect::<Vec<_>>());
+    }
+    assert_eq!(positions().await, before, "nothing happened");
+    another.stands_everywhere(key, world.key("beta.test")).await;
 }
 
 macro_rules! on_both_stores {
@@ -334,6 +368,7 @@ on_both_stores!(
     a_fence_of_a_key_stands_everywhere_and_is_told_to_its_trust_domain_alone,
     a_fence_of_a_key_that_a_broker_left_half_done_is_finished_by_another,
     a_fence_of_an_intermediate_is_kept_as_long_as_its_certificate_and_told_to_all,
+    a_fence_of_a_key_that_brokers_raise_again_is_one_and_the_same,
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -341,7 +376,7 @@ async fn a_store_that_lost_the_fence_of_a_key_gets_it_back_from_a_living_broker(
     let place = Place::Server(Box::new(RedisServer::plain()));
     let world = World::at(&place).await;
     let (key, other) = (world.key("acme.test"), world.key("beta.test"));
-    world.broker.fence_key(key, None, by(), now()).await.unwrap();
+    world.broker.fence_key(&world.compromise(key).await, by(), now()).await.unwrap();
     let Place::Server(server) = &place else { panic!("a server") };
     let mut kept = Kept::default();
     world.broker.keep_blocks(&mut kept, &SystemClock).await.unwrap();
@@ -369,7 +404,7 @@ async fn a_fence_of_a_key_that_does_not_reach_every_partition_is_no_success() {
     // One partition of the store is damaged.
     server.command(&["RENAME", "taskpass:{p07}m", "taskpass:{p07}aside"]);
     server.command(&["SET", "taskpass:{p07}m", "garbage"]);
-    let failed = world.broker.fence_key(key, None, by(), now()).await.unwrap_err();
+    let failed = world.broker.fence_key(&world.compromise(key).await, by(), now()).await.unwrap_err();
     assert_eq!(failed.reason(), Reason::NotFinished);
     assert_eq!(world.store.intents().await.unwrap().len(), 1, "it is to be finished");
     server.command(&["RENAME", "taskpass:{p07}aside", "taskpass:{p07}m"]);
