@@ -8,7 +8,7 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["task", "credential", "validation", "operator", "directory", "feed"]
+    let files = ["task", "credential", "validation", "operator", "directory", "feed", "key"]
         .map(|f| format!("taskpass/v1/{f}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

@@ -72,6 +72,14 @@ reasons! {
     CredentialNotFound = "CREDENTIAL_NOT_FOUND", Missing;
     /// The broker does not know the trust domain, or issues no tokens for it.
     TrustDomainNotFound = "TRUST_DOMAIN_NOT_FOUND", Missing;
+    /// The keyring has no such key.
+    KeyNotFound = "KEY_NOT_FOUND", Missing;
+    /// Keys of that use do not move.
+    KeyWrongUse = "KEY_WRONG_USE", Input;
+    /// The key stands where that move does not begin.
+    KeyWrongState = "KEY_WRONG_STATE", State;
+    /// The move waits for something; the sentence says until when.
+    KeyWaits = "KEY_WAITS", State;
     /// The task has ended.
     TaskEnded = "TASK_ENDED", State;
     /// New tasks of this workload or trust domain are refused for now, by an operator.

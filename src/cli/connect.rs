@@ -22,6 +22,7 @@ use crate::identity::{
 use crate::proto;
 use crate::proto::credential_service_client::CredentialServiceClient;
 use crate::proto::directory_service_client::DirectoryServiceClient;
+use crate::proto::key_service_client::KeyServiceClient;
 use crate::proto::operator_service_client::OperatorServiceClient;
 use crate::proto::task_service_client::TaskServiceClient;
 use crate::proto::validation_service_client::ValidationServiceClient;
@@ -32,7 +33,7 @@ use crate::time::SystemClock;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct Connection {
-    /// Use this identity of a `taskpass dev` directory: agent, researcher, verifier, payments or operator
+    /// Use this identity of a `taskpass dev` directory: agent, researcher, verifier, payments, operator or platform
     #[arg(long = "as", value_name = "NAME", global = true)]
     identity: Option<String>,
 
@@ -251,6 +252,14 @@ calls! {
         revoke_task(RevokeTaskRequest) -> RevokeTaskResponse;
         revoke_workload(RevokeWorkloadRequest) -> RevokeWorkloadResponse;
         revoke_trust_domain(RevokeTrustDomainRequest) -> RevokeTrustDomainResponse;
+    }
+    KeyServiceClient {
+        list_keys(ListKeysRequest) -> ListKeysResponse;
+        rotate_key(RotateKeyRequest) -> RotateKeyResponse;
+        activate_key(ActivateKeyRequest) -> ActivateKeyResponse;
+        retire_key(RetireKeyRequest) -> RetireKeyResponse;
+        compromise_key(CompromiseKeyRequest) -> CompromiseKeyResponse;
+        list_affected_tasks(ListAffectedTasksRequest) -> ListAffectedTasksResponse;
     }
     DirectoryServiceClient {
         list_audiences(ListAudiencesRequest) -> ListAudiencesResponse;

@@ -1,4 +1,4 @@
-//! `taskpass audience list`, `taskpass key set`, `taskpass key ca-bundle`: what everybody must know to work with the broker.
+//! `taskpass audience list`: what there is to work with.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -22,31 +22,6 @@ pub(super) struct Audience {
 enum AudienceVerb {
     /// The audiences that you may see, with their tools
     List,
-}
-
-/// The public halves of the broker's keys
-#[derive(Debug, Args)]
-pub(super) struct Key {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(subcommand)]
-    verb: KeyVerb,
-}
-
-#[derive(Debug, Subcommand)]
-enum KeyVerb {
-    /// The JWK Set that tokens for a trust domain's audiences are verified with
-    Set {
-        /// Whose issuer
-        #[arg(long, value_name = "NAME")]
-        trust_domain: String,
-    },
-    /// The root certificates that task certificates chain to
-    CaBundle {
-        /// As a SPIFFE trust bundle (JWK Set) instead of PEM
-        #[arg(long)]
-        spiffe: bool,
-    },
 }
 
 impl Audience {
@@ -84,34 +59,4 @@ fn audience_text(it: &proto::Audience) -> String {
         ("tools", it.tools.iter().map(tool).collect::<Vec<_>>().join(", ")),
         ("tokens", format!("{} by {}", inline(&it.profile), inline(&it.issuer))),
     ])
-}
-
-impl Key {
-    pub(super) async fn run(self, out: Output) -> Outcome {
-        let client = self.connection.open(out).await?;
-        match self.verb {
-            KeyVerb::Set { trust_domain } => {
-                let request = proto::GetKeySetRequest { trust_domain };
-                let answer = client.get_key_set(request).await?;
-                let document =
-                    || json!({ "issuer": answer.issuer, "jwks": render::embedded(&answer.jwks_json) });
-                out.answer(document, || answer.jwks_json.clone())
-            }
-            KeyVerb::CaBundle { spiffe } => {
-                let request = proto::GetTaskCaBundleRequest {};
-                let answer = client.get_task_ca_bundle(request).await?;
-                let document = || {
-                    json!({
-                        "trust_domain": answer.trust_domain,
-                        "pem": answer.pem,
-                        "spiffe_bundle": render::embedded(&answer.spiffe_bundle_json),
-                    })
-                };
-                out.answer(document, || {
-                    if spiffe { answer.spiffe_bundle_json.clone() } else { answer.pem.clone() }
-                })
-            }
-        }
-        .map(|()| Exit::Done)
-    }
 }

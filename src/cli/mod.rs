@@ -18,6 +18,7 @@ mod failure;
 mod follow;
 mod host;
 mod input;
+mod key;
 mod logging;
 mod output;
 mod pki;
@@ -70,7 +71,7 @@ enum Command {
     Credential(credential::Credential),
     Follow(follow::Follow),
     Audience(directory::Audience),
-    Key(directory::Key),
+    Key(key::Key),
     Workload(workload::Workload),
     TrustDomain(workload::TrustDomain),
     Store(store::Store),

@@ -42,12 +42,13 @@ pub(super) const BROKER_ID: &str = "spiffe://broker.example.org/broker";
 const SVID_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Who there is beside the broker: the name for `--as`, and the SPIFFE ID.
-pub(super) const IDENTITIES: [(&str, &str); 5] = [
+pub(super) const IDENTITIES: [(&str, &str); 6] = [
     ("agent", "spiffe://example.org/agent/support"),
     ("researcher", "spiffe://example.org/agent/research"),
     ("verifier", "spiffe://example.org/mcp/docs"),
     ("payments", "spiffe://example.org/mcp/payments/till-1"),
     ("operator", "spiffe://example.org/operator/anna"),
+    ("platform", "spiffe://example.org/platform/nina"),
 ];
 
 /// Policies and audiences as they lie in `deploy/sample`.

@@ -194,6 +194,16 @@ impl TryFrom<Stored> for Entry {
     }
 }
 
+/// Whether a key that signed then may have signed something at that moment: brokers go by another keyring for as long as `agreement`, and their clocks may be a second apart. Times of
+/// credentials are whole seconds, rounded down.
+pub(super) fn may_have_signed(signed: Signed, at: Timestamp, agreement: Duration) -> bool {
+    const CLOCKS: Duration = Duration::from_secs(1);
+    signed.is_some_and(|(from, until)| {
+        let late = until.map(|until| until.saturating_add(agreement).saturating_add(CLOCKS));
+        at >= from.saturating_sub(CLOCKS).floor_to_second() && late.is_none_or(|late| at <= late)
+    })
+}
+
 /// A key that is active signs since it is; those of formats 1 and 2, which do not say so, since they were made.
 fn signed(from: Option<u64>, until: Option<u64>, standing: &Standing) -> Result<Signed, &'static str> {
     let until = until.map(Timestamp::from_millis);

@@ -8,7 +8,7 @@ use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet};
 
 use super::ca::TaskCa;
 use super::document::{Document, KeyUse, Slot};
-use super::entry::Entry;
+use super::entry::{self, Entry};
 use super::error::KeyringError;
 use super::opened::Opened;
 use super::pages::PageSeal;
@@ -84,6 +84,13 @@ pub struct KeyView {
     pub waits_until: Option<Timestamp>,
     /// The end of its certificate.
     pub not_after: Option<Timestamp>,
+}
+
+impl KeyView {
+    /// Whether the key may have signed what was issued at that moment. `agreement`: for how long brokers may go by different keyrings.
+    pub fn may_have_signed(&self, at: Timestamp, agreement: Duration) -> bool {
+        entry::may_have_signed(self.signed, at, agreement)
+    }
 }
 
 impl From<&Entry> for KeyView {
@@ -241,6 +248,11 @@ impl Keyring {
     /// Those that were given up.
     pub(super) fn compromised(&self) -> impl Iterator<Item = KeyId> {
         self.document.keys.iter().filter(|key| key.state() == KeyState::Compromised).map(|key| key.kid)
+    }
+
+    /// See [`KeyView::may_have_signed`]; a key that is unknown has not.
+    pub fn may_have_signed(&self, kid: &KeyId, at: Timestamp, agreement: Duration) -> bool {
+        self.document.key(kid).is_some_and(|entry| entry::may_have_signed(entry.signed, at, agreement))
     }
 
     /// Where the key stands.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::identity::SpiffeId;
 use crate::ids::CredentialId;
+pub use crate::keys::{KeyState, KeyUse, KeyView, Step as KeyStep};
 use crate::revoke::history::Durability;
 use crate::secret::Secret;
 use crate::task::TaskFacts;
@@ -59,6 +60,39 @@ pub struct FenceReceipt {
     pub partitions: u8,
     /// Whether workloads of that trust domain may connect. If not, the name may be a slip of the pen.
     pub served: bool,
+}
+
+/// Keys as they stand.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// By trust domain, use and state, the newest first.
+    pub keys: Vec<KeyView>,
+    /// Of the keyring.
+    pub sequence: u64,
+}
+
+/// A move of a key that was made, or would be.
+#[derive(Clone, Debug)]
+pub struct KeyMove {
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// What it does; nothing if it had been made before.
+    pub steps: Vec<KeyStep>,
+    /// The keys of the same use and trust domain: after it, or as they are for a dry run.
+    pub after: Keys,
+    /// How sure it is.
+    pub durability: Durability,
+}
+
+/// A task that holds what a key has signed, or may have.
+#[derive(Clone, Debug)]
+pub struct AffectedTask {
+    /// The task.
+    pub task: Task,
+    /// How many unexpired credentials.
+    pub credentials: u32,
+    /// When the last of them expires.
+    pub expires_by: Timestamp,
 }
 
 /// A new token. The one thing that leaves with a secret in it.

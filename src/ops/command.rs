@@ -8,6 +8,7 @@ use taskpass_verifier::keyset::KeyId;
 use crate::error::Error;
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::ids::{CredentialId, Partition, TaskId};
+use crate::keys::KeyUse;
 use crate::secret::Secret;
 use crate::task::Grant;
 use crate::task::store::Position;
@@ -183,4 +184,53 @@ pub enum RevokeTarget {
     Workload(SpiffeId),
     /// A whole trust domain's.
     TrustDomain(TrustDomain),
+}
+
+/// Moves a key.
+#[derive(Clone, Debug)]
+pub struct MoveKey {
+    /// Which, and where to.
+    pub wish: KeyWish,
+    /// Only say what it would do.
+    pub dry_run: bool,
+    /// Why.
+    pub note: String,
+}
+
+/// What an operator wants of a key.
+#[derive(Clone, Debug)]
+pub enum KeyWish {
+    /// The standby signs.
+    Rotate {
+        /// Of this use,
+        key_use: KeyUse,
+        /// and trust domain; `None`: the broker's own.
+        trust_domain: Option<TrustDomain>,
+    },
+    /// This standby signs.
+    Activate(KeyId),
+    /// It is over, or withdrawn.
+    Retire(KeyId),
+}
+
+/// Gives a key up.
+#[derive(Clone, Debug)]
+pub struct CompromiseKey {
+    /// Which.
+    pub kid: KeyId,
+    /// Only say what it would do.
+    pub dry_run: bool,
+    /// Why, and how long to wait.
+    pub wish: EndWish,
+}
+
+/// Asks which tasks hold what a key has signed.
+#[derive(Clone, Debug)]
+pub struct ListAffectedTasks {
+    /// Which key.
+    pub kid: KeyId,
+    /// From the page before, as it came; empty for the first.
+    pub page_token: String,
+    /// 1 to 500.
+    pub limit: usize,
 }

@@ -4,16 +4,17 @@
 pub mod answer;
 pub mod command;
 
+mod affected_tasks;
 mod begin_task;
 mod bulk_revoke;
 mod caller;
 mod complete_task;
+mod compromise_key;
 mod credentials;
 mod decide;
 mod directory;
 mod draft;
 mod extend_task;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the verb that withdraws a key"))]
 mod fence_key;
 mod follow;
 mod issue_certificate;
@@ -22,6 +23,7 @@ mod keep_keyring;
 mod keyring;
 mod memory;
 mod mint_token;
+mod move_key;
 mod propagation;
 mod read_tasks;
 mod readiness;

@@ -130,7 +130,7 @@ impl Broker {
     }
 
     /// What a listed task is, unless it is a tombstone or was tampered with.
-    fn readable(&self, view: &TaskView, trail: &mut Trail) -> Option<Known> {
+    pub(super) fn readable(&self, view: &TaskView, trail: &mut Trail) -> Option<Known> {
         if view.record.head.tombstone {
             return None;
         }
@@ -140,7 +140,7 @@ impl Broker {
     }
 
     /// Whether the answer to a call for everybody's tasks may name those of `owner`.
-    fn may_see(&self, caller: &Caller, owner: &SpiffeId) -> bool {
+    pub(super) fn may_see(&self, caller: &Caller, owner: &SpiffeId) -> bool {
         // A refusal of one is no refusal of the call, and has no place in its line.
         let mut aside = Trail::new("ListTasks", "");
         self.permit::<action::ListAllTasks>(caller, Owners::Of(owner), (), &mut aside).is_ok()

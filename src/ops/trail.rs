@@ -99,10 +99,9 @@ impl Broker {
 fn outcome<T>(result: &Result<T>) -> Outcome {
     match result {
         Ok(_) => Outcome::Done,
-        Err(error) => Outcome::Refused {
-            reason: error.reason().as_str(),
-            detail: cut(error.log_line(), MAX_DETAIL),
-        },
+        Err(error) => {
+            Outcome::Refused { reason: error.reason().as_str(), detail: cut(error.log_line(), MAX_DETAIL) }
+        }
     }
 }
 

@@ -106,6 +106,9 @@ impl Broker {
         let claims = seen.token.claims();
         trail.fact("jti", claims.jti);
         let key = seen.token.key_id();
+        if !self.signed_in_its_time(key, Timestamp::from_secs(claims.iat.0), now).await? {
+            return Ok(Err(Inactive("its key did not sign when it was issued".to_owned())));
+        }
         let record = match self.store.check(claims.jti, key, now).await.map_err(store_error)? {
             CheckOutcome::Active { record, generation, began_seq }
                 if record.kind == CredentialKind::Token
@@ -141,6 +144,14 @@ impl Broker {
                 .map_err(Error::internal)?,
             expires_at: Timestamp::from_secs(claims.exp.0),
         }))
+    }
+
+    /// Whether the key could sign when the token says that it was issued: a standby that was stolen signs before its time, one that has stopped after it (A36). Another broker may have moved it
+    /// a moment ago, so that a no is given only by the stored keyring.
+    async fn signed_in_its_time(&self, key: KeyId, issued_at: Timestamp, now: Timestamp) -> Result<bool> {
+        let agreement = self.keys.plan().times.agreement;
+        Ok(self.keyring().may_have_signed(&key, issued_at, agreement)
+            || self.newest_keyring(now).await?.may_have_signed(&key, issued_at, agreement))
     }
 
     /// The signature is verified at first sight; issuer, audience, times and binding each time.

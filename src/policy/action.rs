@@ -80,6 +80,24 @@ pub enum Judged {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AsVerifier;
 
+/// Whose keys.
+#[derive(Clone, Copy, Debug)]
+pub enum Keys<'a> {
+    /// Of whoever there is: may the caller ask at all? Also of one that is unknown, so that nothing tells it from one that is another's.
+    Any,
+    /// Of one trust domain.
+    Of(&'a TrustDomain),
+}
+
+/// What a key's move is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyFacts {
+    /// What the key is for, as `keys` names it; `None` where nobody knows the key.
+    pub key_use: Option<&'static str>,
+    /// Only to see what it would do.
+    pub dry_run: bool,
+}
+
 /// Whose tasks.
 #[derive(Clone, Copy, Debug)]
 pub enum Owners<'a> {
@@ -132,6 +150,8 @@ pub enum Facts<'a> {
     Judged(Judged),
     /// For [`Follow`]. Whether the caller is enrolled the engine finds in the audience.
     Follows,
+    /// Of a key's move.
+    Key(KeyFacts),
 }
 
 mod sealed {
@@ -214,6 +234,18 @@ actions! {
     GetKeySet(&'a TrustDomain, ());
     /// Read the certificates that task certificates chain to.
     GetTaskCaBundle((), ());
+    /// See keys and their states.
+    ListKeys(Keys<'a>, ());
+    /// Have the standby sign.
+    RotateKey(Keys<'a>, KeyFacts);
+    /// The same, with the standby named.
+    ActivateKey(Keys<'a>, KeyFacts);
+    /// Let a key go.
+    RetireKey(Keys<'a>, KeyFacts);
+    /// Give a key up.
+    CompromiseKey(Keys<'a>, KeyFacts);
+    /// See which tasks hold what a key has signed; each of them also by `ListAllTasks`.
+    ListAffectedTasks(Keys<'a>, ());
     /// Call `grpc.health.v1.Health`.
     CheckHealth((), ());
     /// Call `grpc.reflection`.
@@ -274,6 +306,15 @@ impl<'a> From<Listed<'a>> for Resource<'a> {
     }
 }
 
+impl<'a> From<Keys<'a>> for Resource<'a> {
+    fn from(keys: Keys<'a>) -> Self {
+        match keys {
+            Keys::Any => Self::Broker,
+            Keys::Of(name) => Self::TrustDomain(name),
+        }
+    }
+}
+
 impl From<()> for Facts<'_> {
     fn from((): ()) -> Self {
         Self::Nothing
@@ -301,6 +342,12 @@ impl From<Lifetime> for Facts<'_> {
 impl From<BlockFor> for Facts<'_> {
     fn from(BlockFor(asked): BlockFor) -> Self {
         Self::BlockFor(asked)
+    }
+}
+
+impl From<KeyFacts> for Facts<'_> {
+    fn from(facts: KeyFacts) -> Self {
+        Self::Key(facts)
     }
 }
 

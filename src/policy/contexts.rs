@@ -95,6 +95,10 @@ fn small(caller: &SpiffeId, resource: &Resource<'_>, facts: &Facts<'_>) -> Resul
         (Facts::Follows, Resource::Audience(audience)) => {
             [Some(("is_verifier", RestrictedExpression::new_bool(audience.is_verifier(caller)))), None]
         }
+        (Facts::Key(facts), _) => [
+            Some(("dry_run", RestrictedExpression::new_bool(facts.dry_run))),
+            facts.key_use.map(|key_use| ("use", text(key_use))),
+        ],
         (Facts::Begin(_) | Facts::Mint(_) | Facts::Judged(_) | Facts::Follows, _) => {
             return Err(unfit("facts of an audience without one"));
         }

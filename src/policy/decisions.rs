@@ -69,7 +69,7 @@ impl<'a> Question<'a> {
                 let (plain, tools) = Plain::of(caller, facts)?;
                 (Said::Plain(plain), tools)
             }
-            Facts::Lifetime(_) | Facts::BlockFor(_) => return None,
+            Facts::Lifetime(_) | Facts::BlockFor(_) | Facts::Key(_) => return None,
         };
         (tools.len() <= KEPT_TOOLS).then(|| Self {
             action,

@@ -14,13 +14,13 @@ use taskpass::store::redis::{RedisDurability, RedisOptions, RedisStore};
 use taskpass::task::state::Actor;
 use taskpass::time::SystemClock;
 use taskpass_verifier::feed;
-use taskpass_verifier::keyset::{Algorithm, KeyId};
-use taskpass_verifier::verifier::TaskCertificate;
-use taskpass_verifier::{At, Presented, Refusal, UnixSeconds, VerificationKey};
+use taskpass_verifier::keyset::KeyId;
+use taskpass_verifier::{At, Presented, Refusal};
 use tonic::Code;
 use uuid::Uuid;
 
 use crate::support::broker::{Broker, Setup, audit};
+use crate::support::certificate::{authority, issued};
 use crate::support::client::Client;
 use crate::support::follower::{BOUND, Server, minted};
 use crate::support::mortal::Mortal;
@@ -105,7 +105,7 @@ async fn a38_a_broker_that_has_not_heard_of_it_signs_nothing_under_a_withdrawn_k
     is_refused_as_fenced(&agent, &newer).await;
     let certificate = issued(&agent, &newer).await.unwrap();
     assert!(verifier.validate(serial(&certificate.credential_id, DOCS)).await.unwrap().active);
-    assert_eq!(judge_certificate(&server, &certificate), Ok(()));
+    assert_eq!(server.judge_certificate(&certificate), Ok(()));
 }
 
 async fn a38_a_withdrawal_whose_broker_died_in_the_middle_is_finished_by_the_next(store: Store) {
@@ -136,36 +136,6 @@ async fn a38_a_withdrawal_whose_broker_died_in_the_middle_is_finished_by_the_nex
     assert!(is_live(&agent.get(&task.id).await.unwrap()));
     let server = Server::at(&broker.setup.world, &[broker.grpc]).await;
     assert_eq!(server.judge(&token), Err(Refusal::KeyFenced), "it stands in the snapshot");
-}
-
-async fn issued(
-    agent: &Client,
-    task: &proto::Task,
-) -> Result<proto::IssueCertificateResponse, tonic::Status> {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
-    let key = Some(proto::issue_certificate_request::Key::CsrPem(csr.pem().unwrap()));
-    agent.issue(proto::IssueCertificateRequest { task_id: task.id.clone(), key, ..Default::default() }).await
-}
-
-fn authority(issued: &proto::IssueCertificateResponse) -> KeyId {
-    let (_, intermediate) = x509_parser::parse_x509_certificate(&issued.chain_der[1]).unwrap();
-    let point = &intermediate.public_key().subject_public_key.data;
-    VerificationKey::from_public_bytes(Algorithm::Es256, point).unwrap().id()
-}
-
-/// What a server judges that has read the chain which TLS has verified.
-fn judge_certificate(server: &Server, issued: &proto::IssueCertificateResponse) -> Result<(), Refusal> {
-    let (_, read) = x509_parser::parse_x509_certificate(&issued.chain_der[0]).unwrap();
-    let at = |time: x509_parser::time::ASN1Time| UnixSeconds(u64::try_from(time.timestamp()).unwrap());
-    let certificate = TaskCertificate {
-        serial: read.raw_serial(),
-        spiffe_id: &issued.spiffe_id,
-        authority: authority(issued),
-        not_before: at(read.validity().not_before),
-        not_after: at(read.validity().not_after),
-    };
-    server.verifier.judge_certificate(&certificate, At::moment(feed::now())).map(drop)
 }
 
 async fn a38_certificates_under_a_withdrawn_intermediate_are_refused_and_tokens_are_not(store: Store) {
@@ -199,7 +169,7 @@ async fn a38_certificates_under_a_withdrawn_intermediate_are_refused_and_tokens_
     }
     refused(issued(&agent, &task).await, Code::Unavailable, "KEY_FENCED");
     let server = Server::at(&broker.setup.world, &[broker.grpc]).await;
-    assert_eq!(judge_certificate(&server, &certificate), Err(Refusal::KeyFenced));
+    assert_eq!(server.judge_certificate(&certificate), Err(Refusal::KeyFenced));
     assert!(server.judge(&token).is_ok() && verifier.accepts(&token).await);
     agent.mint(mint(&task, DOCS)).await.unwrap();
 }

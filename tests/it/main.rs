@@ -28,6 +28,7 @@ mod followed;
 mod hostile;
 mod identity;
 mod input;
+mod keys;
 mod lists;
 mod losses;
 mod mcp;

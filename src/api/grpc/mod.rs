@@ -132,6 +132,9 @@ fn routes(face: Face, feed: FeedFace, health: Health, most: usize) -> Routes {
                 .max_decoding_message_size(most),
         )
         .add_service(
+            proto::key_service_server::KeyServiceServer::new(face.clone()).max_decoding_message_size(most),
+        )
+        .add_service(
             proto::directory_service_server::DirectoryServiceServer::new(face)
                 .max_decoding_message_size(most),
         )

@@ -11,7 +11,9 @@ use taskpass_verifier::constraint::{ArgumentConstraint, Constraints, Limits, Sca
 use taskpass_verifier::keyset::KeyId;
 
 use crate::error::{Error, Reason, Result};
+use crate::identity::TrustDomain;
 use crate::ids::{CredentialId, TaskId};
+use crate::ops::answer::KeyUse;
 use crate::ops::command;
 use crate::proto;
 use crate::secret::Secret;
@@ -192,6 +194,59 @@ pub(super) fn duration(field: &str, value: Option<&prost_types::Duration>) -> Re
         Duration::ZERO => Err(wrong("must be longer than zero; leave it out for the default")),
         d if d >= MAX_ASKED => Err(wrong("must be less than a year")),
         d => Ok(Some(d)),
+    }
+}
+
+/// Of all keys if none is named.
+pub(super) fn keys_of(trust_domain: &str) -> Result<Option<TrustDomain>> {
+    optional("trust_domain", trust_domain)
+}
+
+pub(super) fn rotate_key(m: proto::RotateKeyRequest) -> Result<command::MoveKey> {
+    let key_use = key_use(m.r#use)?;
+    let trust_domain = optional("trust_domain", &m.trust_domain)?;
+    if trust_domain.is_none() && matches!(key_use, KeyUse::Jwt | KeyUse::Feed) {
+        return Err(Error::invalid("trust_domain", "say whose key"));
+    }
+    move_key(command::KeyWish::Rotate { key_use, trust_domain }, m.dry_run, m.note)
+}
+
+pub(super) fn activate_key(m: proto::ActivateKeyRequest) -> Result<command::MoveKey> {
+    move_key(command::KeyWish::Activate(id("kid", &m.kid)?), m.dry_run, m.note)
+}
+
+pub(super) fn retire_key(m: proto::RetireKeyRequest) -> Result<command::MoveKey> {
+    move_key(command::KeyWish::Retire(id("kid", &m.kid)?), m.dry_run, m.note)
+}
+
+fn move_key(wish: command::KeyWish, dry_run: bool, note: String) -> Result<command::MoveKey> {
+    Ok(command::MoveKey { wish, dry_run, note: text("note", note, 0, command::MAX_NOTE)? })
+}
+
+pub(super) fn compromise_key(m: proto::CompromiseKeyRequest) -> Result<command::CompromiseKey> {
+    Ok(command::CompromiseKey {
+        kid: id("kid", &m.kid)?,
+        dry_run: m.dry_run,
+        wish: end_wish(m.note, m.wait.as_ref())?,
+    })
+}
+
+pub(super) fn list_affected_tasks(m: proto::ListAffectedTasksRequest) -> Result<command::ListAffectedTasks> {
+    Ok(command::ListAffectedTasks {
+        kid: id("kid", &m.kid)?,
+        page_token: m.page_token,
+        limit: page_size(m.page_size)?,
+    })
+}
+
+fn key_use(value: i32) -> Result<KeyUse> {
+    match proto::KeyUse::try_from(value) {
+        Ok(proto::KeyUse::Jwt) => Ok(KeyUse::Jwt),
+        Ok(proto::KeyUse::Feed) => Ok(KeyUse::Feed),
+        Ok(proto::KeyUse::TaskCaRoot) => Ok(KeyUse::TaskCaRoot),
+        Ok(proto::KeyUse::TaskCaIntermediate) => Ok(KeyUse::TaskCaIntermediate),
+        Ok(proto::KeyUse::RecordMac) => Ok(KeyUse::RecordMac),
+        Ok(proto::KeyUse::Unspecified) | Err(_) => Err(Error::invalid("use", "say what the key is for")),
     }
 }
 

@@ -120,6 +120,69 @@ pub(super) fn propagation(applied: &Applied) -> proto::Propagation {
     }
 }
 
+pub(super) fn key(key: &answer::KeyView) -> proto::Key {
+    let (from, until) = key.signed.map_or((None, None), |(from, until)| (Some(from), until));
+    proto::Key {
+        kid: key.kid.to_string(),
+        r#use: key_use(key.key_use).into(),
+        trust_domain: key.trust_domain.to_string(),
+        algorithm: key.algorithm.map(|algorithm| algorithm.as_str().to_owned()).unwrap_or_default(),
+        state: key_state(key.state).into(),
+        state_since: Some(timestamp(key.since)),
+        created_at: Some(timestamp(key.created_at)),
+        waits_until: key.waits_until.map(timestamp),
+        not_after: key.not_after.map(timestamp),
+        signed_from: from.map(timestamp),
+        signed_until: until.map(timestamp),
+    }
+}
+
+pub(super) fn key_move(moved: &answer::KeyMove) -> proto::KeyMove {
+    let steps = moved.steps.iter().map(|step| proto::KeyStep {
+        kid: step.kid.map(|kid| kid.to_string()).unwrap_or_default(),
+        r#use: key_use(step.key_use).into(),
+        trust_domain: step.trust_domain.to_string(),
+        from: step.from.map_or(proto::KeyState::Unspecified, key_state).into(),
+        to: key_state(step.to).into(),
+        until: step.until.map(timestamp),
+    });
+    proto::KeyMove {
+        dry_run: moved.dry_run,
+        steps: steps.collect(),
+        keys: moved.after.keys.iter().map(key).collect(),
+        keyring_sequence: moved.after.sequence,
+        durability: moved.durability.as_str().to_owned(),
+    }
+}
+
+const fn key_use(key_use: answer::KeyUse) -> proto::KeyUse {
+    match key_use {
+        answer::KeyUse::Jwt => proto::KeyUse::Jwt,
+        answer::KeyUse::Feed => proto::KeyUse::Feed,
+        answer::KeyUse::TaskCaRoot => proto::KeyUse::TaskCaRoot,
+        answer::KeyUse::TaskCaIntermediate => proto::KeyUse::TaskCaIntermediate,
+        answer::KeyUse::RecordMac => proto::KeyUse::RecordMac,
+    }
+}
+
+const fn key_state(state: answer::KeyState) -> proto::KeyState {
+    match state {
+        answer::KeyState::Prepared => proto::KeyState::Prepared,
+        answer::KeyState::Active => proto::KeyState::Active,
+        answer::KeyState::Retiring => proto::KeyState::Retiring,
+        answer::KeyState::Retired => proto::KeyState::Retired,
+        answer::KeyState::Compromised => proto::KeyState::Compromised,
+    }
+}
+
+pub(super) fn affected_task(affected: &answer::AffectedTask) -> proto::AffectedTask {
+    proto::AffectedTask {
+        task: Some(task(&affected.task)),
+        credentials: affected.credentials,
+        expires_by: Some(timestamp(affected.expires_by)),
+    }
+}
+
 pub(super) fn credential(credential: &answer::Credential) -> proto::Credential {
     use crate::task::store::CredentialKind;
     let kind = match credential.record.kind {

@@ -285,3 +285,78 @@ impl proto::directory_service_server::DirectoryService for Face {
         .await
     }
 }
+
+#[tonic::async_trait]
+impl proto::key_service_server::KeyService for Face {
+    async fn list_keys(&self, request: Request<proto::ListKeysRequest>) -> Answer<proto::ListKeysResponse> {
+        self.answered("ListKeys", request, |Call { broker, caller, now, message }| async move {
+            let keys = broker.list_keys(&caller, parse::keys_of(&message.trust_domain)?, now).await?;
+            Ok(proto::ListKeysResponse {
+                keys: keys.keys.iter().map(render::key).collect(),
+                keyring_sequence: keys.sequence,
+            })
+        })
+        .await
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<proto::RotateKeyRequest>,
+    ) -> Answer<proto::RotateKeyResponse> {
+        self.answered("RotateKey", request, |Call { broker, caller, now, message }| async move {
+            let moved = broker.move_key(&caller, parse::rotate_key(message)?, now).await?;
+            Ok(proto::RotateKeyResponse { r#move: Some(render::key_move(&moved)) })
+        })
+        .await
+    }
+
+    async fn activate_key(
+        &self,
+        request: Request<proto::ActivateKeyRequest>,
+    ) -> Answer<proto::ActivateKeyResponse> {
+        self.answered("ActivateKey", request, |Call { broker, caller, now, message }| async move {
+            let moved = broker.move_key(&caller, parse::activate_key(message)?, now).await?;
+            Ok(proto::ActivateKeyResponse { r#move: Some(render::key_move(&moved)) })
+        })
+        .await
+    }
+
+    async fn retire_key(
+        &self,
+        request: Request<proto::RetireKeyRequest>,
+    ) -> Answer<proto::RetireKeyResponse> {
+        self.answered("RetireKey", request, |Call { broker, caller, now, message }| async move {
+            let moved = broker.move_key(&caller, parse::retire_key(message)?, now).await?;
+            Ok(proto::RetireKeyResponse { r#move: Some(render::key_move(&moved)) })
+        })
+        .await
+    }
+
+    async fn compromise_key(
+        &self,
+        request: Request<proto::CompromiseKeyRequest>,
+    ) -> Answer<proto::CompromiseKeyResponse> {
+        self.answered("CompromiseKey", request, |Call { broker, caller, now, message }| async move {
+            let (moved, fenced) =
+                broker.compromise_key(&caller, parse::compromise_key(message)?, now).await?;
+            Ok(proto::CompromiseKeyResponse {
+                r#move: Some(render::key_move(&moved)),
+                receipt: fenced.map(|(receipt, applied)| render::fence_receipt(&receipt, &applied)),
+            })
+        })
+        .await
+    }
+
+    async fn list_affected_tasks(
+        &self,
+        request: Request<proto::ListAffectedTasksRequest>,
+    ) -> Answer<proto::ListAffectedTasksResponse> {
+        self.answered("ListAffectedTasks", request, |Call { broker, caller, now, message }| async move {
+            let command = parse::list_affected_tasks(message)?;
+            let (tasks, next) = broker.list_affected_tasks(&caller, command, now).await?;
+            let tasks = tasks.iter().map(render::affected_task).collect();
+            Ok(proto::ListAffectedTasksResponse { tasks, next_page_token: next.unwrap_or_default() })
+        })
+        .await
+    }
+}

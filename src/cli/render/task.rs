@@ -217,7 +217,7 @@ pub(in crate::cli) fn propagation_text(spread: Option<&Propagation>, now: Timest
     fields(&rows)
 }
 
-fn offline(expires_by: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
+pub(super) fn offline(expires_by: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
     match moment(expires_by) {
         Some(at) if at > now => format!("refuse by themselves {}", when(expires_by, now)),
         _ => "hold nothing that is still good".to_owned(),

@@ -273,10 +273,8 @@ async fn r8_a_key_that_was_given_up_stays_given_up_in_another_history() {
 async fn from_when_to_when_a_key_has_signed_stays_known_whatever_becomes_of_it() {
     let store = Arc::default();
     let keeper = keeper(&store).await;
-    let (first, standby) = (
-        the_one(&keeper, KeyUse::Jwt, KeyState::Active),
-        the_one(&keeper, KeyUse::Jwt, KeyState::Prepared),
-    );
+    let (first, standby) =
+        (the_one(&keeper, KeyUse::Jwt, KeyState::Active), the_one(&keeper, KeyUse::Jwt, KeyState::Prepared));
     assert_eq!((first.signed, standby.signed), (Some((NOW, None)), None));
     let (rotated, over) = (NOW.saturating_add(WAIT), NOW.saturating_add(3 * WAIT));
     done(&keeper, &rotate(KeyUse::Jwt), rotated).await;

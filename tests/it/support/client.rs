@@ -10,6 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use taskpass::proto::credential_service_client::CredentialServiceClient;
 use taskpass::proto::directory_service_client::DirectoryServiceClient;
+use taskpass::proto::key_service_client::KeyServiceClient;
 use taskpass::proto::operator_service_client::OperatorServiceClient;
 use taskpass::proto::task_service_client::TaskServiceClient;
 use taskpass::proto::validation_service_client::ValidationServiceClient;
@@ -123,6 +124,10 @@ impl Client {
 
     pub fn operator(&self) -> OperatorServiceClient<Channel> {
         OperatorServiceClient::new(self.channel.clone())
+    }
+
+    pub fn keys(&self) -> KeyServiceClient<Channel> {
+        KeyServiceClient::new(self.channel.clone())
     }
 
     pub fn directory(&self) -> DirectoryServiceClient<Channel> {

@@ -9,9 +9,12 @@ use taskpass::proto;
 use taskpass_verifier::feed::{
     self, Event, Fed, Follower, FollowerConfig, ForVerifier, IdentityFiles, Reconnect, Violation,
 };
-use taskpass_verifier::verifier::Expected;
-use taskpass_verifier::{At, EnforcementProfile, KeySet, Presented, Refusal, RevocationView, Verifier};
+use taskpass_verifier::verifier::{Expected, TaskCertificate};
+use taskpass_verifier::{
+    At, EnforcementProfile, KeySet, Presented, Refusal, RevocationView, UnixSeconds, Verifier,
+};
 
+use super::certificate::authority;
 use super::client::Client;
 use super::story::{mint, seconds};
 use super::world::{DOCS, ISSUER, PAYMENTS, TENANT, World};
@@ -85,6 +88,20 @@ impl Server {
 
     pub fn judge(&self, token: &str) -> Result<(), Refusal> {
         self.verifier.judge(token, &Presented::default(), At::moment(feed::now())).map(drop)
+    }
+
+    /// What a server judges that has read the chain which TLS has verified.
+    pub fn judge_certificate(&self, issued: &proto::IssueCertificateResponse) -> Result<(), Refusal> {
+        let (_, read) = x509_parser::parse_x509_certificate(&issued.chain_der[0]).unwrap();
+        let at = |time: x509_parser::time::ASN1Time| UnixSeconds(u64::try_from(time.timestamp()).unwrap());
+        let certificate = TaskCertificate {
+            serial: read.raw_serial(),
+            spiffe_id: &issued.spiffe_id,
+            authority: authority(issued),
+            not_before: at(read.validity().not_before),
+            not_after: at(read.validity().not_after),
+        };
+        self.verifier.judge_certificate(&certificate, At::moment(feed::now())).map(drop)
     }
 
     pub async fn accepts_again(&self, token: &str) {

@@ -3,6 +3,7 @@
 
 pub mod broker;
 pub mod ca;
+pub mod certificate;
 pub mod client;
 pub mod dice;
 pub mod follower;

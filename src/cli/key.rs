@@ -1,0 +1,245 @@
+//! `taskpass key ...`: the keys, their public halves, and their moves.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::args::{Wait, at_least_one};
+use super::connect::{Client, Connection};
+use super::failure::{Exit, Failure, Outcome};
+use super::output::{Output, inline};
+use super::render;
+use crate::proto;
+use crate::time::{Clock as _, SystemClock, Timestamp};
+
+/// How many affected tasks are shown after a compromise; `key affected` shows them all.
+const AFFECTED_SHOWN: usize = 100;
+/// How many tasks the broker looks at for a page.
+const PAGE: i32 = 500;
+
+/// The broker's keys: their public halves, where they stand, and their moves
+#[derive(Debug, Args)]
+pub(super) struct Key {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// The JWK Set that tokens for a trust domain's audiences are verified with
+    Set {
+        /// Whose issuer
+        #[arg(long, value_name = "NAME")]
+        trust_domain: String,
+    },
+    /// The root certificates that task certificates chain to
+    CaBundle {
+        /// As a SPIFFE trust bundle (JWK Set) instead of PEM
+        #[arg(long)]
+        spiffe: bool,
+    },
+    /// For operators: the keys, where each stands, and what it waits for
+    List {
+        /// Of this trust domain only
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        trust_domain: String,
+    },
+    /// For operators: let the standby sign, once every verifier knows it
+    Rotate {
+        /// What the key is for
+        #[arg(long = "use", value_name = "USE", value_enum, default_value = "jwt")]
+        key_use: Use,
+        /// Whose key; for the task CA it may be left out
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        trust_domain: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// For operators: the same, with the standby named
+    Activate {
+        /// Its name
+        #[arg(value_name = "KID")]
+        kid: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// For operators: let a retiring key go when nothing under it lives, or withdraw a standby
+    Retire {
+        /// Its name
+        #[arg(value_name = "KID")]
+        kid: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// For operators: give up a key that somebody else may have. It cannot be undone
+    Compromise {
+        /// Its name
+        #[arg(value_name = "KID")]
+        kid: String,
+        #[command(flatten)]
+        how: How,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// For operators: the live tasks with credentials that a key has signed, or may have
+    Affected {
+        /// Its name
+        #[arg(value_name = "KID")]
+        kid: String,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_one)]
+        limit: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Use {
+    Jwt,
+    Feed,
+    TaskCaIntermediate,
+}
+
+impl From<Use> for proto::KeyUse {
+    fn from(key_use: Use) -> Self {
+        match key_use {
+            Use::Jwt => Self::Jwt,
+            Use::Feed => Self::Feed,
+            Use::TaskCaIntermediate => Self::TaskCaIntermediate,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// Only show what it would do
+    #[arg(long)]
+    dry_run: bool,
+    /// Why
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    note: String,
+}
+
+impl Key {
+    pub(super) async fn run(self, out: Output) -> Outcome {
+        let client = self.connection.open(out).await?;
+        let now = SystemClock.now();
+        match self.verb {
+            Verb::Set { trust_domain } => set(&client, out, trust_domain).await,
+            Verb::CaBundle { spiffe } => ca_bundle(&client, out, spiffe).await,
+            Verb::List { trust_domain } => {
+                let answer = client.list_keys(proto::ListKeysRequest { trust_domain }).await?;
+                let document = || json!({ "keys": answer.keys.iter().map(render::key).collect::<Vec<_>>(), "keyring_sequence": answer.keyring_sequence });
+                out.answer(document, || render::keys_text(&answer.keys, now)).map(|()| Exit::Done)
+            }
+            Verb::Rotate { key_use, trust_domain, how: How { dry_run, note } } => {
+                let key_use = proto::KeyUse::from(key_use).into();
+                let request = proto::RotateKeyRequest { r#use: key_use, trust_domain, dry_run, note };
+                moved(out, client.rotate_key(request).await?.r#move, now)
+            }
+            Verb::Activate { kid, how: How { dry_run, note } } => {
+                let request = proto::ActivateKeyRequest { kid, dry_run, note };
+                moved(out, client.activate_key(request).await?.r#move, now)
+            }
+            Verb::Retire { kid, how: How { dry_run, note } } => {
+                let request = proto::RetireKeyRequest { kid, dry_run, note };
+                moved(out, client.retire_key(request).await?.r#move, now)
+            }
+            Verb::Compromise { kid, how, wait } => compromise(&client, out, kid, how, &wait).await,
+            Verb::Affected { kid, limit } => {
+                let (tasks, more) = affected(&client, &kid, limit).await?;
+                let document = || json!({ "affected_tasks": tasks.iter().map(render::affected).collect::<Vec<_>>(), "more": more });
+                out.answer(document, || affected_text(&tasks, more, now)).map(|()| Exit::Done)
+            }
+        }
+    }
+}
+
+async fn set(client: &Client, out: Output, trust_domain: String) -> Outcome {
+    let answer = client.get_key_set(proto::GetKeySetRequest { trust_domain }).await?;
+    let document = || json!({ "issuer": answer.issuer, "jwks": render::embedded(&answer.jwks_json) });
+    out.answer(document, || answer.jwks_json.clone()).map(|()| Exit::Done)
+}
+
+async fn ca_bundle(client: &Client, out: Output, spiffe: bool) -> Outcome {
+    let answer = client.get_task_ca_bundle(proto::GetTaskCaBundleRequest {}).await?;
+    let document = || {
+        json!({
+            "trust_domain": answer.trust_domain,
+            "pem": answer.pem,
+            "spiffe_bundle": render::embedded(&answer.spiffe_bundle_json),
+        })
+    };
+    let text = || if spiffe { answer.spiffe_bundle_json.clone() } else { answer.pem.clone() };
+    out.answer(document, text).map(|()| Exit::Done)
+}
+
+fn moved(out: Output, moved: Option<proto::KeyMove>, now: Timestamp) -> Outcome {
+    let moved = moved.unwrap_or_default();
+    out.answer(|| render::key_move(&moved), || render::key_move_text(&moved, now)).map(|()| Exit::Done)
+}
+
+/// The receipt first, whatever becomes of the question who is affected: the key is given up by then.
+async fn compromise(client: &Client, out: Output, kid: String, how: How, wait: &Wait) -> Outcome {
+    let How { dry_run, note } = how;
+    let request = proto::CompromiseKeyRequest { kid: kid.clone(), dry_run, note, wait: wait.to_proto() };
+    let answer = client.compromise_key(request).await?;
+    let (moved, receipt) = (answer.r#move.unwrap_or_default(), answer.receipt);
+    let (tasks, more) = affected(client, &kid, AFFECTED_SHOWN).await.unwrap_or_else(|failure| {
+        out.warn(&format!("which tasks are affected is not known: {failure}"));
+        (Vec::new(), true)
+    });
+    let now = SystemClock.now();
+    let document = || {
+        json!({
+            "move": render::key_move(&moved),
+            "receipt": receipt.as_ref().map(render::fence),
+            "affected_tasks": tasks.iter().map(render::affected).collect::<Vec<_>>(),
+            "more_affected": more,
+        })
+    };
+    let text = || {
+        let receipt = receipt.as_ref().map(|receipt| render::key_fence_text(receipt, now));
+        render::key_move_text(&moved, now)
+            + &receipt.unwrap_or_default()
+            + "\n"
+            + &affected_text(&tasks, more, now)
+    };
+    out.answer(document, text).map(|()| Exit::Done)
+}
+
+/// At most so many, and whether there are more.
+async fn affected(
+    client: &Client,
+    kid: &str,
+    limit: usize,
+) -> Result<(Vec<proto::AffectedTask>, bool), Failure> {
+    let (mut tasks, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = proto::ListAffectedTasksRequest { kid: kid.to_owned(), page_size: PAGE, page_token };
+        let page = client.list_affected_tasks(request).await?;
+        tasks.extend(page.tasks);
+        page_token = page.next_page_token;
+        if tasks.len() > limit {
+            tasks.truncate(limit);
+            return Ok((tasks, true));
+        }
+        if page_token.is_empty() {
+            return Ok((tasks, false));
+        }
+    }
+}
+
+fn affected_text(tasks: &[proto::AffectedTask], more: bool, now: Timestamp) -> String {
+    if tasks.is_empty() && !more {
+        return "No live task that you may see has a credential under it.\n".to_owned();
+    }
+    let row = |it: &proto::AffectedTask| {
+        let task = it.task.clone().unwrap_or_default();
+        let left = render::left(it.expires_by.as_ref(), now);
+        [inline(&task.id), inline(&task.owner), it.credentials.to_string(), left]
+    };
+    let rows: Vec<_> = tasks.iter().map(row).collect();
+    let end = if more { "There are more: `taskpass key affected` shows them.\n" } else { "" };
+    render::table(["TASK", "OWNER", "CREDENTIALS", "LAST EXPIRES IN"], &rows) + end
+}
