@@ -40,7 +40,8 @@ impl Broker {
         now: Timestamp,
         trail: &mut Trail,
     ) -> Result<(answer::KeyMove, Option<(answer::FenceReceipt, Spread)>)> {
-        let key = find(&*self.newest_keyring(now).await?, &command.kid);
+        let keyring = self.newest_keyring(now).await?;
+        let key = find(&keyring, &command.kid);
         if let Ok(key) = &key {
             trail.fact("from", key.state.as_str());
         }
@@ -50,7 +51,7 @@ impl Broker {
         if command.dry_run {
             return Ok((moved, None));
         }
-        let key = find(&*self.keyring(), &command.kid)?;
+        let key = find(&self.keyring(), &command.kid)?;
         let by = Actor { spiffe_id: caller.spiffe_id().to_string(), note: command.wish.note };
         let fenced = self.fence_key(&key, by, now).await?;
         trail.fact("fence", fenced.0.id);
