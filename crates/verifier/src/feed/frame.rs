@@ -188,7 +188,7 @@ impl Frames {
             return Err(broken);
         }
         match self
-            .judge(frame, feed_keys)
+            .judge(frame, feed_keys, fed.view())
             .and_then(|(sequence, said)| self.apply(sequence, said, fed, received))
         {
             Err(why) if why != Violation::UnknownKey => Err(self.refuse(why, fed)),
@@ -212,12 +212,17 @@ impl Frames {
         &mut self,
         frame: SignedFrame<'_>,
         feed_keys: &KeySet,
+        view: &RevocationView,
     ) -> Result<(u64, feed_frame::Content), Violation> {
         let SignedFrame { payload, signature, key_id } = frame;
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(Violation::TooLarge);
         }
-        let key = key_id.parse().ok().and_then(|id| feed_keys.get(&id)).ok_or(Violation::UnknownKey)?;
+        let id = key_id.parse().map_err(|_| Violation::UnknownKey)?;
+        if view.has_withdrawn(&id) {
+            return Err(Violation::KeyWithdrawn);
+        }
+        let key = feed_keys.get(&id).ok_or(Violation::UnknownKey)?;
         if !key.has_signed(&[SIGNED_AS, payload].concat(), signature) {
             return Err(Violation::BadSignature);
         }

@@ -12,6 +12,9 @@ pub enum Violation {
     /// The frame names a key that the feed does not have.
     #[error("a frame of the feed was signed with an unknown key")]
     UnknownKey,
+    /// The frame is signed with a key that the feed has called withdrawn. A new stream, whose keys are asked for anew, has another.
+    #[error("a frame of the feed was signed with a key that was withdrawn")]
+    KeyWithdrawn,
     /// The signature is not that key's over this payload.
     #[error("the signature of a frame of the feed is wrong")]
     BadSignature,
@@ -46,6 +49,7 @@ impl Violation {
             Self::KeysRanBack => Closed::Rollback,
             Self::TooLarge
             | Self::UnknownKey
+            | Self::KeyWithdrawn
             | Self::BadSignature
             | Self::Malformed
             | Self::OtherStream

@@ -223,6 +223,12 @@ impl RevocationView {
         if generation > present && generation.is_some() { Err(Refusal::GenerationUnknown) } else { Ok(()) }
     }
 
+    /// Whether a key is known to be withdrawn, in whichever partition.
+    pub fn has_withdrawn(&self, key: &KeyId) -> bool {
+        Partition::all()
+            .any(|partition| self.read(partition, |known| known.has_fenced_key(key)).unwrap_or(false))
+    }
+
     /// Why every credential of a partition is refused at a moment, if so.
     pub fn state(&self, partition: Partition, at: Moment) -> Result<(), Refusal> {
         self.read(partition, |known| known.state(at, self.bound())).unwrap_or(Err(Refusal::FeedGap))

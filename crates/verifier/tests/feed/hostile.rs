@@ -54,6 +54,23 @@ fn an_unknown_key_changes_nothing_so_that_newer_keys_can_be_asked_for() {
     assert_eq!(world.state(3), Err(Refusal::FeedBadSignature));
 }
 
+/// Whoever has stolen the key signs on with it, and the key set that this stream began with has it still.
+#[test]
+fn a38_nothing_more_is_taken_under_a_feed_key_that_the_feed_has_called_withdrawn() {
+    let mut world = World::synchronised();
+    let thief = world.frame(delta(3, 10, 11, vec![withdrawn(&world.key)]));
+    world.hand_in(&thief).expect("until then it is the feed's");
+    let got = world.say(heartbeat(1, u64::MAX));
+    assert_eq!(got, Err(Violation::KeyWithdrawn));
+    assert_eq!(world.state(3), Err(Refusal::FeedBadSignature));
+    // A new stream has the next key, and nothing of the old one.
+    let old = std::mem::replace(&mut world.key, Key::new());
+    world.known_keys = world.key.set();
+    world.reconnect(2);
+    let first = world.say(snapshot(3, 1, 11, vec![withdrawn(&old)]));
+    assert_eq!(first.map(|taken| taken.applied), Ok(true));
+}
+
 #[test]
 fn a30_a_replayed_frame_closes_everything() {
     let mut world = World::synchronised();

@@ -239,6 +239,11 @@ pub(crate) fn revoked(credential: CredentialId) -> FeedEntry {
     entry(feed_entry::What::CredentialRevoked(credential.to_bytes().to_vec().into()))
 }
 
+pub(crate) fn withdrawn(key: &Key) -> FeedEntry {
+    let key_id = key.public().id().as_bytes().to_vec().into();
+    entry(feed_entry::What::KeyFence(proto::FeedKeyFence { key_id }))
+}
+
 pub(crate) fn new_generation(number: u64) -> FeedEntry {
     entry(feed_entry::What::Generation(generation(number).as_bytes().to_vec().into()))
 }
