@@ -24,9 +24,10 @@ use crate::identity::{
 };
 use crate::keys::store::{AsRead, KeyringStore};
 use crate::keys::{
-    Keeper, KeyEncryptionKey, KeyPlan, KeySets, KeyWrapper, Keyring, KeyringError, Successive, Times,
+    Account, Keeper, KeyEncryptionKey, KeyPlan, KeySets, KeyWrapper, Keyring, KeyringError, Successive,
+    Times, Unaccounted,
 };
-use crate::ops::{Broker, ByFacts, KeepKeyring, Settings, Sweep};
+use crate::ops::{Broker, ByFacts, KeepKeyring, KeyringRecord, Settings, Sweep};
 use crate::policy::PolicyEngine;
 use crate::revoke::history::{Durability, History};
 use crate::store::Store;
@@ -166,7 +167,11 @@ impl Parts {
         let audit: Arc<dyn Sink> = Arc::new(open_audit(config)?);
         let settings = settings(config)?;
         let store = open_store(config, Arc::clone(clock)).await?;
-        let keys = Arc::new(open_keys(config, &settings, Arc::clone(&store) as _, clock.as_ref()).await?);
+        let keys = {
+            let record = Arc::new(KeyringRecord::new(Arc::clone(&audit)));
+            let keys = open_keys(config, &settings, Arc::clone(&store) as _, record, clock.as_ref());
+            Arc::new(keys.await?)
+        };
         publish(&keys.current(), bundles.bundles(), config.export_dir.as_deref())?;
         let concerns = ByFacts::new(Arc::clone(&store), Arc::clone(&keys), audiences.clone());
         let feed = Arc::new(Hub::new(Arc::clone(&store) as _, Arc::clone(clock), Arc::new(concerns)));
@@ -400,7 +405,7 @@ pub(crate) async fn examine_store(config: &Config, clock: Arc<dyn Clock>) -> Res
     let examined = RedisStore::examine(redis_options(redis), Arc::clone(&clock)).await;
     let Some(keyring) = examined.map_err(|refusal| unfit(redis, refusal))? else { return Ok(()) };
     let (settings, store) = (settings(config)?, Arc::new(AsRead(keyring)));
-    open_keys(config, &settings, store, clock.as_ref()).await.map(drop)
+    open_keys(config, &settings, store, Arc::new(Unaccounted), clock.as_ref()).await.map(drop)
 }
 
 /// What the store's client is given; its files are not looked at.
@@ -426,6 +431,7 @@ async fn open_keys(
     config: &Config,
     settings: &Settings,
     store: Arc<dyn KeyringStore>,
+    record: Arc<dyn Account>,
     clock: &dyn Clock,
 ) -> Result<Keeper, StartError> {
     let key = |source: &KeySource| {
@@ -454,7 +460,7 @@ async fn open_keys(
         rotate_every: config.keys.rotate_every,
     };
     let plan = KeyPlan { times, ..KeyPlan::new(settings.trust_domain.clone(), issuers) };
-    Keeper::open(store, wrapper, plan, clock.now()).await.map_err(|error| {
+    Keeper::open(store, wrapper, plan, record, clock.now()).await.map_err(|error| {
         let fault = match &error {
             KeyringError::WrongKeyEncryptionKey { .. } => StartFault::Configuration,
             passing if passing.may_pass() => StartFault::Unreachable,

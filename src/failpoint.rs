@@ -83,6 +83,10 @@ places! {
     KeyMoveDecided = "key-move-decided";
     /// It is stored, this broker does not act by it yet and nobody has been told.
     KeyMoveStored = "key-move-stored";
+    /// A key is compromised in the stored keyring, its fence is not decided.
+    KeyUnfenced = "key-unfenced";
+    /// Its fence stands everywhere, the audit line of that is not written.
+    KeyFenceKept = "key-fence-kept";
 }
 
 /// Aborts the process if this is the armed place: no destructors, no flush, as if the power had gone.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use taskpass_verifier::keyset::{Algorithm, KeyId};
 
 use super::document::{Bytes, KeyUse, Slot};
+use super::plan::Times;
 use super::state::{Active, Compromised, KeyState, Prepared, Retired, Retiring, Standing};
 use crate::identity::TrustDomain;
 use crate::time::{Timestamp, millis};
@@ -30,12 +31,41 @@ pub(super) struct Entry {
     pub(super) signed: Signed,
     /// No credential under it lives longer than this after it was made: the greatest ceiling of all brokers that could sign with it. `None`: an older format did not say.
     pub(super) longest: Option<Duration>,
+    /// How long others go on with it when it has moved: the greatest of all brokers that publish it.
+    pub(super) kept: Kept,
     /// The end of the certificate; `None` where nothing sets an end.
     pub(super) not_after: Option<Timestamp>,
     /// JWT key: the public key as `ring` gives it. CA key: the certificate in DER. MAC key: nothing.
     pub(super) public: Vec<u8>,
     /// The private part, for as long as there is something to be signed with it.
     pub(super) private: Option<Wrapped>,
+}
+
+/// How long a key goes on to be used by those who have not heard that it moved. Zero where an older format did not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// By brokers: [`Times::agreement`].
+    pub(super) agreement: Duration,
+    /// By verifiers, from the moment at which they were last told of it: the longest time for which they keep a key set.
+    pub(super) cache: Duration,
+}
+
+impl Kept {
+    /// The longer of each.
+    pub(super) fn longer(self, other: Self) -> Self {
+        Self { agreement: self.agreement.max(other.agreement), cache: self.cache.max(other.cache) }
+    }
+
+    /// Until the last verifier has heard, who asked the last broker to.
+    pub(super) fn longest(&self) -> Duration {
+        self.cache.saturating_add(self.agreement)
+    }
+}
+
+impl From<&Times> for Kept {
+    fn from(times: &Times) -> Self {
+        Self { agreement: times.agreement, cache: times.cache.max(times.refresh_hint) }
+    }
 }
 
 /// A private part, wrapped.
@@ -113,6 +143,10 @@ struct Stored {
     signed_until_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     longest_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    agreement_ms: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    cache_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_after_ms: Option<u64>,
     public: Bytes,
@@ -120,6 +154,11 @@ struct Stored {
     wrapped_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wrapped: Option<Bytes>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(millis: &u64) -> bool {
+    *millis == 0
 }
 
 impl From<Entry> for Stored {
@@ -143,6 +182,8 @@ impl From<Entry> for Stored {
             signed_from_ms: entry.signed.map(|(from, _)| from.as_millis()),
             signed_until_ms: entry.signed.and_then(|(_, until)| until).map(Timestamp::as_millis),
             longest_ms: entry.longest.map(millis),
+            agreement_ms: millis(entry.kept.agreement),
+            cache_ms: millis(entry.kept.cache),
             not_after_ms: entry.not_after.map(Timestamp::as_millis),
             public: Bytes(entry.public),
             wrapped_by,
@@ -187,6 +228,10 @@ impl TryFrom<Stored> for Entry {
             created_at,
             signed: signed(stored.signed_from_ms, stored.signed_until_ms, &standing)?,
             longest: stored.longest_ms.map(Duration::from_millis),
+            kept: Kept {
+                agreement: Duration::from_millis(stored.agreement_ms),
+                cache: Duration::from_millis(stored.cache_ms),
+            },
             not_after: stored.not_after_ms.map(Timestamp::from_millis),
             public: stored.public.0,
             private,

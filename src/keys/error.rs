@@ -6,7 +6,7 @@ use taskpass_verifier::keyset::KeyId;
 
 use super::document::KeyUse;
 use super::wrap::WrapError;
-use crate::error::Error;
+use crate::error::{Error, Reason};
 use crate::identity::TrustDomain;
 use crate::task::store::StoreError;
 
@@ -71,6 +71,9 @@ pub enum KeyringError {
     /// A key or certificate could not be made.
     #[error("a key could not be made: {0}")]
     NotMade(String),
+    /// What is about to be changed, or was, could not be put on record.
+    #[error("no record could be made of a change of the keyring: {0}")]
+    NotRecorded(String),
 }
 
 impl KeyringError {
@@ -81,6 +84,10 @@ impl KeyringError {
     /// Whether the same call may go well later, with nothing changed.
     pub const fn may_pass(&self) -> bool {
         matches!(self, Self::Contended | Self::Store(StoreError::Unavailable(_)))
+    }
+
+    pub(super) fn not_recorded(error: Error) -> Self {
+        Self::NotRecorded(error.log_line())
     }
 
     pub(super) fn not_made(what: impl Display) -> Self {
@@ -97,6 +104,10 @@ impl From<KeyringError> for Error {
     fn from(error: KeyringError) -> Self {
         match &error {
             KeyringError::Store(_) | KeyringError::Contended => Self::store(error),
+            KeyringError::NotRecorded(_) => {
+                Self::new(Reason::AuditUnavailable, "The audit log cannot be written. Try again.")
+                    .with_detail(error)
+            }
             _ => Self::internal(error),
         }
     }

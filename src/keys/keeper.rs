@@ -3,25 +3,24 @@
 //! Brokers agree by the store alone. A move is a compare-and-set of the whole document: of two that are made at once one is first, and the other is judged anew by what that one has
 //! left. A broker signs only while it has seen the stored keyring a moment ago ([`super::plan::Times::agreement`]), so what one of them has moved is known to all within that time.
 
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use taskpass_verifier::keyset::KeyId;
+use taskpass_verifier::{Moment, feed};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use super::document::{Document, KeyUse};
+use super::account::{Account, Step, Unasked, step};
+use super::document::Document;
 use super::error::KeyringError;
-use super::keyring::{KeyPlan, Keyring, MAX_ATTEMPTS, Rewrap};
+use super::keyring::{KeyPlan, Keyring};
 use super::opened::Opened;
-use super::plan::{self, Change, Move, Refusal};
-use super::state::{KeyState, Standing};
+use super::opening::{MAX_ATTEMPTS, Opening, Rewrap};
+use super::plan::{self, Move, Refusal};
 use super::store::{KeyringStore, StoredKeyring};
 use super::wrap::KeyWrapper;
 use crate::failpoint::{Place, reach};
-use crate::identity::TrustDomain;
 use crate::time::Timestamp;
 
 /// A keyring that was not seen for longer is not written back: it could bring back a key that was given up since.
@@ -34,27 +33,12 @@ pub enum Seen {
     Same,
     /// Another one, which is in force now.
     Changed,
+    /// Another one with something amiss, which was mended first: what is in force now was written by this broker.
+    Mended,
     /// None, or an older one. Whether it holds ours again.
     WrittenBack(bool),
     /// None, or an older one, and ours was not seen for too long to be written back.
     Lost,
-}
-
-/// What a move does to one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// Which; `None`: one that is made.
-    pub kid: Option<KeyId>,
-    /// What it is for.
-    pub key_use: KeyUse,
-    /// Whose it is.
-    pub trust_domain: TrustDomain,
-    /// Where it stood.
-    pub from: Option<KeyState>,
-    /// Where it stands then.
-    pub to: KeyState,
-    /// A key that is retiring then: until when.
-    pub until: Option<Timestamp>,
 }
 
 /// A move that is made, or would be.
@@ -71,8 +55,12 @@ pub struct Keeper {
     store: Arc<dyn KeyringStore>,
     wrapper: Arc<dyn KeyWrapper>,
     plan: KeyPlan,
+    account: Arc<dyn Account>,
     current: watch::Sender<Arc<Keyring>>,
-    confirmed: Mutex<(Instant, Timestamp)>,
+    /// When the look began that last found the keyring in force in the store; by a clock that runs through a suspension, in which other brokers go on.
+    confirmed: Mutex<(Moment, Timestamp)>,
+    /// Every key that this broker has ever seen compromised. It only grows.
+    given_up: Mutex<BTreeSet<KeyId>>,
     /// One look or move at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -84,21 +72,34 @@ impl std::fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    /// Opens the stored keyring, see [`Keyring::open`].
+    /// Opens the stored keyring, and makes in it what it lacks, see [`Opening::run`]. `account` is told of what is changed in it without being asked for, now and later.
     pub async fn open(
         store: Arc<dyn KeyringStore>,
         wrapper: Arc<dyn KeyWrapper>,
         plan: KeyPlan,
+        account: Arc<dyn Account>,
         now: Timestamp,
     ) -> Result<Self, KeyringError> {
-        let began = Instant::now();
-        let keyring = Keyring::open(store.as_ref(), wrapper.as_ref(), &plan, now).await?;
+        let began = feed::now();
+        let opening = Opening {
+            store: store.as_ref(),
+            wrapper: wrapper.as_ref(),
+            plan: &plan,
+            account: account.as_ref(),
+            rewrap: Rewrap::Yes,
+            given_up: &BTreeSet::new(),
+            known: None,
+        };
+        let (keyring, _) = opening.run(store.load().await?, now).await?;
+        let given_up = Mutex::new(keyring.compromised().collect());
         Ok(Self {
             store,
             wrapper,
             plan,
+            account,
             current: watch::Sender::new(Arc::new(keyring)),
             confirmed: Mutex::new((began, now)),
+            given_up,
             turn: tokio::sync::Mutex::default(),
         })
     }
@@ -120,38 +121,34 @@ impl Keeper {
 
     /// Whether the keyring in force was seen in the store recently enough to sign with it.
     pub fn is_confirmed(&self) -> bool {
-        self.confirmed_at().elapsed() <= self.plan.times.agreement
+        feed::now().since(self.confirmed_at()) <= self.plan.times.agreement
     }
 
-    /// When the look began that found the keyring in force in the store.
-    fn confirmed_at(&self) -> Instant {
+    fn confirmed_at(&self) -> Moment {
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Looks at the store, and takes what is there.
+    /// Looks at the store, and takes what is there. What this broker knows to be compromised is so in whatever it takes: where the store has forgotten it, that is mended first, and where it
+    /// cannot be, the keyring in force stays, unconfirmed.
     pub async fn look(&self, now: Timestamp) -> Result<Seen, KeyringError> {
-        let asked = Instant::now();
+        let asked = feed::now();
         let _turn = self.turn.lock().await;
         if self.confirmed_at() >= asked {
             // Somebody has looked while this one waited: all who wait together need one read.
             return Ok(Seen::Same);
         }
-        let began = Instant::now();
+        let began = feed::now();
         let current = self.current();
-        let (expected, stored) = match self.store.load().await? {
+        match self.store.load().await? {
             Some(stored) if stored.document == current.document() => {
                 self.confirm(began, now);
-                return Ok(Seen::Same);
+                Ok(Seen::Same)
             }
             Some(stored) if self.sequence_of(&stored).await? < current.sequence() => {
-                (Some(stored.version), None)
+                self.write_back(Some(stored.version), &current, began, now).await
             }
-            Some(stored) => (None, Some(stored)),
-            None => (None, None),
-        };
-        match stored {
-            Some(stored) => self.adopt(stored, &current, began, now).await.map(|()| Seen::Changed),
-            None => self.write_back(expected, &current, began, now).await,
+            Some(stored) => self.adopt(stored, &current, began, now).await,
+            None => self.write_back(None, &current, began, now).await,
         }
     }
 
@@ -164,44 +161,47 @@ impl Keeper {
         &self,
         stored: StoredKeyring,
         before: &Keyring,
-        began: Instant,
+        began: Moment,
         now: Timestamp,
-    ) -> Result<(), KeyringError> {
-        let (store, wrapper) = (self.store.as_ref(), self.wrapper.as_ref());
-        let adopted = Keyring::open_from(Some(stored), store, wrapper, &self.plan, Rewrap::No, now).await?;
-        // What this broker has seen given up stays given up, whichever history the store has come back with.
-        let brought_back = before
-            .compromised()
-            .filter(|kid| adopted.state_of(kid).is_some_and(|state| state != KeyState::Compromised));
-        let brought_back: Vec<_> = brought_back.collect();
+    ) -> Result<Seen, KeyringError> {
+        let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let opening = Opening {
+            store: self.store.as_ref(),
+            wrapper: self.wrapper.as_ref(),
+            plan: &self.plan,
+            account: self.account.as_ref(),
+            rewrap: Rewrap::No,
+            given_up: &given_up,
+            known: Some(before),
+        };
+        let (adopted, wrote) = opening.run(Some(stored), now).await?;
         self.swap(adopted, began, now);
-        for kid in brought_back {
-            tracing::error!(%kid, "the stored keyring had forgotten that a key is compromised");
-            if let Err(refusal) = self.make_one(&Move::Compromise(kid), false, now).await? {
-                tracing::error!(%kid, %refusal, "a compromised key is not given up again");
-            }
-        }
-        Ok(())
+        Ok(if wrote { Seen::Mended } else { Seen::Changed })
     }
 
     async fn write_back(
         &self,
         expected: Option<u64>,
         current: &Keyring,
-        began: Instant,
+        began: Moment,
         now: Timestamp,
     ) -> Result<Seen, KeyringError> {
         let (_, seen) = *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         if now.since(seen) > CONFIRMED_WITHIN {
             return Ok(Seen::Lost);
         }
+        let change = Unasked { written_back: true, ..Unasked::default() };
+        self.account.intend(&change, now).await.map_err(KeyringError::not_recorded)?;
         reach(Place::KeyringLost);
-        let stored = self.store.compare_and_set(expected, current.document()).await?;
+        let written = self.store.compare_and_set(expected, current.document()).await;
         reach(Place::KeyringKept);
-        let ours = stored.document == current.document();
+        let ours = written.map(|written| written.document == current.document()).map_err(KeyringError::from);
+        let outcome = self.account.outcome(&change, ours.clone(), now).await;
+        let ours = ours?;
         if ours {
             self.confirm(began, now);
         }
+        outcome.map_err(KeyringError::not_recorded)?;
         Ok(Seen::WrittenBack(ours))
     }
 
@@ -225,14 +225,19 @@ impl Keeper {
     ) -> Result<Result<Moved, Refusal>, KeyringError> {
         let (wrapper, plan) = (self.wrapper.as_ref(), &self.plan);
         for _ in 0..MAX_ATTEMPTS {
-            let began = Instant::now();
+            let began = feed::now();
             let gone = || KeyringError::damaged("the store has no keyring");
-            let stored = self.store.load().await?.ok_or_else(gone)?;
-            let mut opened = Opened::read(&stored.document, wrapper, plan).await?;
-            let (sequence, seen) = (opened.document().sequence, self.current().sequence());
-            if sequence < seen {
-                return Err(KeyringError::RanBack { stored: sequence, seen });
+            let (stored, current) = (self.store.load().await?.ok_or_else(gone)?, self.current());
+            if stored.document != current.document() {
+                let (sequence, seen) = (self.sequence_of(&stored).await?, current.sequence());
+                if sequence < seen {
+                    return Err(KeyringError::RanBack { stored: sequence, seen });
+                }
+                // Judged by what is stored, once that is as it should be.
+                self.adopt(stored, &current, began, now).await?;
+                continue;
             }
+            let mut opened = Opened::read(&stored.document, wrapper, plan).await?;
             let changes = match opened.decide(plan, what, now) {
                 // A standby is made because one is due: not a second one, where another broker was first.
                 Ok(_) if matches!(what, Move::Prepare(..)) && !is_due(opened.document(), plan, what, now) => {
@@ -242,19 +247,19 @@ impl Keeper {
                 Err(refusal) => return Ok(Err(refusal)),
             };
             let steps = changes.iter().map(|change| step(opened.document(), change)).collect();
-            let mut version = stored.version;
+            let mut stored = stored;
             if !dry_run && opened.apply(wrapper, plan, changes, now).await? {
                 let document = opened.encode()?;
                 reach(Place::KeyMoveDecided);
-                let written = self.store.compare_and_set(Some(version), &document).await?;
+                let written = self.store.compare_and_set(Some(stored.version), &document).await?;
                 reach(Place::KeyMoveStored);
                 if written.document != document {
                     // Another broker was first: what is there now decides.
                     continue;
                 }
-                version = written.version;
+                stored = written;
             }
-            let keyring = Keyring::from_opened(version, &opened, plan, now)?;
+            let keyring = Keyring::from_opened(stored, &opened, plan, now)?;
             return Ok(Ok(Moved { steps, keyring: self.swap(keyring, began, now) }));
         }
         Err(KeyringError::Contended)
@@ -266,8 +271,9 @@ impl Keeper {
         (due.moves, due.next)
     }
 
-    fn swap(&self, keyring: Keyring, began: Instant, now: Timestamp) -> Arc<Keyring> {
+    fn swap(&self, keyring: Keyring, began: Moment, now: Timestamp) -> Arc<Keyring> {
         let keyring = Arc::new(keyring);
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).extend(keyring.compromised());
         let same = self.current.borrow().document() == keyring.document();
         if !same {
             self.current.send_replace(Arc::clone(&keyring));
@@ -276,40 +282,13 @@ impl Keeper {
         keyring
     }
 
-    fn confirm(&self, began: Instant, now: Timestamp) {
+    fn confirm(&self, began: Moment, now: Timestamp) {
         *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = (began, now);
     }
 }
 
 fn is_due(document: &Document, plan: &KeyPlan, what: &Move, now: Timestamp) -> bool {
     plan::due(document, &plan.times, plan, now).moves.contains(what)
-}
-
-fn step(document: &Document, change: &Change) -> Step {
-    match change {
-        Change::Make { key_use, trust_domain, signs } => Step {
-            kid: None,
-            key_use: *key_use,
-            trust_domain: trust_domain.clone(),
-            from: None,
-            to: if *signs { KeyState::Active } else { KeyState::Prepared },
-            until: None,
-        },
-        Change::Set { kid, to } => {
-            let entry = document.key(kid);
-            Step {
-                kid: Some(*kid),
-                key_use: entry.map_or(KeyUse::Jwt, |entry| entry.key_use),
-                trust_domain: entry.map_or(&document.trust_domain, |entry| &entry.trust_domain).clone(),
-                from: entry.map(super::entry::Entry::state),
-                to: to.state(),
-                until: match to {
-                    Standing::Retiring(retiring) => Some(retiring.until),
-                    _ => None,
-                },
-            }
-        }
-    }
 }
 
 #[cfg(test)]

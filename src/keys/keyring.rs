@@ -1,6 +1,8 @@
 //! The keyring: opened from the store, or made there at the first start.
 
 use std::collections::BTreeMap;
+#[cfg(test)]
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +14,15 @@ use super::entry::{self, Entry};
 use super::error::KeyringError;
 use super::opened::Opened;
 use super::pages::PageSeal;
-use super::plan::{self, Due, Times};
+use super::plan::{self, Due, LONGEST_BOUND, Times};
 use super::seal::RecordSeal;
 use super::signer::{JwtKey, Signer};
 use super::state::{KeyState, Standing};
-use super::store::{KeyringStore, StoredKeyring};
-use super::wrap::KeyWrapper;
-use crate::failpoint::{Place, reach};
+use super::store::StoredKeyring;
+#[cfg(test)]
+use super::{account::Unaccounted, opening::Opening, opening::Rewrap, store::KeyringStore, wrap::KeyWrapper};
 use crate::identity::TrustDomain;
 use crate::time::Timestamp;
-
-/// How often another broker may be first before we give up: each time it was one change further.
-pub(super) const MAX_ATTEMPTS: usize = 16;
 
 /// Which keys there have to be.
 #[derive(Clone, Debug)]
@@ -84,6 +83,10 @@ pub struct KeyView {
     pub waits_until: Option<Timestamp>,
     /// The end of its certificate.
     pub not_after: Option<Timestamp>,
+    /// How long what is under it may still be taken, once it is given up, by a verifier that does not hear of its fence: one that has just taken a key set from a broker that did not
+    /// know of the move yet, at the longest times that any broker was configured with. `None`: nothing but its certificate sets an end. How long a credential says that it lives does not matter: whoever
+    /// has the key writes what he likes.
+    pub outlives: Option<Duration>,
 }
 
 impl KeyView {
@@ -111,17 +114,13 @@ impl From<&Entry> for KeyView {
             signed: entry.signed,
             waits_until,
             not_after: entry.not_after,
+            outlives: match entry.key_use {
+                KeyUse::Jwt => Some(entry.kept.longest()),
+                KeyUse::Feed => Some(LONGEST_BOUND),
+                KeyUse::TaskCaIntermediate | KeyUse::TaskCaRoot | KeyUse::RecordMac => None,
+            },
         }
     }
-}
-
-/// Whether private parts that lie under another wrapping key are wrapped anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rewrap {
-    /// At a start: so whoever starts last decides.
-    Yes,
-    /// While running: two brokers that disagree would never end.
-    No,
 }
 
 /// The opened keyring: one view of it, that of the stored version. Its private parts are in the keys that it lends out; neither `Debug` nor what it
@@ -143,46 +142,22 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// Opens the stored keyring, and first makes in it what the plan asks for and it lacks: all at the first start, one key and its standby for a trust domain that is new,
-    /// nothing at a restart. What lies under another wrapping key that is at hand is wrapped anew. Brokers that start at once agree: by compare-and-set one makes the keys, the
-    /// others adopt them. What is returned was read back from the store, so that a key is never used that is not stored.
-    pub async fn open(
+    /// Opens the stored keyring, see [`Opening::run`].
+    #[cfg(test)]
+    pub(super) async fn open(
         store: &dyn KeyringStore,
         wrapper: &dyn KeyWrapper,
         plan: &KeyPlan,
         now: Timestamp,
     ) -> Result<Self, KeyringError> {
-        let stored = store.load().await?;
-        Self::open_from(stored, store, wrapper, plan, Rewrap::Yes, now).await
+        let (account, given_up) = (&Unaccounted, &BTreeSet::new());
+        let opening = Opening { store, wrapper, plan, account, rewrap: Rewrap::Yes, given_up, known: None };
+        opening.run(store.load().await?, now).await.map(|(keyring, _)| keyring)
     }
 
-    /// The same from what was read already.
-    pub(super) async fn open_from(
-        mut stored: Option<StoredKeyring>,
-        store: &dyn KeyringStore,
-        wrapper: &dyn KeyWrapper,
-        plan: &KeyPlan,
-        rewrap: Rewrap,
-        now: Timestamp,
-    ) -> Result<Self, KeyringError> {
-        for _ in 0..MAX_ATTEMPTS {
-            let (version, mut opened) = match &stored {
-                Some(stored) => (Some(stored.version), Opened::read(&stored.document, wrapper, plan).await?),
-                None => (None, Opened::first(wrapper, plan, now).await?),
-            };
-            let changed = opened.complete(wrapper, plan, rewrap, now).await?;
-            if let (Some(version), false) = (version, changed) {
-                return Self::from_opened(version, &opened, plan, now);
-            }
-            reach(Place::KeysMade);
-            stored = Some(store.compare_and_set(version, &opened.encode()?).await?);
-            reach(Place::KeysStored);
-        }
-        Err(KeyringError::Contended)
-    }
-
+    /// Of what is stored, and was opened.
     pub(super) fn from_opened(
-        version: u64,
+        stored: StoredKeyring,
         opened: &Opened,
         plan: &KeyPlan,
         opened_at: Timestamp,
@@ -201,10 +176,10 @@ impl Keyring {
         }
         Ok(Self {
             opened_at,
-            version,
+            version: stored.version,
             refresh_hint: plan.times.refresh_hint,
             document: opened.document().clone(),
-            encoded: opened.encode()?,
+            encoded: stored.document,
             signers,
             key_sets,
             feed_signers,
@@ -256,6 +231,7 @@ impl Keyring {
     }
 
     /// Where the key stands.
+    #[cfg(test)]
     pub(super) fn state_of(&self, kid: &KeyId) -> Option<KeyState> {
         self.document.key(kid).map(Entry::state)
     }

@@ -4,6 +4,7 @@
 //! - [`wrap`]: how private parts are made unreadable for the store; room for a key management service.
 //! - [`keyring`]: opens the stored keyring or makes it, and lends out what is in it.
 //! - [`keeper`]: the view of it that is in force in a running broker, and its moves.
+//! - [`account`]: who is told of what is changed in it without being asked for.
 //! - [`state`], [`plan`]: where a key stands, which moves there are and what they wait for.
 //! - [`signer`], [`ca`], [`seal`]: a token's signature, a certificate's, a stored record's MAC.
 //! - [`pages`]: where a list goes on, sealed for its caller.
@@ -12,6 +13,7 @@
 //!
 //! Absent here: what may be signed and for how long (that is `token` and `cert`), reads of the clock, sockets.
 
+pub mod account;
 pub mod ca;
 mod document;
 mod entry;
@@ -20,6 +22,7 @@ pub mod keeper;
 pub mod kek;
 pub mod keyring;
 mod opened;
+mod opening;
 pub mod pages;
 pub mod plan;
 pub mod publish;
@@ -30,10 +33,11 @@ pub mod state;
 pub mod store;
 pub mod wrap;
 
+pub use account::{Account, Step, Unaccounted, Unasked};
 pub use ca::TaskCa;
 pub use document::{KeyUse, Slot};
 pub use error::KeyringError;
-pub use keeper::{Keeper, Moved, Seen, Step};
+pub use keeper::{Keeper, Moved, Seen};
 pub use kek::{KekError, KeyEncryptionKey};
 pub use keyring::{KeyPlan, KeyView, Keyring};
 pub use pages::{PageSeal, TaskList};

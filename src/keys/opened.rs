@@ -1,16 +1,18 @@
 //! A keyring document with its private parts in clear: where keys are made, wrapped and unwrapped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
 use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet, VerificationKey};
 
+use super::account::{Step, step};
 use super::ca::{self, CaCertificate, CaKey, TaskCa};
 use super::document::{Document, KeyUse, Slot, UnverifiedDocument};
-use super::entry::{Entry, Wrapped};
+use super::entry::{Entry, Kept, Wrapped};
 use super::error::{KeyringError, printable};
-use super::keyring::{KeyPlan, Rewrap};
+use super::keyring::KeyPlan;
+use super::opening::Rewrap;
 use super::pages::PageSeal;
 use super::plan::{self, Change, Move, Refusal};
 use super::seal::{MAC_KEY_LEN, RecordSeal};
@@ -74,14 +76,36 @@ impl Opened {
         Ok(Self { document, private })
     }
 
-    /// Makes what the plan asks for and the document lacks, and notes the greatest of the times that brokers are configured with. True if anything changed.
+    /// Gives up what is known to be compromised, wherever this document says that it stands. What that does.
+    pub(super) async fn give_up_again(
+        &mut self,
+        wrapper: &dyn KeyWrapper,
+        plan: &KeyPlan,
+        given_up: &BTreeSet<KeyId>,
+        now: Timestamp,
+    ) -> Result<Vec<Step>, KeyringError> {
+        let mut steps = Vec::new();
+        for kid in given_up {
+            let state = self.document.key(kid).map(Entry::state);
+            if state.is_none_or(|state| state == KeyState::Compromised) {
+                continue;
+            }
+            tracing::error!(%kid, "the stored keyring has forgotten that a key is compromised");
+            let changes = self.decide(plan, &Move::Compromise(*kid), now).map_err(KeyringError::damaged)?;
+            steps.extend(changes.iter().map(|change| step(&self.document, change)));
+            self.apply(wrapper, plan, changes, now).await?;
+        }
+        Ok(steps)
+    }
+
+    /// Makes what the plan asks for and the document lacks, and notes the greatest of the times that brokers are configured with. The keys that are made, if anything changed.
     pub(super) async fn complete(
         &mut self,
         wrapper: &dyn KeyWrapper,
         plan: &KeyPlan,
         rewrap: Rewrap,
         now: Timestamp,
-    ) -> Result<bool, KeyringError> {
+    ) -> Result<Option<Vec<Step>>, KeyringError> {
         let mut changes = Vec::new();
         let root = Slot { key_use: KeyUse::TaskCaRoot, trust_domain: &plan.broker };
         for (key_use, trust_domain) in std::iter::once((root.key_use, root.trust_domain)).chain(plan.slots())
@@ -92,33 +116,37 @@ impl Opened {
             let lacks_standby = self.document.standing(slot, KeyState::Prepared).next().is_none();
             changes.extend((lacks_standby && key_use.moves()).then(|| make(false)));
         }
+        let steps = changes.iter().map(|change| step(&self.document, change)).collect();
         let mut changed = self.apply(wrapper, plan, changes, now).await?;
         let rewrapped = rewrap == Rewrap::Yes && self.rewrap(wrapper).await?;
         if self.note_times(plan) | rewrapped {
             self.document.changed(now);
             changed = true;
         }
-        Ok(changed)
+        Ok(changed.then_some(steps))
     }
 
-    /// Keys that may sign are held to the longest lifetime, and the longest wait, that any broker of this keyring was configured with.
+    /// The same document, of a later sequence.
+    pub(super) fn renumber(&mut self, now: Timestamp) {
+        self.document.changed(now);
+    }
+
+    /// Keys are held to the longest times that any broker of this keyring was configured with while it could sign, or publish, them.
     fn note_times(&mut self, plan: &KeyPlan) -> bool {
-        let (mut changed, wait) = (false, plan.times.publish_wait());
-        for entry in self.document.keys.iter_mut().filter(|entry| entry.key_use.moves()) {
-            let longest = plan.times.longest(entry.key_use);
-            if let Standing::Prepared(it) = entry.standing
-                && it.wait < wait
-            {
+        self.document.keys.iter_mut().filter(|entry| entry.key_use.moves()).fold(false, |changed, entry| {
+            let before = (entry.longest, entry.kept, entry.standing);
+            if entry.state().is_published() {
+                entry.kept = entry.kept.longer(Kept::from(&plan.times));
+            }
+            if matches!(entry.state(), KeyState::Prepared | KeyState::Active) {
+                entry.longest = entry.longest.max(Some(plan.times.longest(entry.key_use)));
+            }
+            if let Standing::Prepared(it) = entry.standing {
+                let wait = it.wait.max(plan.times.publish_wait()).max(entry.kept.longest());
                 entry.standing = Standing::Prepared(Prepared { wait, ..it });
-                changed = true;
             }
-            let signs = matches!(entry.state(), KeyState::Prepared | KeyState::Active);
-            if signs && entry.longest.is_none_or(|noted| noted < longest) {
-                entry.longest = Some(longest);
-                changed = true;
-            }
-        }
-        changed
+            changed | (before != (entry.longest, entry.kept, entry.standing))
+        })
     }
 
     /// Wraps under the present wrapping key what lies under another one that is at hand. True if there was any.
@@ -293,6 +321,7 @@ impl Opened {
             standing,
             created_at: now,
             signed: (standing.state() == KeyState::Active).then_some((now, None)),
+            kept: if slot.key_use.moves() { Kept::from(&plan.times) } else { Kept::default() },
             longest: slot.key_use.moves().then(|| plan.times.longest(slot.key_use)),
             not_after: made.not_after,
             public: made.public,

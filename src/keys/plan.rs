@@ -35,7 +35,7 @@ pub struct Times {
 }
 
 /// What a verifier may remember of a feed: no bound is longer.
-const LONGEST_BOUND: Duration = Duration::from_secs(300);
+pub(super) const LONGEST_BOUND: Duration = Duration::from_secs(300);
 
 impl Default for Times {
     /// Five minutes for key sets, ten seconds for brokers to agree, the ceilings of lifetimes by default; and no rotation but by hand.
@@ -56,17 +56,6 @@ impl Times {
     /// that did not know of it yet.
     pub fn publish_wait(&self) -> Duration {
         self.refresh_hint.saturating_mul(3).max(self.cache.saturating_add(self.agreement))
-    }
-
-    /// How long what is under a compromised key of that use may still be taken by a verifier that does not hear of its fence: one that has just taken a key set, or an answer,
-    /// from a broker that did not know of the move yet. `None`: nothing but its certificate sets an end. How long a credential says that it lives
-    /// does not matter: whoever has the key writes what he likes.
-    pub fn outlives_compromise(&self, key_use: KeyUse) -> Option<Duration> {
-        match key_use {
-            KeyUse::Jwt => Some(self.cache.max(self.refresh_hint).saturating_add(self.agreement)),
-            KeyUse::Feed => Some(LONGEST_BOUND),
-            KeyUse::TaskCaIntermediate | KeyUse::TaskCaRoot | KeyUse::RecordMac => None,
-        }
     }
 
     /// No credential under a key of that use lives longer.
@@ -256,7 +245,8 @@ impl<'a> At<'a> {
         let stop = |entry: &Entry| match entry.standing {
             Standing::Active(active) => {
                 let longest = entry.longest.unwrap_or_else(|| self.times.longest(entry.key_use));
-                let to = Standing::Retiring(active.stop(self.now, self.times.agreement, longest));
+                let agreement = entry.kept.agreement.max(self.times.agreement);
+                let to = Standing::Retiring(active.stop(self.now, agreement, longest));
                 Some(Change::Set { kid: entry.kid, to })
             }
             _ => None,

@@ -52,7 +52,7 @@ impl Broker {
 
     /// Until when a verifier that does not hear of the fence takes what is under the key.
     fn accepted_until(&self, key: &KeyView) -> Timestamp {
-        match self.keys.plan().times.outlives_compromise(key.key_use) {
+        match key.outlives {
             Some(longest) => key.since.saturating_add(longest),
             None => key.not_after.unwrap_or(Timestamp::from_millis(u64::MAX)),
         }

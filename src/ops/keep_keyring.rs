@@ -6,18 +6,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::Outcome;
+use crate::audit::{Outcome, Sink};
 use crate::error::Result;
-use crate::keys::{KeyState, KeyUse, Keyring, Move, Moved, Seen};
+use crate::failpoint::{Place, reach};
+use crate::ids::Partition;
+use crate::keys::{
+    Account, KeyState, KeyUse, KeyView, Keyring, KeyringError, Move, Moved, Seen, Step, Unasked,
+};
+use crate::revoke::fence::FenceTarget;
+use crate::task::state::Actor;
 use crate::time::{Clock, Timestamp};
 
 use super::Broker;
 use super::keyring::keyring_error;
-use super::trail::Trail;
+use super::tasks::store_error;
+use super::trail::{Trail, outcome};
 
 /// The first byte of an announcement that the keyring has changed.
 const ANNOUNCEMENT: u8 = 3;
@@ -96,21 +104,64 @@ impl Broker {
                     "the store has lost the keyring, and this broker has not seen it there for too long to write it back"
                 );
             }
+            Seen::Mended => {
+                let keyring = self.keyring();
+                tracing::warn!(
+                    sequence = keyring.sequence(),
+                    "something was amiss with the stored keyring; it is mended"
+                );
+                self.announce_keyring(&keyring).await;
+            }
             Seen::WrittenBack(ours) => {
                 tracing::error!(ours, "the store had lost the keyring; it has one again");
-                let mut trail = Trail::new("KeepKeyring", "keyring");
-                trail.fact("written_back", ours);
-                self.write_audit(None, trail, Outcome::Done, now).await?;
             }
         }
-        let held = matches!(seen, Seen::Same | Seen::Changed | Seen::WrittenBack(true));
+        let held = !matches!(seen, Seen::Lost | Seen::WrittenBack(false));
         in_store.set(if held { 1.0 } else { 0.0 });
         if held && self.check_audit().is_ok() {
+            self.fence_what_is_given_up(now).await?;
             self.move_what_is_due(now).await?;
         }
         let signing = self.signing()?;
         show(&signing.keyring, now);
         Ok(self.keys.due(now).1)
+    }
+
+    /// Raises the fence of each key that the keyring calls compromised and that is not known to be fenced: the broker that has moved it may have died before it came to that, or a store that came
+    /// back may have forgotten it.
+    async fn fence_what_is_given_up(&self, now: Timestamp) -> Result<()> {
+        let keyring = self.keyring();
+        let given_up = keyring.keys().filter(|key| key.state == KeyState::Compromised);
+        let lacks = |key: &KeyView| {
+            let ends = self.key_fence_ends(key);
+            let known = self.blocks.until(&[FenceTarget::Key(key.kid)], now);
+            ends > now && known.is_none_or(|known| known < ends)
+        };
+        let unknown: Vec<_> = given_up.filter(lacks).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        // A fence that is raised is in every partition; of one that is not yet in all of them there is the intent, and the sweep goes on with it.
+        let standing = self.store.blocks(Partition::from_low_bits(0), now).await.map_err(store_error)?;
+        self.blocks.remember(&standing, now);
+        for key in unknown.iter().filter(|key| lacks(key)) {
+            let mut trail = Trail::new("FenceKey", key.kid);
+            trail.fact("by", "keyring");
+            trail.fact("compromised_at", key.since);
+            trail.fact("forget_at", self.key_fence_ends(key));
+            self.intend(None, &trail, now).await?;
+            reach(Place::KeyUnfenced);
+            let note = "the keyring says that the key is compromised".to_owned();
+            let by = Actor { spiffe_id: format!("spiffe://{}", self.settings.trust_domain), note };
+            let raised = self.fence_key(key, by, now).await;
+            if let Ok((receipt, _)) = &raised {
+                tracing::warn!(kid = %key.kid, "a compromised key was not fenced; it is now");
+                trail.fact("fence", receipt.id);
+            }
+            reach(Place::KeyFenceKept);
+            self.conclude(trail, raised.map(drop), now).await?;
+        }
+        Ok(())
     }
 
     /// Every broker finds it due, and one is first: the others see that it is done.
@@ -168,13 +219,62 @@ pub(super) fn object(what: &Move) -> String {
 
 /// What it did, into the audit line.
 pub(super) fn trace(trail: &mut Trail, moved: &Moved) {
-    let steps = moved.steps.iter().map(|step| {
+    trail.fact("steps", in_words(&moved.steps));
+    trail.fact("keyring_sequence", moved.keyring.sequence());
+}
+
+fn in_words(steps: &[Step]) -> String {
+    let steps = steps.iter().map(|step| {
         let kid = step.kid.map_or_else(|| "new".to_owned(), |kid| kid.to_string());
         let from = step.from.map_or("made", KeyState::as_str);
         format!("{kid} {from} to {}", step.to.as_str())
     });
-    trail.fact("steps", steps.collect::<Vec<_>>().join(", "));
-    trail.fact("keyring_sequence", moved.keyring.sequence());
+    steps.collect::<Vec<_>>().join(", ")
+}
+
+/// Puts on record what is changed in the keyring without anybody having asked.
+pub struct KeyringRecord(Arc<dyn Sink>);
+
+impl KeyringRecord {
+    /// In this audit log.
+    pub fn new(audit: Arc<dyn Sink>) -> Self {
+        Self(audit)
+    }
+
+    fn trail(change: &Unasked) -> Trail {
+        let mut trail = Trail::new("KeepKeyring", "keyring");
+        if change.written_back {
+            trail.fact("written_back", true);
+        }
+        if change.forked {
+            trail.fact("forked", true);
+        }
+        if !change.steps.is_empty() {
+            trail.fact("steps", in_words(&change.steps));
+        }
+        trail
+    }
+}
+
+#[async_trait]
+impl Account for KeyringRecord {
+    async fn intend(&self, change: &Unasked, now: Timestamp) -> Result<()> {
+        self.0.write(Self::trail(change).event(None, Outcome::Intended, now)).await
+    }
+
+    async fn outcome(
+        &self,
+        change: &Unasked,
+        written: std::result::Result<bool, KeyringError>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut trail = Self::trail(change);
+        if let Ok(false) = written {
+            trail.fact("not_made", "another broker was first");
+        }
+        let outcome = outcome(&written.map_err(keyring_error));
+        self.0.write(trail.event(None, outcome, now)).await
+    }
 }
 
 /// What this broker goes by, for its gauges.

@@ -52,7 +52,7 @@ use crate::store::Store;
 pub use caller::Caller;
 pub use directory::PublishedKeys;
 pub use follow::{ByFacts, Followed};
-pub use keep_keyring::KeepKeyring;
+pub use keep_keyring::{KeepKeyring, KeyringRecord};
 pub use readiness::Obstacle;
 pub use sweep::Sweep;
 

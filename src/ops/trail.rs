@@ -46,6 +46,20 @@ impl Trail {
     pub(super) fn fact(&mut self, name: &'static str, value: impl ToString) {
         self.facts.push((name, cut(value, MAX_FACT)));
     }
+
+    /// The line.
+    pub(super) fn event(self, caller: Option<&Caller>, outcome: Outcome, now: Timestamp) -> Event {
+        Event {
+            at: now,
+            request: caller.map(|c| c.request),
+            who: caller.map(|c| c.spiffe_id().to_string()).unwrap_or_default(),
+            action: self.action,
+            object: self.object,
+            why: self.why,
+            outcome,
+            facts: self.facts,
+        }
+    }
 }
 
 impl Broker {
@@ -82,21 +96,12 @@ impl Broker {
         outcome: Outcome,
         now: Timestamp,
     ) -> std::result::Result<(), Error> {
-        let event = Event {
-            at: now,
-            request: caller.map(|c| c.request),
-            who: caller.map(|c| c.spiffe_id().to_string()).unwrap_or_default(),
-            action: trail.action,
-            object: trail.object,
-            why: trail.why,
-            outcome,
-            facts: trail.facts,
-        };
-        self.audit.write(event).await
+        self.audit.write(trail.event(caller, outcome, now)).await
     }
 }
 
-fn outcome<T>(result: &Result<T>) -> Outcome {
+/// What the line says of a result.
+pub(super) fn outcome<T>(result: &Result<T>) -> Outcome {
     match result {
         Ok(_) => Outcome::Done,
         Err(error) => {

@@ -39,6 +39,8 @@ enum Operation {
     KeepBlock,
     KeepKeyring,
     FirstStart,
+    MoveKey,
+    FenceKey,
 }
 
 /// Those that end with an answer.
@@ -76,7 +78,8 @@ const fn that_reach(place: Place) -> &'static [Operation] {
         Place::BlockLost | Place::BlockKept => &[Operation::KeepBlock],
         Place::KeyringLost | Place::KeyringKept => &[Operation::KeepKeyring],
         Place::KeysMade | Place::KeysStored => &[Operation::FirstStart],
-        Place::KeyMoveDecided | Place::KeyMoveStored => &[],
+        Place::KeyMoveDecided | Place::KeyMoveStored => &[Operation::MoveKey],
+        Place::KeyUnfenced | Place::KeyFenceKept => &[Operation::FenceKey],
     }
 }
 

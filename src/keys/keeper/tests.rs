@@ -1,3 +1,5 @@
+mod unasked;
+
 use std::collections::BTreeSet;
 
 use taskpass_verifier::keyset::Algorithm;
@@ -6,8 +8,9 @@ use super::*;
 use crate::keys::document::Slot;
 use crate::keys::plan::{MAX_PUBLISHED, Times};
 use crate::keys::signer::Signer as _;
+use crate::keys::state::KeyState;
 use crate::keys::testing::{MemoryStore, NOW, domain, kek, plan};
-use crate::keys::{KeyView, Successive};
+use crate::keys::{KeyUse, KeyView, Successive, Unaccounted};
 
 const WAIT: Duration = Duration::from_secs(900);
 const SECOND: Duration = Duration::from_secs(1);
@@ -18,7 +21,7 @@ async fn keeper(store: &Arc<MemoryStore>) -> Keeper {
 
 async fn keeper_with(store: &Arc<MemoryStore>, times: Times, now: Timestamp) -> Keeper {
     let plan = KeyPlan { times, ..plan(&[("acme.test", Algorithm::Es256)]) };
-    Keeper::open(Arc::clone(store) as _, Arc::new(kek(7)), plan, now).await.unwrap()
+    Keeper::open(Arc::clone(store) as _, Arc::new(kek(7)), plan, Arc::new(Unaccounted), now).await.unwrap()
 }
 
 fn rotate(key_use: KeyUse) -> Move {
@@ -261,7 +264,7 @@ async fn r8_a_key_that_was_given_up_stays_given_up_in_another_history() {
     let later = NOW.saturating_add(WAIT);
     done(&other, &rotate(KeyUse::Jwt), later).await;
     done(&other, &rotate(KeyUse::Feed), later).await;
-    assert_eq!(keeper.look(later).await.unwrap(), Seen::Changed);
+    assert_eq!(keeper.look(later).await.unwrap(), Seen::Mended);
     other.look(later).await.unwrap();
     for keeper in [&keeper, &other] {
         assert_eq!(keeper.current().state_of(&bad), Some(KeyState::Compromised));
@@ -436,7 +439,7 @@ async fn a_new_key_encryption_key_takes_over_without_an_end_of_service() {
     let store = Arc::<MemoryStore>::default();
     let plan = plan(&[("acme.test", Algorithm::Es256)]);
     let open = async |wrapper: Arc<dyn KeyWrapper>| {
-        Keeper::open(Arc::clone(&store) as _, wrapper, plan.clone(), NOW).await
+        Keeper::open(Arc::clone(&store) as _, wrapper, plan.clone(), Arc::new(Unaccounted), NOW).await
     };
     let old = open(Arc::new(kek(7))).await.unwrap();
     // First every broker learns to open both; then the new one takes over, then the old one goes.
@@ -459,7 +462,9 @@ async fn a_new_key_encryption_key_takes_over_without_an_end_of_service() {
 async fn the_key_of_another_trust_domain_is_rotated_beside_and_not_with_it() {
     let store: Arc<MemoryStore> = Arc::default();
     let plan = plan(&[("acme.test", Algorithm::Es256), ("beta.test", Algorithm::EdDsa)]);
-    let keeper = Keeper::open(Arc::clone(&store) as _, Arc::new(kek(7)), plan, NOW).await.unwrap();
+    let keeper = Keeper::open(Arc::clone(&store) as _, Arc::new(kek(7)), plan, Arc::new(Unaccounted), NOW)
+        .await
+        .unwrap();
     let other = keeper.current().key_set(&domain("beta.test")).unwrap().clone();
     let slot = Slot { key_use: KeyUse::Jwt, trust_domain: &domain("acme.test") };
     assert_eq!(slot.to_string(), "the jwt key of acme.test");

@@ -17,7 +17,7 @@ use crate::feed::{Concern, Content, Following, Hub, Sent};
 use crate::files::{FromFiles as _, Listing};
 use crate::ids::{Partition, new_task_id};
 use crate::keys::testing::{domain, kek, plan};
-use crate::keys::{Keeper, Move, Signer as _};
+use crate::keys::{Keeper, Move, Signer as _, Unaccounted};
 use crate::ops::keep_blocks::Kept;
 use crate::ops::{ByFacts, Settings};
 use crate::policy::{PolicyEngine, PolicySet};
@@ -138,7 +138,8 @@ impl World {
     async fn at(place: &Place) -> Self {
         let (store, audiences) = (place.store().await, audiences());
         let plan = plan(&[("acme.test", Algorithm::Es256), ("beta.test", Algorithm::EdDsa)]);
-        let keys = Keeper::open(Arc::clone(&store) as _, Arc::new(kek(7)), plan, now()).await;
+        let keys =
+            Keeper::open(Arc::clone(&store) as _, Arc::new(kek(7)), plan, Arc::new(Unaccounted), now()).await;
         let keys = Arc::new(keys.unwrap());
         let concerns = ByFacts::new(Arc::clone(&store), Arc::clone(&keys), audiences.clone());
         let hub = Arc::new(Hub::new(Arc::clone(&store) as _, Arc::new(SystemClock), Arc::new(concerns)));
