@@ -11,6 +11,7 @@ use crate::task::store::{CredentialKind, RecordCredential};
 use crate::time::Timestamp;
 
 use super::command::{IssueCertificate, KeyRequest};
+use super::keyring::Signing;
 use super::mint_token::MINIMUM_LIFETIME;
 use super::recording::Recorded;
 use super::tasks::{Known, not_found};
@@ -55,12 +56,13 @@ impl Broker {
             }
         };
         let minimum = command.minimum_lifetime.unwrap_or(MINIMUM_LIFETIME);
-        let signing = self.signing_now(now).await?;
-        let ca = signing.certificates.ca();
+        let mut signing = self.signing_now(now).await?;
         // What cannot be named in a certificate is refused before anything is recorded.
-        let _name = task_spiffe_id(ca.trust_domain(), known.facts.id, &known.facts.owner)?;
+        let _name =
+            task_spiffe_id(signing.certificates.ca().trust_domain(), known.facts.id, &known.facts.owner)?;
         let recorded = self
-            .record(&mut known, now, |known: &Known| {
+            .record(&mut known, &mut signing, now, |known: &Known, signing: &Signing| {
+                let ca = signing.certificates.ca();
                 let bounds = Bounds {
                     asked,
                     policy_cap: cap,
@@ -69,8 +71,7 @@ impl Broker {
                     signer_end: Some(ca.not_after()),
                     caller_end: caller.peer.valid_until(),
                 };
-                let expires_at = lifetime::expiry(now, &bounds, minimum)?;
-                Ok(RecordCredential {
+                Ok(lifetime::expiry(now, &bounds, minimum).map(|expires_at| RecordCredential {
                     task: known.facts.id,
                     version: known.version,
                     kind: CredentialKind::Certificate,
@@ -79,7 +80,7 @@ impl Broker {
                     issued_at: now.floor_to_second(),
                     expires_at,
                     limit: self.settings.limits.credentials_per_task,
-                })
+                }))
             })
             .await?;
         reach(Place::CertificateRecorded);

@@ -19,6 +19,7 @@ use crate::token::TokenGrant;
 use super::command::MintToken;
 use super::decide::for_policy;
 use super::draft::draft;
+use super::keyring::Signing;
 use super::recording::Recorded;
 use super::tasks::{Known, not_found};
 use super::trail::Trail;
@@ -68,38 +69,38 @@ impl Broker {
         let (index, grant) = facts.grant(&command.audience).ok_or_else(|| beyond(&command.audience))?;
         let tools = grant.narrowed_to(&command.tools).map_err(beyond)?;
         let binding = self.binding(caller, &command, &audience, now).await?;
-        let signing = self.signing_now(now).await?;
-        let issuer = Self::token_issuer(&signing, &audience)?;
+        let mut signing = self.signing_now(now).await?;
         let draft = draft(&facts, &audience, &tools, binding.confirmation, now);
-        if !issuer.fits(&draft)? {
+        if !Self::token_issuer(&signing, &audience)?.fits(&draft)? {
             return Err(too_long());
         }
         let minimum = command.minimum_lifetime.unwrap_or(MINIMUM_LIFETIME);
         let Recorded { id, generation, began_seq, expires_at } = self
-            .record(&mut known, now, |known: &Known| {
+            .record(&mut known, &mut signing, now, |known: &Known, signing: &Signing| {
+                let signer = Self::token_issuer(signing, &audience)?.signer();
                 let bounds = Bounds {
                     asked,
                     policy_cap: cap,
                     deadline: known.deadline,
-                    signer_end: issuer.signer().not_after(),
+                    signer_end: signer.not_after(),
                     caller_end: binding.until,
                 };
-                let expires_at = lifetime::expiry(now, &bounds, minimum)?;
-                Ok(RecordCredential {
+                Ok(lifetime::expiry(now, &bounds, minimum).map(|expires_at| RecordCredential {
                     task: known.facts.id,
                     version: known.version,
                     kind: CredentialKind::Token,
-                    key: issuer.signer().kid(),
+                    key: signer.kid(),
                     grant: index,
                     issued_at: now.floor_to_second(),
                     expires_at,
                     limit: self.settings.limits.credentials_per_task,
-                })
+                }))
             })
             .await?;
         reach(Place::TokenRecorded);
         trail.fact("jti", id);
         trail.fact("expires_at", expires_at);
+        let issuer = Self::token_issuer(&signing, &audience)?;
         let minted =
             issuer.mint(&TokenGrant { generation, began_seq, credential: id, expires_at, ..draft })?;
         reach(Place::TokenSigned);

@@ -1,5 +1,6 @@
 //! The recording step that every credential passes before it is made (G1).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use taskpass_verifier::keyset::KeyId;
@@ -13,6 +14,7 @@ use crate::task::store::{CheckOutcome, RecordCredential, RecordOutcome};
 use crate::time::Timestamp;
 
 use super::Broker;
+use super::keyring::Signing;
 use super::tasks::{Known, ended, not_found, store_error};
 
 /// How often the facts may change under a mint before it gives up.
@@ -27,22 +29,31 @@ pub(super) struct Recorded {
 }
 
 impl Broker {
-    /// Records what `plan` makes of the task's facts. If the decision rested on facts that have changed, reads them and plans again.
+    /// Records what `plan` makes of the task's facts and of what signs. If the decision rested on facts that have changed, reads them and plans again; and if the key was withdrawn by another
+    /// broker a moment ago, takes up the next: `signing` is then what follows from that.
     pub(super) async fn record(
         &self,
         known: &mut Known,
+        signing: &mut Arc<Signing>,
         now: Timestamp,
-        plan: impl Fn(&Known) -> std::result::Result<RecordCredential, TooShort>,
+        plan: impl Fn(&Known, &Signing) -> Result<std::result::Result<RecordCredential, TooShort>>,
     ) -> Result<Recorded> {
-        let id = known.facts.id;
+        let (id, mut fenced) = (known.facts.id, None);
         for _ in 0..ATTEMPTS {
-            let credential = plan(known).map_err(|short| self.too_short(known, short, now))?;
+            let credential = plan(known, signing)?.map_err(|short| self.too_short(known, short, now))?;
+            if fenced == Some(credential.key) {
+                return Err(key_fenced(&credential.key));
+            }
             reach(Place::CredentialDecided);
             match self.store.record(credential, now).await.map_err(store_error)? {
                 RecordOutcome::Recorded { .. } if self.feed.has_fenced(id.partition(), &credential.key) => {
-                    return Err(self.key_fenced(&credential.key, now).await);
+                    fenced = Some(credential.key);
+                    self.take_up_the_next(signing, now).await?;
                 }
-                RecordOutcome::KeyFenced => return Err(self.key_fenced(&credential.key, now).await),
+                RecordOutcome::KeyFenced => {
+                    fenced = Some(credential.key);
+                    self.take_up_the_next(signing, now).await?;
+                }
                 RecordOutcome::Recorded { id: recorded, .. }
                     if self.is_contradicted(recorded, &known.facts.lineage, credential.key, now).await =>
                 {
@@ -102,15 +113,14 @@ impl Broker {
         true
     }
 
-    /// This broker has yet to hear that its key is no longer to be signed with: it looks now, so that whoever tries again is served.
-    async fn key_fenced(&self, key: &KeyId, now: Timestamp) -> Error {
+    /// This broker has yet to hear that its key is no longer to be signed with: it looks now.
+    async fn take_up_the_next(&self, signing: &mut Arc<Signing>, now: Timestamp) -> Result<()> {
         metrics::counter!("taskpass_mints_under_fenced_keys_total").increment(1);
-        if let Err(error) = self.keys.look(now).await {
-            tracing::warn!(%error, "the stored keyring cannot be read");
+        match self.keys.look(now).await {
+            Ok(_) => *signing = self.signing_now(now).await?,
+            Err(error) => tracing::warn!(%error, "the stored keyring cannot be read"),
         }
-        let sentence =
-            "The key that this broker signs with was withdrawn just now. Try again: it takes up the next.";
-        Error::new(Reason::KeyFenced, sentence).with_detail(key)
+        Ok(())
     }
 
     fn too_short(&self, known: &Known, short: TooShort, now: Timestamp) -> Error {
@@ -124,4 +134,10 @@ impl Broker {
         );
         Error::new(Reason::NoLifetimeLeft, sentence)
     }
+}
+
+fn key_fenced(key: &KeyId) -> Error {
+    let sentence =
+        "The key that this broker signs with was withdrawn just now. Try again: it takes up the next.";
+    Error::new(Reason::KeyFenced, sentence).with_detail(key)
 }

@@ -6,46 +6,27 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use taskpass::failpoint::Place;
 use taskpass::ids::Partition;
+use taskpass::keys::{Move, Signer as _};
 use taskpass::proto;
 use taskpass::revoke::fence::{FenceIntent, FenceTarget};
-use taskpass::revoke::history::History;
-use taskpass::store::embedded::{EmbeddedOptions, EmbeddedStore};
-use taskpass::store::redis::{RedisDurability, RedisOptions, RedisStore};
 use taskpass::task::state::Actor;
-use taskpass::time::SystemClock;
 use taskpass_verifier::feed;
 use taskpass_verifier::keyset::KeyId;
 use taskpass_verifier::{At, Presented, Refusal};
 use tonic::Code;
 use uuid::Uuid;
 
+use crate::support::behind::{beside, keeper, on_redis};
 use crate::support::broker::{Broker, Setup, audit};
 use crate::support::certificate::{authority, issued};
 use crate::support::client::Client;
 use crate::support::follower::{BOUND, Server, minted};
 use crate::support::mortal::Mortal;
-use crate::support::story::{is_live, mint, refused, serial};
-use crate::support::world::DOCS;
+use crate::support::story::{is_live, mint, read_token, refused, serial};
+use crate::support::world::{DOCS, TENANT};
 use crate::support::{Store, eventually, now};
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3_600);
-
-/// Another broker's hold on the store; a file has to be nobody else's.
-async fn beside(setup: &Setup) -> Arc<dyn taskpass::store::Store> {
-    match &setup.redis {
-        None => {
-            let options = EmbeddedOptions::at(setup.world.path("data/taskpass.redb"));
-            Arc::new(EmbeddedStore::open(options, Arc::default()).unwrap())
-        }
-        Some(redis) => on_redis(&redis.url()).await,
-    }
-}
-
-async fn on_redis(url: &str) -> Arc<dyn taskpass::store::Store> {
-    let options = RedisOptions { durability: RedisDurability::Fsync, ..RedisOptions::new(url) };
-    let history = Arc::new(History::default());
-    Arc::new(RedisStore::connect(options, history, Arc::new(SystemClock)).await.unwrap())
-}
 
 fn withdrawal(key: KeyId) -> FenceIntent {
     let until = now().saturating_add(HOUR);
@@ -106,6 +87,36 @@ async fn a38_a_broker_that_has_not_heard_of_it_signs_nothing_under_a_withdrawn_k
     let certificate = issued(&agent, &newer).await.unwrap();
     assert!(verifier.validate(serial(&certificate.credential_id, DOCS)).await.unwrap().active);
     assert_eq!(server.judge_certificate(&certificate), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a38_a_key_that_another_broker_gives_up_costs_nobody_a_mint_or_a_certificate() {
+    let broker = Broker::start(Store::Redis).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let task = agent.docs_task().await;
+    let store = on_redis(&broker.redis.as_ref().unwrap().url()).await;
+    let keeper = keeper(&broker.world, Arc::clone(&store)).await;
+    for _ in 0..4 {
+        let current = keeper.current();
+        let signer = current.signer(&TENANT.parse().unwrap()).unwrap().kid();
+        for key in [signer, current.task_ca().key_id()] {
+            // No broker is told of it.
+            keeper.make(&Move::Compromise(key), false, now()).await.unwrap().unwrap();
+            withdraw(store.as_ref(), key).await;
+        }
+        let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+        assert_ne!(read_token(&token).0["kid"], signer.to_string());
+        assert!(verifier.accepts(&token).await);
+        let certificate = issued(&agent, &task).await.unwrap();
+        let next = authority(&certificate);
+        assert_eq!(next, keeper.current().task_ca().key_id());
+        // A serial number alone could be of the one that was given up.
+        let named = proto::ValidateRequest {
+            certificate_authority_jwk_sha256: next.as_bytes().to_vec().into(),
+            ..serial(&certificate.credential_id, DOCS)
+        };
+        assert!(verifier.validate(named).await.unwrap().active);
+    }
 }
 
 async fn a38_a_withdrawal_whose_broker_died_in_the_middle_is_finished_by_the_next(store: Store) {

@@ -33,6 +33,26 @@ use crate::task::store::{
 };
 use crate::time::{Clock as _, SystemClock};
 
+macro_rules! on_both_stores {
+    ($($story:ident),* $(,)?) => {
+        $(mod $story {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_the_embedded_store() {
+                super::$story(Place::embedded()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_redis() {
+                super::$story(Place::Server(Box::new(RedisServer::plain()))).await;
+            }
+        })*
+    };
+}
+
+mod reconciled;
+
 const ACME: &str = "https://docs.acme.test/mcp";
 const BETA: &str = "https://docs.beta.test/mcp";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -345,24 +365,6 @@ async fn a_fence_of_a_key_that_brokers_raise_again_is_one_and_the_same(place: Pl
     }
     assert_eq!(positions().await, before, "nothing happened");
     another.stands_everywhere(key, world.key("beta.test")).await;
-}
-
-macro_rules! on_both_stores {
-    ($($story:ident),* $(,)?) => {
-        $(mod $story {
-            use super::*;
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_the_embedded_store() {
-                super::$story(Place::embedded()).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn on_redis() {
-                super::$story(Place::Server(Box::new(RedisServer::plain()))).await;
-            }
-        })*
-    };
 }
 
 on_both_stores!(

@@ -1,6 +1,17 @@
 //! A broker that dies in what nobody called for: the sweep, and the making of keys.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use taskpass::keys::store::{AsRead, StoredKeyring};
+use taskpass::keys::{Keeper, KeyEncryptionKey, KeyPlan, KeyState, KeyUse, KeyView, Unaccounted};
+use taskpass_verifier::keyset::{Algorithm, KeyId};
+
 use super::*;
+use crate::support::behind::{compromise, fenced_in, keyring};
+use crate::support::now;
+use crate::support::story::read_token;
+use crate::support::world::{BROKER_DOMAIN, OTHER_TENANT};
 
 async fn a28_a_bulk_end_whose_finisher_died_is_finished_again(store: Store) {
     let (mut broker, bystander) = first_start(store).await;
@@ -117,7 +128,91 @@ async fn a28_a_lost_keyring_whose_keeper_died_is_the_old_one_or_a_new_one() {
     }
 }
 
+/// What a keyring document says of its keys, the times by this test's defaults.
+async fn keys_in(setup: &Setup, document: &[u8]) -> Vec<KeyView> {
+    let stored = StoredKeyring { version: 1, document: document.to_vec() };
+    let issuers = [TENANT, OTHER_TENANT].map(|name| (name.parse().unwrap(), Algorithm::Es256));
+    let plan = KeyPlan::new(BROKER_DOMAIN.parse().unwrap(), BTreeMap::from(issuers));
+    let wrapper = Arc::new(KeyEncryptionKey::from_file(&setup.world.path("kek")).unwrap());
+    let account = Arc::new(Unaccounted);
+    let keeper = Keeper::open(Arc::new(AsRead(stored)), wrapper, plan, account, now()).await.unwrap();
+    keeper.current().keys().collect()
+}
+
+fn count(keys: &[KeyView], state: KeyState) -> usize {
+    let of_tenant = |key: &&KeyView| key.key_use == KeyUse::Jwt && key.trust_domain.as_str() == TENANT;
+    keys.iter().filter(of_tenant).filter(|key| key.state == state).count()
+}
+
+async fn r10_a_rotation_whose_broker_died_of_it_is_made_whole_or_not_at_all(store: Store) {
+    for (place, name) in places(Operation::MoveKey) {
+        // Due at every start that comes three seconds after the one before.
+        let times =
+            "rotate_every = \"1s\"\nrefresh_hint = \"1s\"\njwks_max_age = \"1s\"\nagree_within = \"1s\"";
+        let broker = Mortal::start(Setup::on(store).with("keys", times)).await;
+        let (task, token) = task_with_token(&broker.workload(&name)).await;
+        let mut setup = broker.killed().await;
+        for _ in 0..2 {
+            let before = keyring(&setup).await;
+            setup = Mortal::dies_by_itself(setup, place).await;
+            let after = keyring(&setup).await;
+            assert_eq!(after == before, place == Place::KeyMoveDecided, "{place:?}");
+            let keys = keys_in(&setup, &after).await;
+            assert_eq!(
+                (count(&keys, KeyState::Active), count(&keys, KeyState::Prepared)),
+                (1, 1),
+                "{keys:?}"
+            );
+        }
+        let lines = audit(&setup.world);
+        let of = |outcome: &str| {
+            lines.iter().filter(|it| it["action"] == "RotateKey" && it["outcome"] == outcome).count()
+        };
+        assert!(of("intended") > of("done"), "what died is on record: {lines:?}");
+        let broker = Mortal::start(setup).await;
+        assert!(accepted(&broker, &token).await);
+        let agent = broker.workload(&name);
+        assert!(is_live(&found(&agent, &task).await));
+        let minted = a_token(&agent, &task).await.unwrap().token;
+        assert!(accepted(&broker, &minted).await);
+    }
+}
+
+async fn a38_a_compromise_whose_broker_died_before_the_fence_is_finished_by_the_next(store: Store) {
+    for (place, name) in places(Operation::FenceKey) {
+        let broker = Mortal::start(Setup::on(store)).await;
+        let (task, token) = task_with_token(&broker.workload(&name)).await;
+        let kid: KeyId = read_token(&token).0["kid"].as_str().unwrap().parse().unwrap();
+        let setup = broker.killed().await;
+        compromise(&setup, kid).await;
+        assert_eq!(fenced_in(&setup, kid).await, 0);
+        // The one that finds it dies of it, too.
+        let setup = Mortal::dies_by_itself(setup, place).await;
+        let broker = Mortal::start(setup).await;
+        let agent = broker.workload(&name);
+        assert!(!accepted(&broker, &token).await);
+        let minted = a_token(&agent, &task).await.unwrap().token;
+        assert!(accepted(&broker, &minted).await, "the task goes on under the standby");
+        let of = |outcome: &str| {
+            let is = |line: &&serde_json::Value| {
+                line["action"] == "FenceKey"
+                    && line["object"] == kid.to_string()
+                    && line["outcome"] == outcome
+            };
+            audit(&broker.setup.world).iter().filter(is).count()
+        };
+        if place == Place::KeyUnfenced {
+            eventually("the fence", async || of("done") == 1).await;
+            assert_eq!(of("intended"), 2);
+        }
+        let setup = broker.killed().await;
+        assert_eq!(fenced_in(&setup, kid).await, 64, "{place:?}");
+    }
+}
+
 on_both_stores!(
+    r10_a_rotation_whose_broker_died_of_it_is_made_whole_or_not_at_all,
+    a38_a_compromise_whose_broker_died_before_the_fence_is_finished_by_the_next,
     a28_a_bulk_end_whose_finisher_died_is_finished_again,
     a28_a_deadline_stands_though_the_sweep_died_of_it,
     a28_the_first_keys_are_made_once_however_often_the_maker_dies,

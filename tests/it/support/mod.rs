@@ -1,6 +1,7 @@
 //! What the tests stand on: a world of identities, a broker in it, clients of every kind.
 #![allow(dead_code, reason = "stories to come use the rest")]
 
+pub mod behind;
 pub mod broker;
 pub mod ca;
 pub mod certificate;
