@@ -13,6 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod public;
+
+use public::{Listening, Public};
+
 use crate::api::grpc;
 use crate::api::http::{self, Readiness};
 use crate::audience::AudienceRegister;
@@ -94,6 +98,8 @@ pub struct Bound {
     pub grpc: SocketAddr,
     /// Metrics and probes.
     pub ops: SocketAddr,
+    /// HTTPS for everybody.
+    pub public: Option<SocketAddr>,
 }
 
 /// A broker that is running.
@@ -129,17 +135,24 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<Running, StartError> {
     let metrics = metrics_recorder()?;
-    let parts = Parts::open(&config, &clock).await?;
+    let mut parts = Parts::open(&config, &clock).await?;
     let (grpc, ops) = (bind(config.listen.grpc).await?, bind(config.listen.ops).await?);
     let local = |l: &TcpListener| l.local_addr().map_err(|e| StartError::new("listening", e));
-    let bound = Bound { grpc: local(&grpc)?, ops: local(&ops)? };
+    let public = match parts.public.take() {
+        None => None,
+        Some(public) => Some(public.listen().await?),
+    };
+    let at = public.as_ref().map(|public| local(public.listener())).transpose()?;
+    let bound = Bound { grpc: local(&grpc)?, ops: local(&ops)?, public: at };
     let readiness = Arc::new(Readiness::default());
     tokio::spawn(keep_metrics(metrics.clone(), stop.clone()));
     let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.broker), metrics);
     // Both sockets listen: whoever comes from now on is served.
     readiness.set(true);
-    let served = tokio::spawn(serve(config, clock, parts, grpc, ops, probes, readiness, stop.clone()));
-    tracing::info!(grpc = %bound.grpc, ops = %bound.ops, "ready");
+    let served =
+        tokio::spawn(serve(config, clock, parts, grpc, ops, public, probes, readiness, stop.clone()));
+    let public = bound.public.map(tracing::field::display);
+    tracing::info!(grpc = %bound.grpc, ops = %bound.ops, public, "ready");
     Ok(Running { bound, stop, served })
 }
 
@@ -151,6 +164,7 @@ struct Parts {
     feed: Arc<Hub>,
     audit: Arc<dyn Sink>,
     svid: SvidSource,
+    public: Option<Public>,
     bundles: BundleFiles,
     policy: PolicyEngine,
     audiences: AudienceRegister,
@@ -159,6 +173,7 @@ struct Parts {
 impl Parts {
     async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, StartError> {
         let svid = open_svid(config, Arc::clone(clock))?;
+        let public = Public::open(config, clock)?;
         let bundles = open_bundles(config)?;
         let policy =
             PolicyEngine::open(&config.policy_dir).map_err(|e| StartError::configured("policy", e))?;
@@ -185,7 +200,18 @@ impl Parts {
             settings,
         );
         let broker = broker.map_err(|e| StartError::new("the keys", e.log_line()))?;
-        Ok(Self { broker: Arc::new(broker), keys, store, feed, audit, svid, bundles, policy, audiences })
+        Ok(Self {
+            broker: Arc::new(broker),
+            keys,
+            store,
+            feed,
+            audit,
+            svid,
+            public,
+            bundles,
+            policy,
+            audiences,
+        })
     }
 }
 
@@ -196,11 +222,12 @@ async fn serve(
     parts: Parts,
     grpc: TcpListener,
     ops: TcpListener,
+    public: Option<Listening>,
     probes: axum::Router,
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 ) -> Result<(), StartError> {
-    let Parts { broker, keys, store, feed, audit, svid, bundles, policy, audiences } = parts;
+    let Parts { broker, keys, store, feed, audit, svid, public: _, bundles, policy, audiences } = parts;
     let background = CancellationToken::new();
     let tracker = TaskTracker::new();
     let interval = config.reload_interval;
@@ -222,6 +249,9 @@ async fn serve(
     let exchanging = background.clone();
     tracker.spawn(async move { feed.exchange(exchanging).await });
     tracker.spawn(http::serve(ops, probes, background.clone()));
+    if let Some(public) = public {
+        public.serve(&tracker, &broker, &clock, interval, (&background, &stop));
+    }
 
     let close = CancellationToken::new();
     let limits = identity::Limits {

@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn the_directory_is_named_only_when_it_is_not_the_usual_one() {
-        let bound = Bound { grpc: "127.0.0.1:1".parse().unwrap(), ops: "127.0.0.1:2".parse().unwrap() };
+        let bound =
+            Bound { grpc: "127.0.0.1:1".parse().unwrap(), ops: "127.0.0.1:2".parse().unwrap(), public: None };
         assert!(!guide("taskpass", Path::new(DEFAULT_DIR), bound).contains("--dir"));
         assert!(guide("taskpass", Path::new("my dir"), bound).contains(" --dir 'my dir'"));
     }

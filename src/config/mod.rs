@@ -2,10 +2,12 @@
 //! reported in one run.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 mod problems;
+mod public;
 mod raw;
 mod resolve;
 mod store;
@@ -24,6 +26,8 @@ pub struct Config {
     pub trust_domain: String,
     /// The two listeners.
     pub listen: Listen,
+    /// HTTPS for everybody; `None`: not served.
+    pub public: Option<PublicConfig>,
     /// The broker's own certificate.
     pub identity: IdentityFiles,
     /// Those whose workloads may connect; those with an issuer may own audiences.
@@ -66,6 +70,23 @@ pub struct Listen {
     pub connections_per_workload: usize,
     /// A connection is closed after this; the client opens a new one and proves itself again.
     pub max_connection_age: Duration,
+}
+
+/// HTTPS for everybody: key sets, the task CA.
+#[derive(Clone, Debug)]
+pub struct PublicConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Leaf, then intermediates; PEM.
+    pub certificate: PathBuf,
+    /// PKCS#8, SEC1 or PKCS#1; PEM, not readable by others.
+    pub key: PathBuf,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Connections of one address at once.
+    pub connections_per_address: usize,
+    /// Requests of one address in a second, and new connections.
+    pub requests_per_second: NonZeroU32,
 }
 
 /// The broker's certificate, chain first, and its key, both PEM.

@@ -18,6 +18,7 @@ pub(super) struct Raw {
     /// How long SIGTERM waits for calls in flight; `"10s"` if not set.
     pub(super) drain: Option<String>,
     pub(super) listen: RawListen,
+    pub(super) public: RawPublic,
     pub(super) identity: RawIdentity,
     pub(super) trust_domains: Vec<RawTrustDomain>,
     /// `None`: there is no section that can be read.
@@ -37,6 +38,7 @@ struct Sections {
     trust_domain: Option<String>,
     drain: Option<String>,
     listen: Table,
+    public: Table,
     identity: Table,
     trust_domains: Vec<Table>,
     store: Table,
@@ -62,6 +64,24 @@ pub(super) struct RawListen {
     pub(super) connections_per_workload: Option<usize>,
     /// `"1h"` if not set.
     pub(super) max_connection_age: Option<String>,
+}
+
+/// `[public]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPublic {
+    /// Not served if not set.
+    pub(super) listen: Option<String>,
+    /// PEM.
+    pub(super) certificate: Option<PathBuf>,
+    /// PEM.
+    pub(super) key: Option<PathBuf>,
+    /// 1 024 if not set.
+    pub(super) max_connections: Option<usize>,
+    /// 64 if not set.
+    pub(super) connections_per_address: Option<usize>,
+    /// 100 if not set.
+    pub(super) requests_per_second: Option<u32>,
 }
 
 /// `[identity]`
@@ -246,6 +266,7 @@ pub(super) fn read(text: &str, file: &Path, p: &mut Problems) -> Option<Raw> {
         drain: top.drain,
         trust_domains: top.trust_domains.into_iter().enumerate().map(of_domain).collect(),
         listen: section("listen", top.listen, p),
+        public: section("public", top.public, p),
         identity: section("identity", top.identity, p),
         store: store(top.store, p),
         keys: section("keys", top.keys, p),

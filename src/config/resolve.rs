@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::public::public;
 use super::raw::{self, Raw, RawIdentity, RawKeys, RawLifetimes, RawLimits, RawListen, RawTrustDomain};
 use super::store::store;
 use super::{
     AuditTarget, Config, IdentityFiles, JwtAlgorithm, KeySource, KeysConfig, Lifetimes, Limits, Listen,
-    Problems, StoreConfig, TrustDomainConfig,
+    Problems, PublicConfig, StoreConfig, TrustDomainConfig,
 };
 use crate::identity::TrustDomain;
 
@@ -29,6 +30,8 @@ pub struct Draft {
     pub trust_domain: Option<TrustDomain>,
     /// See [`Config::listen`].
     pub listen: Option<Listen>,
+    /// See [`Config::public`].
+    pub public: Option<PublicConfig>,
     /// See [`Config::identity`].
     pub identity: Option<IdentityFiles>,
     /// All that the file names, in its order; a name may be wrong, and a list of bundles may be empty.
@@ -61,6 +64,7 @@ impl Draft {
         Some(Config {
             trust_domain: self.trust_domain?.to_string(),
             listen: self.listen?,
+            public: self.public,
             identity: self.identity?,
             trust_domains: self.trust_domains,
             store: self.store?,
@@ -110,9 +114,11 @@ pub(super) fn resolve(raw: Raw, base: &Path, p: &mut Problems) -> Draft {
     let trust_domain = p.required("trust_domain", raw.trust_domain);
     let trust_domain = trust_domain.and_then(|name| p.take("trust_domain", TrustDomain::from_str(&name)));
     let trust_domains = trust_domains(raw.trust_domains, trust_domain.as_ref(), base, p);
+    let listen = listen(&raw.listen, p);
     Draft {
         trust_domain,
-        listen: listen(&raw.listen, p),
+        public: public(raw.public, listen.as_ref(), &trust_domains, base, p),
+        listen,
         identity: identity(raw.identity, base, p),
         trust_domains,
         store: raw.store.and_then(|it| store(it, base, p)),
@@ -187,15 +193,8 @@ fn identity(raw: RawIdentity, base: &Path, p: &mut Problems) -> Option<IdentityF
 }
 
 fn listen(raw: &RawListen, p: &mut Problems) -> Option<Listen> {
-    let mut address = |key: &str, text: Option<&String>, default: &str| {
-        let text = text.map_or(default, String::as_str);
-        p.take(
-            key,
-            SocketAddr::from_str(text).map_err(|e| format!("{e}; write \"127.0.0.1:8443\" or \"[::]:8443\"")),
-        )
-    };
-    let grpc = address("listen.grpc", raw.grpc.as_ref(), "127.0.0.1:8443");
-    let ops = address("listen.ops", raw.ops.as_ref(), "127.0.0.1:9090");
+    let grpc = address(p, "listen.grpc", raw.grpc.as_deref().unwrap_or("127.0.0.1:8443"));
+    let ops = address(p, "listen.ops", raw.ops.as_deref().unwrap_or("127.0.0.1:9090"));
     if let (Some(a), Some(b)) = (grpc, ops)
         && a == b
         && a.port() != 0
@@ -213,6 +212,12 @@ fn listen(raw: &RawListen, p: &mut Problems) -> Option<Listen> {
     let age = raw.max_connection_age.as_deref();
     let max_connection_age = duration(p, "listen.max_connection_age", age, 3600, HOUR * 24 * 30);
     Some(Listen { grpc: grpc?, ops: ops?, max_connections, connections_per_workload, max_connection_age })
+}
+
+/// Where to listen.
+pub(super) fn address(p: &mut Problems, key: &str, text: &str) -> Option<SocketAddr> {
+    let parsed = SocketAddr::from_str(text);
+    p.take(key, parsed.map_err(|e| format!("{e}; write \"127.0.0.1:8443\" or \"[::]:8443\"")))
 }
 
 fn trust_domains(

@@ -67,6 +67,37 @@ fn every_problem_is_reported_in_one_run() {
     );
 }
 
+const PUBLIC: &str = "[public]\nlisten = \"[::]:8444\"\ncertificate = \"tls.pem\"\nkey = \"tls.key\"\n";
+
+#[test]
+fn the_public_listener_is_off_or_has_all_that_it_needs() {
+    assert!(resolved(GOOD).expect("good").public.is_none());
+    let off = resolved(&format!("{GOOD}[public]\nmax_connections = 9\n")).expect("good");
+    assert!(off.public.is_none());
+    let public = resolved(&format!("{GOOD}{PUBLIC}")).expect("good").public.expect("on");
+    assert_eq!(public.certificate, PathBuf::from("/base/tls.pem"));
+    // What the sample shows.
+    assert_eq!((public.max_connections, public.connections_per_address), (1024, 64));
+    assert_eq!((public.requests_per_second.get(), public.listen.port()), (100, 8444));
+    for (lines, keys) in [
+        ("[public]\nkey = \"tls.key\"", &["public.listen"][..]),
+        ("[public]\nlisten = \"here\"", &["public.listen", "public.certificate", "public.key"]),
+        (&PUBLIC.replace("[::]:8444", "127.0.0.1:9090"), &["public.listen"]),
+        (&format!("{PUBLIC}requests_per_second = 0"), &["public.requests_per_second"]),
+    ] {
+        let problems = resolved(&format!("{GOOD}{lines}\n")).expect_err("bad");
+        assert_eq!(keys_of(&problems), keys, "{lines}");
+    }
+}
+
+#[test]
+fn issuers_of_one_path_are_not_served_together() {
+    let other = "[[trust_domains]]\nname = \"other.org\"\nbundles = [\"o.pem\"]\nissuer = \"https://other.org/example.org\"\n";
+    resolved(&format!("{GOOD}{other}")).expect("good without the public listener");
+    let problems = resolved(&format!("{GOOD}{other}{PUBLIC}")).expect_err("bad");
+    assert_eq!(keys_of(&problems), ["trust_domains[1].issuer"]);
+}
+
 #[test]
 fn one_unknown_or_mistyped_key_hides_nothing_else() {
     let text = GOOD

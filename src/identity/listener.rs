@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::identity::shares::Shares;
 use crate::identity::tls::{Handshake, ServerTls};
 
-use origin::Origin;
+pub use origin::Origin;
 use refusals::Refusals;
 pub use stream::{CloseReason, PeerConnection, PeerStream};
 

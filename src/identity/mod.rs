@@ -5,6 +5,7 @@
 //! - [`peer`]: the judgement, and the only maker of [`VerifiedPeer`].
 //! - [`own`]: our own SVID from files; [`tls`]: both sides of TLS; [`listener`]: connections of verified peers, and
 //!   [`shares`]: how many each workload has.
+//! - [`web`]: the side of TLS that strangers see, who show no certificate.
 //!
 //! Absent here: what a peer may do (that is `policy`), CRLs, reads of the wall clock, gRPC.
 
@@ -19,16 +20,18 @@ pub mod shares;
 pub mod sources;
 pub mod spiffe_id;
 pub mod tls;
+pub mod web;
 mod x509;
 
 pub use bundle::{InvalidBundle, TrustBundle, TrustBundles};
-pub use listener::{Limits, Listener, PeerConnection, PeerStream};
+pub use listener::{Limits, Listener, Origin, PeerConnection, PeerStream};
 pub use own::{CurrentSvid, OwnSvid, SvidFiles, SvidSource, Use};
 pub use peer::{PeerJudge, Side, VerifiedPeer};
 pub use refusal::PeerRefusal;
 pub use sources::{BadBundleFile, BundleFiles};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use tls::{ClientTls, ConnectError, ServerTls};
+pub use web::{WebFiles, WebSource, WebTls};
 
 #[cfg(test)]
 #[path = "../../tests/it/support/ca.rs"]

@@ -1,7 +1,7 @@
 //! Our own certificate and key, from files that are followed.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,29 +176,42 @@ fn load(
     readings: &[Reading],
     now: Timestamp,
 ) -> Result<OwnSvid, String> {
+    let check = |leaf: &CertificateDer<'_>| check_leaf(leaf, purpose, now);
+    let ((id, not_after), certified) =
+        certified((&files.certificate, &files.key), provider, readings, check)?;
+    Ok(OwnSvid { id, not_after, certified: Arc::new(certified) })
+}
+
+/// A certificate that `check` lets pass and the key that belongs to it, as their two files were read. An error names the file.
+pub(super) fn certified<T>(
+    (certificate_file, key_file): (&Path, &Path),
+    provider: &CryptoProvider,
+    readings: &[Reading],
+    check: impl FnOnce(&CertificateDer<'_>) -> Result<T, String>,
+) -> Result<(T, CertifiedKey), String> {
     let [certificate, key] = readings else { return Err("two files are needed".into()) };
     let (certificate, key) =
         (certificate.as_ref().map_err(Clone::clone)?, key.as_ref().map_err(Clone::clone)?);
-    let at_certificate = |what: &dyn fmt::Display| format!("{}: {what}", files.certificate.display());
-    let at_key = |what: &dyn fmt::Display| format!("{}: {what}", files.key.display());
+    let at_certificate = |what: &dyn fmt::Display| format!("{}: {what}", certificate_file.display());
+    let at_key = |what: &dyn fmt::Display| format!("{}: {what}", key_file.display());
     key.private().map_err(|why| at_key(&why))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&certificate.bytes)
         .collect::<Result<_, _>>()
         .map_err(|why| at_certificate(&why))?;
-    let (id, not_after) = check_leaf(chain.first(), purpose, now).map_err(|why| at_certificate(&why))?;
+    let leaf = chain.first().ok_or_else(|| at_certificate(&"there is no PEM certificate in it"))?;
+    let checked = check(leaf).map_err(|why| at_certificate(&why))?;
     let key = PrivateKeyDer::from_pem_slice(&key.bytes)
         .map_err(|_| at_key(&"there is no PEM private key in it"))?;
     let certified = CertifiedKey::from_der(chain, key, provider).map_err(|why| at_key(&key_problem(&why)))?;
-    Ok(OwnSvid { id, not_after, certified: Arc::new(certified) })
+    Ok((checked, certified))
 }
 
 /// Our own leaf keeps the rules that our peers will hold it to.
 fn check_leaf(
-    leaf: Option<&CertificateDer<'_>>,
+    leaf: &CertificateDer<'_>,
     purpose: &Use,
     now: Timestamp,
 ) -> Result<(SpiffeId, Timestamp), String> {
-    let leaf = leaf.ok_or("there is no PEM certificate in it")?;
     let leaf = leaf::inspect(leaf).map_err(|why| why.to_string())?;
     if now > leaf.not_after {
         return Err(format!("the certificate expired at {}", leaf.not_after));

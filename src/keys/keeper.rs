@@ -124,6 +124,12 @@ impl Keeper {
         feed::now().since(self.confirmed_at()) <= self.plan.times.agreement
     }
 
+    /// How long ago the keyring in force was seen in the store.
+    pub fn confirmed_for(&self) -> std::time::Duration {
+        feed::now().since(self.confirmed_at())
+    }
+
+    /// When the look began that found the keyring in force in the store.
     fn confirmed_at(&self) -> Moment {
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).0
     }

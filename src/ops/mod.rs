@@ -25,6 +25,7 @@ mod memory;
 mod mint_token;
 mod move_key;
 mod propagation;
+mod published;
 mod read_tasks;
 mod readiness;
 mod recording;
@@ -37,6 +38,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use crate::audience::AudienceRegister;
 use crate::audit::Sink;
@@ -52,7 +54,12 @@ use crate::store::Store;
 pub use caller::Caller;
 pub use directory::PublishedKeys;
 pub use follow::{ByFacts, Followed};
+<<<<<<< HEAD
 pub use keep_keyring::{KeepKeyring, KeyringRecord};
+=======
+pub use keep_keyring::KeepKeyring;
+pub use published::Published;
+>>>>>>> f04f4db (Serve key sets over HTTPS to whoever comes)
 pub use readiness::Obstacle;
 pub use sweep::Sweep;
 
@@ -70,6 +77,8 @@ pub struct Broker {
     seen: memory::SeenTokens,
     full: memory::FullWorkloads,
     blocks: Blocks,
+    /// Held by whoever looks at the store for those whom nobody knows.
+    looking: Semaphore,
 }
 
 /// The part of the configuration that operations need.
@@ -114,6 +123,7 @@ impl Broker {
             seen,
             full: memory::full_workloads(),
             blocks: Blocks::default(),
+            looking: Semaphore::new(1),
         })
     }
 }

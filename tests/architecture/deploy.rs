@@ -169,11 +169,12 @@ fn taskpass(arguments: &[&str]) -> Output {
 fn installed(configuration: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |name: &str| dir.path().join(name);
-    for name in ["identity", "bundles", "policy", "audiences"] {
+    for name in ["identity", "bundles", "policy", "audiences", "public"] {
         std::fs::create_dir(at(name)).expect("made");
     }
     let (broker, workloads) = (Ca::new("broker.example.org"), Ca::new("example.org"));
     broker.server("broker", &["localhost"]).write(&at("identity"), "broker");
+    broker.server("web", &["taskpass.example.org"]).write(&at("public"), "tls");
     std::fs::write(at("bundles/example.org.pem"), workloads.pem()).expect("written");
     write_private(&at("kek"), "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
     write_private(&at("redis.password"), "secret\n");
@@ -239,7 +240,9 @@ fn what_the_sample_shows_as_default_is_the_default() {
         "[audit]",
     ];
     let embedded = format!("[store]\nkind = \"embedded\"{embedded}# The private keys{after}");
-    let full = format!("{}\n{}", uncommented(before, &[]), uncommented(&embedded, &without));
+    // Without an address it is off, whatever else is said of it.
+    let off = ["listen =", "certificate =", "key ="];
+    let full = format!("{}\n{}", uncommented(before, &off), uncommented(&embedded, &without));
     assert!(full.contains("\ncalls = 4096") && full.contains("\ndrain = "), "something was uncommented");
     let dir = installed(&full);
     let load = |text: String| {
@@ -249,6 +252,15 @@ fn what_the_sample_shows_as_default_is_the_default() {
     let here = dir.path().display().to_string();
     let moved = |text: &str| text.replace("/etc/taskpass", &here).replace("/var/lib/taskpass", &here);
     assert_eq!(load(moved(&sample)), load(moved(&full)));
+}
+
+#[test]
+fn the_samples_public_listener_has_no_problem_either() {
+    let sample = read(SAMPLE);
+    let [before, ..] = in_parts(&sample);
+    let public = uncommented(before, &["max_connection", "connections_per_workload", "ops"]);
+    assert!(public.contains("\n[public]\nlisten = "), "something was uncommented");
+    assert_no_problem(installed(&sample.replacen(before, &public, 1)).path());
 }
 
 #[test]

@@ -37,6 +37,7 @@ mod observer;
 mod overload;
 mod policy;
 mod probes;
+mod public;
 mod races;
 mod redis_faults;
 mod rotation;

@@ -1,4 +1,4 @@
-//! The plain listener: `/livez`, `/readyz`, `/metrics`. For the platform, not for the outside: it knows no callers.
+//! HTTP. The plain listener is here: `/livez`, `/readyz`, `/metrics`, for the platform and not for the outside. [`public`] is the one for everybody. Neither knows callers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::ops::{Broker, Obstacle};
 
 mod listener;
+pub mod public;
 
 pub use listener::serve;
 

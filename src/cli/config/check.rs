@@ -11,9 +11,10 @@ use std::sync::Arc;
 use crate::app;
 use crate::audience::AudienceRegister;
 use crate::config::{
-    self, AuditTarget, Draft, IdentityFiles, KeySource, Problems, RedisConfig, StoreConfig, TrustDomainConfig,
+    self, AuditTarget, Draft, IdentityFiles, KeySource, Problems, PublicConfig, RedisConfig, StoreConfig,
+    TrustDomainConfig,
 };
-use crate::identity::{BundleFiles, SvidFiles, SvidSource, TrustDomain, Use};
+use crate::identity::{BundleFiles, SvidFiles, SvidSource, TrustDomain, Use, WebFiles, WebSource};
 use crate::keys::KeyEncryptionKey;
 use crate::policy::PolicyEngine;
 use crate::time::{Clock, Timestamp};
@@ -45,6 +46,7 @@ impl Clock for At {
 impl Check {
     fn draft(&mut self, draft: &Draft) {
         draft.identity.iter().for_each(|it| self.identity(it, draft.trust_domain.as_ref()));
+        draft.public.iter().for_each(|it| self.public(it));
         self.bundles(&draft.trust_domains);
         match &draft.store {
             Some(StoreConfig::Embedded { path, .. }) => {
@@ -76,6 +78,13 @@ impl Check {
         let purpose = own.map_or(Use::Client, |own| Use::Server(own.clone()));
         if let Err(why) = SvidSource::open(files, purpose, Arc::new(At(self.now))) {
             self.problems.add("identity", why);
+        }
+    }
+
+    fn public(&mut self, public: &PublicConfig) {
+        let files = WebFiles { certificate: public.certificate.clone(), key: public.key.clone() };
+        if let Err(why) = WebSource::open(files, Arc::new(At(self.now))) {
+            self.problems.add("public", why);
         }
     }
 

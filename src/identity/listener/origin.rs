@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// An IPv4 address, or the first 64 bits of an IPv6 address: a host has as many addresses below them as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Origin {
+pub enum Origin {
+    /// A whole address.
     V4(Ipv4Addr),
+    /// The first 64 bits of one.
     V6([u16; 4]),
 }
 

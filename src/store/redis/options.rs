@@ -224,7 +224,7 @@ fn roots(files: &RedisTls) -> Result<rustls::RootCertStore, BadSetting> {
 fn client_config(files: &RedisTls, roots: rustls::RootCertStore) -> Result<Arc<ClientConfig>, BadSetting> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|why| bad("url", why))?
         .with_root_certificates(roots);
     let (cert_file, key_file) = match (&files.cert_file, &files.key_file) {

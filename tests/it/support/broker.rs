@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use super::ca::Svid;
 use super::client::Client;
+use super::https::Stranger;
 use super::process::Process;
 use super::redis::{RedisServer, RedisSetup};
 use super::world::{BROKER_DOMAIN, ISSUER, OTHER_ISSUER, OTHER_TENANT, TENANT, World};
@@ -47,6 +48,13 @@ impl Setup {
         self
     }
 
+    /// Serves HTTPS for everybody, too, with the certificate `public.pem`.
+    #[must_use]
+    pub fn public(self) -> Self {
+        self.world.renew_public_certificate();
+        self.with("public", "listen = \"127.0.0.1:0\"\ncertificate = \"public.pem\"\nkey = \"public.key\"")
+    }
+
     /// The whole configuration file.
     pub fn config(&self) -> String {
         let store = match &self.redis {
@@ -76,6 +84,7 @@ impl Setup {
         section("lifetimes", "");
         section("limits", "");
         section("export", "");
+        section("public", "");
         for (name, bundle, issuer) in
             [(TENANT, "example.org.pem", ISSUER), (OTHER_TENANT, "other.example.json", OTHER_ISSUER)]
         {
@@ -99,6 +108,7 @@ pub struct Broker {
     pub redis: Option<RedisServer>,
     pub grpc: SocketAddr,
     pub ops: SocketAddr,
+    public: Option<SocketAddr>,
     engine: Engine,
 }
 
@@ -130,8 +140,8 @@ impl Broker {
     async fn run(world: World, redis: Option<RedisServer>, clock: Arc<dyn Clock>) -> Self {
         let config = config::load(&world.path("taskpass.toml")).unwrap();
         let running = app::start(config, clock, CancellationToken::new()).await.unwrap();
-        let app::Bound { grpc, ops } = running.bound();
-        Self { world, redis, grpc, ops, engine: Engine::Inside(running) }
+        let app::Bound { grpc, ops, public } = running.bound();
+        Self { world, redis, grpc, ops, public, engine: Engine::Inside(running) }
     }
 
     /// Starts another broker inside the test, on the same files and the same store; it runs until the test ends.
@@ -150,7 +160,8 @@ impl Broker {
     async fn spawn(world: World, redis: Option<RedisServer>) -> Self {
         let mut process = Process::serve(&world, &[]);
         let (grpc, ops) = process.ready().await;
-        Self { world, redis, grpc, ops, engine: Engine::Process(process) }
+        let public = process.public();
+        Self { world, redis, grpc, ops, public, engine: Engine::Process(process) }
     }
 
     /// Drains it and starts another of its kind on the same files and the same store.
@@ -228,6 +239,11 @@ impl Broker {
     /// `spiffe://example.org/operator/alice`
     pub fn operator(&self) -> Client {
         self.workload("operator/alice")
+    }
+
+    /// Somebody who asks at the listener for everybody.
+    pub fn stranger(&self) -> Stranger {
+        Stranger::at(self.public.expect("a public listener"), &self.world)
     }
 
     /// A page of the plain listener: status and body.

@@ -8,6 +8,7 @@ pub mod certificate;
 pub mod client;
 pub mod dice;
 pub mod follower;
+pub mod https;
 pub mod load;
 pub mod mitm;
 pub mod mortal;

@@ -52,6 +52,12 @@ impl Process {
         }
     }
 
+    /// Where it listens for everybody, once it is ready.
+    pub fn public(&self) -> Option<SocketAddr> {
+        let ready = self.lines().into_iter().find(|line| line["message"] == "ready")?;
+        ready["public"].as_str().map(|address| address.parse().unwrap())
+    }
+
     /// All that it logged, as it stands in the file.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()

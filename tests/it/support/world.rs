@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::ca::{Ca, Svid};
+use super::ca::{Ca, Svid, dns};
 
 /// The tenant that most tests are about.
 pub const TENANT: &str = "example.org";
@@ -97,6 +97,14 @@ impl World {
     pub fn renew_broker_certificate(&self) -> Svid {
         let svid = self.broker_ca.server("broker", &["localhost"]);
         svid.write(self.dir(), "broker");
+        svid
+    }
+
+    /// A new certificate and key for HTTPS, which names a host and nobody; returns the certificate.
+    pub fn renew_public_certificate(&self) -> Svid {
+        let svid =
+            self.broker_ca.svid_with("web", |params| params.subject_alt_names = vec![dns("localhost")]);
+        svid.write(self.dir(), "public");
         svid
     }
 
