@@ -45,6 +45,9 @@ const SECONDS: [f64; 14] =
 /// How often observations are sorted into them.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
+/// The pause before files that could not be written are tried again: it doubles, up to the second.
+const EXPORT_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
 /// How long work under way may take when the last call is answered or given up.
 const LAST_WORK: Duration = Duration::from_secs(3);
 
@@ -319,26 +322,48 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 /// What follows from the keyring outside of calls: the files for verifiers, and that what the broker signs for tasks makes a caller of nobody.
 fn publish(keyring: &Keyring, bundles: &TrustBundles, dir: Option<&Path>) -> Result<(), StartError> {
-    let ca = keyring.task_ca();
-    bundles.forbid(std::iter::once(ca.root()).chain(ca.intermediates()));
+    bundles.forbid(keyring.authorities().collect::<Vec<_>>().iter());
     let public = KeySets::of(keyring).map_err(|e| StartError::new("the public keys", e))?;
     dir.map_or(Ok(()), |dir| public.export_to(dir).map_err(|e| StartError::new(dir.display(), e)))
 }
 
-/// The same at each change of the keyring. Files that cannot be written are tried again at the next one.
+/// The same at each change of the keyring. Files that cannot be written are tried again until they can.
 async fn keep_published(
     mut keys: watch::Receiver<Arc<Keyring>>,
     bundles: Arc<TrustBundles>,
     dir: Option<PathBuf>,
     stop: CancellationToken,
 ) {
-    while let Some(Ok(())) = stop.run_until_cancelled(keys.changed()).await {
+    let mut pause = None;
+    loop {
+        let again = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = keys.changed() => if changed.is_err() { return },
+            () = again => {}
+        }
         let (keyring, bundles, dir) =
             (Arc::clone(&keys.borrow_and_update()), Arc::clone(&bundles), dir.clone());
         let published = tokio::task::spawn_blocking(move || publish(&keyring, &bundles, dir.as_deref()));
-        if let Ok(Err(error)) = published.await {
-            tracing::error!(%error, "the public keys are not written");
-        }
+        pause = match published.await {
+            Ok(Ok(())) => {
+                if pause.is_some() {
+                    tracing::info!("the public keys are written again");
+                }
+                None
+            }
+            Ok(Err(error)) => {
+                let next = pause.map_or(EXPORT_PAUSES.0, |pause: Duration| (pause * 2).min(EXPORT_PAUSES.1));
+                tracing::error!(%error, again_in = ?next, "the public keys are not written");
+                Some(next)
+            }
+            Err(_) => Some(EXPORT_PAUSES.1),
+        };
     }
 }
 
@@ -468,6 +493,7 @@ async fn open_keys(
         let key = match source {
             KeySource::File(path) => KeyEncryptionKey::from_file(path),
             KeySource::Environment(name) => KeyEncryptionKey::from_env(name),
+            KeySource::Credential(name) => KeyEncryptionKey::from_credential(name),
         };
         key.map_err(|e| StartError::configured("the key-encryption key", e))
     };

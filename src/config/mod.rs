@@ -174,6 +174,8 @@ pub enum KeySource {
     File(PathBuf),
     /// In this environment variable.
     Environment(String),
+    /// In the credential of this name that systemd hands over.
+    Credential(String),
 }
 
 /// What new JWT keys sign with.

@@ -163,10 +163,14 @@ pub(super) struct RawKeys {
     pub(super) key_encryption_key_file: Option<PathBuf>,
     /// Names the environment variable that does.
     pub(super) key_encryption_key_env: Option<String>,
+    /// Names the systemd credential that does.
+    pub(super) key_encryption_key_credential: Option<String>,
     /// Holds another one that keys may be wrapped under.
     pub(super) other_key_encryption_key_file: Option<PathBuf>,
     /// Names the environment variable that does.
     pub(super) other_key_encryption_key_env: Option<String>,
+    /// Names the systemd credential that does.
+    pub(super) other_key_encryption_key_credential: Option<String>,
     /// `"ES256"` if not set.
     pub(super) algorithm: Option<JwtAlgorithm>,
     /// By hand only if not set.

@@ -286,27 +286,53 @@ fn judge_issuer(p: &mut Problems, key: &str, issuer: &str) {
     }
 }
 
-fn keys(raw: RawKeys, base: &Path, p: &mut Problems) -> Option<KeysConfig> {
-    let source = match (raw.key_encryption_key_file, raw.key_encryption_key_env) {
-        (Some(file), None) => KeySource::File(base.join(file)),
-        (None, Some(name)) => KeySource::Environment(name),
+type StatedSource = (Option<PathBuf>, Option<String>, Option<String>);
+
+/// The one that is stated, if any; an error if there are more, or if it cannot be one.
+fn key_source(
+    stated: StatedSource,
+    key: &str,
+    base: &Path,
+    p: &mut Problems,
+) -> Result<Option<KeySource>, ()> {
+    let source = match stated {
+        (None, None, None) => return Ok(None),
+        (Some(file), None, None) => KeySource::File(base.join(file)),
+        (None, Some(name), None) => KeySource::Environment(name),
+        (None, None, Some(name)) => {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+                let what = "must be the name of a systemd credential, which is no path: as in LoadCredential=kek:/etc/taskpass/kek";
+                p.add(format!("keys.{key}_credential"), what);
+                return Err(());
+            }
+            KeySource::Credential(name)
+        }
         _ => {
-            p.add("keys", "set exactly one of key_encryption_key_file and key_encryption_key_env");
-            return None;
+            p.add("keys", format!("set only one of {key}_file, {key}_env and {key}_credential"));
+            return Err(());
         }
     };
-    let other_key_encryption_key = match (raw.other_key_encryption_key_file, raw.other_key_encryption_key_env)
-    {
-        (Some(file), None) => Some(KeySource::File(base.join(file))),
-        (None, name) => name.map(KeySource::Environment),
-        (Some(_), Some(_)) => {
-            p.add(
-                "keys",
-                "set one of other_key_encryption_key_file and other_key_encryption_key_env, or none",
-            );
-            None
+    Ok(Some(source))
+}
+
+fn keys(raw: RawKeys, base: &Path, p: &mut Problems) -> Option<KeysConfig> {
+    let stated = (raw.key_encryption_key_file, raw.key_encryption_key_env, raw.key_encryption_key_credential);
+    let other = (
+        raw.other_key_encryption_key_file,
+        raw.other_key_encryption_key_env,
+        raw.other_key_encryption_key_credential,
+    );
+    let source = key_source(stated, "key_encryption_key", base, p);
+    let other_key_encryption_key = key_source(other, "other_key_encryption_key", base, p);
+    let Ok(Some(source)) = source else {
+        if source.is_ok() {
+            let all = "set one of key_encryption_key_file, key_encryption_key_env and key_encryption_key_credential";
+            p.add("keys", all);
         }
+        return None;
     };
+    let other_key_encryption_key = other_key_encryption_key.ok()?;
     let mut time =
         |key, text: Option<String>, default, most| duration(p, key, text.as_deref(), default, most);
     let agree_within = time("keys.agree_within", raw.agree_within, 10, HOUR);

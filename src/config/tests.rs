@@ -252,3 +252,26 @@ fn brokers_get_a_second_at_least_to_agree() {
     assert_eq!(keys_of(&with("50ms").expect_err("too short")), ["keys.agree_within"]);
     assert_eq!(with("1s").unwrap().keys.agree_within, Duration::from_secs(1));
 }
+
+#[test]
+fn the_key_encryption_key_has_one_source_and_the_other_one_at_most() {
+    let with = |lines: &str| resolved(&GOOD.replace("key_encryption_key_file = \"kek\"", lines));
+    let kek = with("key_encryption_key_credential = \"kek\"\nother_key_encryption_key_env = \"OTHER\"");
+    let keys = kek.unwrap().keys;
+    assert!(matches!(keys.key_encryption_key, KeySource::Credential(name) if name == "kek"));
+    assert!(matches!(keys.other_key_encryption_key, Some(KeySource::Environment(name)) if name == "OTHER"));
+    for (lines, said) in [
+        ("", "set one of"),
+        ("key_encryption_key_file = \"a\"\nkey_encryption_key_credential = \"b\"", "set only one of"),
+        ("key_encryption_key_env = \"A\"\nkey_encryption_key_credential = \"b\"", "set only one of"),
+        (
+            "key_encryption_key_env = \"A\"\nother_key_encryption_key_file = \"a\"\nother_key_encryption_key_credential = \"b\"",
+            "set only one of other_",
+        ),
+        ("key_encryption_key_credential = \"../kek\"", "keys.key_encryption_key_credential"),
+        ("key_encryption_key_credential = \"\"", "keys.key_encryption_key_credential"),
+    ] {
+        let problems = with(lines).expect_err(lines).to_string();
+        assert!(problems.contains(said) && problems.lines().count() == 1, "{lines}: {problems}");
+    }
+}

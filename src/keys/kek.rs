@@ -46,6 +46,11 @@ pub enum KekError {
     /// The environment variable is not set, or not text.
     #[error("the environment variable {0} is not set")]
     NotSet(String),
+    /// The service manager has handed over no credentials.
+    #[error(
+        "CREDENTIALS_DIRECTORY is not set: systemd sets it for a service with LoadCredential= or LoadCredentialEncrypted="
+    )]
+    NoCredentials,
     /// Not 32 bytes in a form that is read.
     #[error(
         "{0} does not hold a key-encryption key: 32 random bytes, raw or as text in base64 or 64 hexadecimal digits \
@@ -83,13 +88,29 @@ impl KeyEncryptionKey {
     /// group or others may read or write is refused (A47), and so are 32 printable characters: a password is no key.
     /// Who owns the file is not checked.
     pub fn from_file(path: &Path) -> Result<Self, KekError> {
+        Self::read(path, 0o077)
+    }
+
+    /// From the file of that name in `$CREDENTIALS_DIRECTORY`, where systemd lays what `LoadCredential=` or `LoadCredentialEncrypted=` names. It is 0400 and the service's own, or root's
+    /// with an access control list for the service's user, which shows as 0440: so its group's right to read is not held against it, and every other one is.
+    pub fn from_credential(name: &str) -> Result<Self, KekError> {
+        let dir = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty());
+        Self::from_credential_in(Path::new(&dir.ok_or(KekError::NoCredentials)?), name)
+    }
+
+    pub(super) fn from_credential_in(dir: &Path, name: &str) -> Result<Self, KekError> {
+        Self::read(&dir.join(name), 0o037)
+    }
+
+    /// From a file that has none of the rights that are `forbidden`.
+    fn read(path: &Path, forbidden: u32) -> Result<Self, KekError> {
         let io = |source| KekError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         let about = file.metadata().map_err(io)?;
         if !about.is_file() {
             return Err(KekError::NotAFile(path.to_owned()));
         }
-        if about.mode() & 0o077 != 0 {
+        if about.mode() & forbidden != 0 {
             return Err(KekError::Exposed { path: path.to_owned(), mode: about.mode() & 0o7777 });
         }
         let mut content = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize));

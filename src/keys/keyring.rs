@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet};
 
 use super::ca::TaskCa;
@@ -282,6 +283,12 @@ impl Keyring {
     /// All key sets, by trust domain.
     pub fn key_sets(&self) -> impl Iterator<Item = (&TrustDomain, &Arc<KeySet>)> {
         self.key_sets.iter()
+    }
+
+    /// Every certificate of the task CA that the keyring knows of: those of intermediates that are over or given up too, for what is under them may live.
+    pub fn authorities(&self) -> impl Iterator<Item = CertificateDer<'_>> {
+        let is_ca = |key: &&Entry| matches!(key.key_use, KeyUse::TaskCaRoot | KeyUse::TaskCaIntermediate);
+        self.document.keys.iter().filter(is_ca).map(|key| CertificateDer::from(key.public.as_slice()))
     }
 
     /// The task CA.

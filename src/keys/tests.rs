@@ -404,6 +404,26 @@ fn a47_a_key_encryption_key_that_others_may_read_is_refused() {
     }
 }
 
+/// systemd lays it there with 0400, or with an access control list, whose mask shows as the group's rights.
+#[test]
+fn a47_a_credential_of_the_service_manager_may_look_as_it_makes_them_and_no_opener() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kek");
+    let made = KeyEncryptionKey::create_file(&path).unwrap().fingerprint();
+    let with = |mode| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        KeyEncryptionKey::from_credential_in(dir.path(), "kek").map(|key| key.fingerprint() == made)
+    };
+    for mode in [0o400, 0o440, 0o600] {
+        assert!(with(mode).unwrap(), "{mode:o}");
+    }
+    for mode in [0o444, 0o460, 0o450, 0o402, 0o401, 0o660] {
+        assert!(matches!(with(mode), Err(KekError::Exposed { .. })), "{mode:o}");
+    }
+    let missing = KeyEncryptionKey::from_credential_in(dir.path(), "other").unwrap_err();
+    assert!(missing.to_string().contains("/other"), "{missing}");
+}
+
 #[test]
 fn a_key_encryption_key_is_read_raw_in_base64_and_in_hexadecimal() {
     let dir = tempfile::tempdir().unwrap();

@@ -64,14 +64,16 @@ impl Broker {
         now: Timestamp,
     ) -> Result<PublishedKeys> {
         let mut trail = Trail::new("GetKeySet", trust_domain);
-        let result = self.key_set_for(caller, trust_domain, &mut trail);
+        let result = self.key_set_for(caller, trust_domain, now, &mut trail).await;
         self.finish(caller, trail, result, now).await
     }
 
-    fn key_set_for(
+    /// Refused where the keyring in force may not be the stored one: what is told here is kept for as long as caches keep it, and says of a key that was given up elsewhere that it is good.
+    async fn key_set_for(
         &self,
         caller: &Caller,
         trust_domain: &TrustDomain,
+        now: Timestamp,
         trail: &mut Trail,
     ) -> Result<PublishedKeys> {
         let _permit = self.permit::<action::GetKeySet>(caller, trust_domain, (), trail)?;
@@ -80,13 +82,13 @@ impl Broker {
             Error::new(Reason::TrustDomainNotFound, sentence)
         };
         let issuer = self.settings.issuers.get(trust_domain).ok_or_else(unserved)?;
-        let signing = self.signing()?;
+        let signing = self.signing_now(now).await?;
         let jwks = signing.public.jwks(trust_domain).ok_or_else(unserved)?;
         let feed_jwks = signing.public.feed_jwks(trust_domain).ok_or_else(unserved)?;
         Ok(PublishedKeys { issuer: issuer.clone(), jwks: jwks.to_owned(), feed_jwks: feed_jwks.to_owned() })
     }
 
-    /// The certificates that task certificates chain to.
+    /// The certificates that task certificates chain to. Also where the keyring in force was not seen in the store for a while: the root does not move.
     pub async fn get_task_ca_bundle(&self, caller: &Caller, now: Timestamp) -> Result<CaBundle> {
         let mut trail = Trail::new("GetTaskCaBundle", "");
         let permitted = self.permit::<action::GetTaskCaBundle>(caller, (), (), &mut trail);

@@ -31,6 +31,8 @@ pub struct Followed {
     pub following: Following,
     /// Whose key set it is told of, and whose feed key signs.
     pub trust_domain: TrustDomain,
+    /// The key set that it is told of at first.
+    pub key_set: String,
     /// Told of each change of the keyring.
     pub keys: watch::Receiver<Arc<Keyring>>,
 }
@@ -62,11 +64,16 @@ impl Broker {
             .map_err(|error| self.unless_hidden(caller, &audience, error))?;
         // Whatever another broker has told the follower was stored before: so it is never told less here, and never of an older key set.
         self.keys.look(now).await.map_err(keyring_error)?;
+        self.signing_now(now).await?;
         let bound = command.bound.map_or(audience.bound(), |asked| asked.min(audience.bound()));
         let trust_domain = audience.trust_domain();
         // Before the key set is read: what changes meanwhile is told as a change.
         let keys = self.keys.changes();
         let opening = self.key_set_content(trust_domain)?;
+        let key_set = match &opening {
+            Content::KeySet { jwks, .. } => jwks.clone(),
+            _ => String::new(),
+        };
         let follower = caller.spiffe_id().to_string();
         let (uri, of) = (audience.uri().as_str().into(), trust_domain.as_str().into());
         let mut following = self.feed.follow(follower, uri, of, bound).await?;
@@ -76,7 +83,7 @@ impl Broker {
         following.open_with(opening);
         trail.fact("stream", following.id());
         trail.fact("bound", format_args!("{bound:?}"));
-        Ok(Followed { following, trust_domain: trust_domain.clone(), keys })
+        Ok(Followed { following, trust_domain: trust_domain.clone(), key_set, keys })
     }
 
     /// The key set of the issuer of a trust domain, as followers are told of it.

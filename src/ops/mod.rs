@@ -54,12 +54,8 @@ use crate::store::Store;
 pub use caller::Caller;
 pub use directory::PublishedKeys;
 pub use follow::{ByFacts, Followed};
-<<<<<<< HEAD
 pub use keep_keyring::{KeepKeyring, KeyringRecord};
-=======
-pub use keep_keyring::KeepKeyring;
 pub use published::Published;
->>>>>>> f04f4db (Serve key sets over HTTPS to whoever comes)
 pub use readiness::Obstacle;
 pub use sweep::Sweep;
 

@@ -231,6 +231,8 @@ fn what_the_sample_shows_as_default_is_the_default() {
     let [before, embedded, _, after] = in_parts(&sample);
     let without = [
         "key_encryption_key_env",
+        "key_encryption_key_credential",
+        "other_key_encryption_key_credential",
         "other_key_encryption_key_file",
         "other_key_encryption_key_env",
         "rotate_every",

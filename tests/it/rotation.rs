@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use taskpass::keys::{Move, Signer as _};
 use taskpass::proto;
 use tokio::time::{Duration, Instant};
+use tonic::Code;
 
+use crate::support::behind::{keeper, on_redis};
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
 use crate::support::follower::{Server, config};
-use crate::support::story::{mint, read_token, shown};
+use crate::support::story::{mint, read_token, refused, shown};
 use crate::support::world::{DOCS, TENANT};
-use crate::support::{Store, eventually};
+use crate::support::{Store, eventually, now};
 
 /// A key signs as soon as it has been published for three seconds, and is replaced then.
 const TIMES: &str =
@@ -79,6 +82,46 @@ async fn r5_brokers_of_one_store_rotate_once_and_agree() {
             "{line}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn public_keys_that_cannot_be_written_are_written_as_soon_as_they_can() {
+    let broker = Broker::of(Setup::on(Store::Redis).with("export", "dir = \"public\"")).await;
+    let file = format!("public/{TENANT}.jwks.json");
+    let before = broker.world.read(&file);
+    // Something is in the way.
+    std::fs::rename(broker.world.path("public"), broker.world.path("aside")).unwrap();
+    broker.world.write("public", "a file");
+    let keeper = keeper(&broker.world, on_redis(&broker.redis.as_ref().unwrap().url()).await).await;
+    let kid = keeper.current().signer(&TENANT.parse().unwrap()).unwrap().kid();
+    keeper.make(&Move::Compromise(kid), false, now()).await.unwrap().unwrap();
+    let here = broker.verifier();
+    eventually("the change", async || key_set(&here).await != before).await;
+    broker.world.remove("public");
+    std::fs::rename(broker.world.path("aside"), broker.world.path("public")).unwrap();
+    let present = key_set(&here).await;
+    eventually("the files", async || broker.world.read(&file) == present).await;
+}
+
+/// A broker that does not know what is stored makes no statement that caches keep.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_set_is_not_given_out_by_a_broker_that_has_lost_sight_of_the_keyring() {
+    let quick = "agree_within = \"1s\"";
+    let mut broker = Broker::of(Setup::on(Store::Redis).with("keys", quick)).await;
+    let here = broker.verifier();
+    let before = key_set(&here).await;
+    broker.redis.as_mut().unwrap().kill();
+    let asked = async || {
+        let request = proto::GetKeySetRequest { trust_domain: TENANT.into() };
+        here.directory().get_key_set(request).await
+    };
+    eventually("it to lose sight", async || asked().await.is_err()).await;
+    refused(asked().await, Code::Unavailable, "STORE_UNAVAILABLE");
+    // The root does not move.
+    here.directory().get_task_ca_bundle(proto::GetTaskCaBundleRequest {}).await.unwrap();
+    broker.redis.as_mut().unwrap().restart();
+    eventually("the keyring again", async || asked().await.is_ok()).await;
+    assert_eq!(key_set(&here).await, before);
 }
 
 on_both_stores!(r1_a_rotation_under_load_fails_no_verification);

@@ -119,6 +119,26 @@ async fn a47_the_key_encryption_key_may_come_from_the_environment_and_must_be_th
     assert_eq!(process.exit().await, Some(0));
 }
 
+#[tokio::test]
+async fn a47_the_key_encryption_key_may_be_a_credential_that_systemd_hands_over() {
+    let setup = embedded();
+    std::fs::create_dir(setup.world.path("credentials")).unwrap();
+    let handed_over = setup.world.path("credentials/kek");
+    std::fs::rename(setup.world.path("kek"), &handed_over).unwrap();
+    let as_credential = |config: String| {
+        let file = "key_encryption_key_file = \"kek\"";
+        config.replace(file, "key_encryption_key_credential = \"kek\"")
+    };
+    refuses(&setup, as_credential, &["CREDENTIALS_DIRECTORY", "LoadCredential"]).await;
+    // As it lays it there for a service that runs as another user.
+    fs::set_permissions(&handed_over, fs::Permissions::from_mode(0o440)).unwrap();
+    let dir = setup.world.path("credentials");
+    let mut process = Process::serve(&setup.world, &[("CREDENTIALS_DIRECTORY", dir.to_str().unwrap())]);
+    process.ready().await;
+    process.signal("-TERM");
+    assert_eq!(process.exit().await, Some(0));
+}
+
 /// As the systemd unit starts it.
 #[tokio::test]
 async fn the_public_keys_are_for_everybody_whatever_the_umask_and_nothing_else_is() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prost::Message as _;
+use taskpass::keys::{Move, Signer as _};
 use taskpass::proto::feed_service_client::FeedServiceClient;
 use taskpass::proto::{self, feed_entry, feed_frame, follow_request};
 use taskpass_verifier::KeySet;
@@ -11,10 +12,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use crate::support::behind::{keeper, on_redis};
 use crate::support::broker::Broker;
 use crate::support::client::Client;
 use crate::support::story::{begin, docs, mail, millis, mint, refused, seconds};
-use crate::support::world::{DOCS, MAIL, PAYMENTS, TENANT};
+use crate::support::world::{DOCS, MAIL, OTHER_TENANT, PAYMENTS, TENANT};
 use crate::support::{PATIENCE, Store, eventually, now};
 
 const NONCE: [u8; 16] = [7; 16];
@@ -383,6 +385,39 @@ async fn a_broker_cut_off_from_its_store_keeps_nobody_fresh() {
     .expect("a heartbeat that keeps nothing fresh");
     redis.resume();
     stream.synchronised().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_told_of_its_own_key_set_and_not_of_what_else_moves_in_the_keyring() {
+    let broker = Broker::start(Store::Redis).await;
+    let verifier = broker.verifier();
+    let mut stream = follow(&verifier, DOCS).await.unwrap();
+    stream.synchronised().await;
+    let store = on_redis(&broker.redis.as_ref().unwrap().url()).await;
+    let keeper = keeper(&broker.world, store).await;
+    let key_set = async |name: &str| {
+        let request = proto::GetKeySetRequest { trust_domain: name.into() };
+        verifier.directory().get_key_set(request).await.unwrap().into_inner().jwks_json
+    };
+    let mut number = 1_000;
+    for (name, told) in [(OTHER_TENANT, false), (TENANT, true), (OTHER_TENANT, false)] {
+        let before = key_set(name).await;
+        let kid = keeper.current().signer(&name.parse().unwrap()).unwrap().kid();
+        keeper.make(&Move::Compromise(kid), false, now()).await.unwrap().unwrap();
+        eventually("the change", async || key_set(name).await != before).await;
+        number += 1;
+        stream.beat(number).await;
+        let mut heard = Vec::new();
+        loop {
+            match stream.frame().await {
+                feed_frame::Content::Heartbeat(heartbeat) if heartbeat.beat == number => break,
+                feed_frame::Content::KeySet(keys) => heard.push(keys.jwks_json),
+                _ => {}
+            }
+        }
+        let expected = if told { vec![key_set(name).await] } else { vec![] };
+        assert_eq!(heard, expected, "{name}");
+    }
 }
 
 on_both_stores!(

@@ -79,11 +79,11 @@ impl FeedFace {
         let sender = Sender {
             broker: Arc::clone(&self.broker),
             caller,
+            told: followed.key_set.clone(),
             followed,
             nonce: hello.nonce,
             positions: Arc::clone(&self.positions),
             brought: prost::bytes::Bytes::new(),
-            told: String::new(),
             stretch: 0,
             stop: self.stop.clone(),
             ended: ended.clone(),
@@ -132,7 +132,7 @@ struct Sender {
     positions: Arc<SignedPositions>,
     /// The signature of the positions that the follower has.
     brought: prost::bytes::Bytes,
-    /// The key set that was told as a change.
+    /// The key set that was told last.
     told: String,
     /// Bytes that were encoded since others had their turn.
     stretch: usize,
@@ -179,7 +179,7 @@ impl Sender {
         }
     }
 
-    /// The key set is the next thing to be said, unless an earlier change has told of this very one: then what changed is elsewhere in the keyring.
+    /// The key set is the next thing to be said, unless this very one was told last: then what changed is elsewhere in the keyring.
     fn tell_of_keys(&mut self) {
         let followed = &mut self.followed;
         // Where it cannot be had, the next frame is not signed either, and says so.

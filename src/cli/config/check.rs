@@ -117,6 +117,7 @@ impl Check {
         let read = match source {
             KeySource::File(file) => KeyEncryptionKey::from_file(file),
             KeySource::Environment(name) => KeyEncryptionKey::from_env(name),
+            KeySource::Credential(name) => KeyEncryptionKey::from_credential(name),
         };
         if let Err(why) = read {
             self.problems.add("keys", why);

@@ -349,6 +349,13 @@ async fn r11_certificates_of_the_intermediate_before_are_recognised_until_they_h
     assert_eq!(until, now.saturating_add(Duration::from_secs(3600 + 10)));
     settle(&keeper, until).await;
     assert!(!keeper.current().task_ca().intermediates().contains(&before));
+    // What is under one that is over, or given up, makes a caller of nobody either.
+    let given_up = keeper.current().task_ca().intermediate().clone();
+    done(&keeper, &Move::Compromise(keeper.current().task_ca().key_id()), until).await;
+    let current = keeper.current();
+    for certificate in [current.task_ca().root(), &before, &given_up, current.task_ca().intermediate()] {
+        assert!(current.authorities().any(|known| known == *certificate));
+    }
 }
 
 #[tokio::test]

@@ -208,5 +208,7 @@ fn the_example_is_a_configuration_with_every_setting() {
     // Each secret is in a file or in the environment.
     let all = all.replace("other_key_encryption_key_file = \"/etc/taskpass/kek.other\"\n", "");
     let all = all.replace("key_encryption_key_file = \"/etc/taskpass/kek\"\n", "");
+    let all = all.replace("other_key_encryption_key_credential = \"kek.other\"\n", "");
+    let all = all.replace("key_encryption_key_credential = \"kek\"\n", "");
     assert_eq!(load(&all).limits.calls, 4096);
 }
