@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 use serde_json::json;
-use taskpass::keys::{Keeper, KeyEncryptionKey, KeyPlan, Keyring, Move, Signer as _};
+use taskpass::keys::{Keeper, KeyEncryptionKey, KeyPlan, Keyring, Move, Signer as _, Unaccounted};
 use taskpass::proto::{self, KeyState, KeyUse};
 use taskpass::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use taskpass_verifier::Refusal;
@@ -332,7 +332,7 @@ async fn stolen(world: &World) -> Arc<Keyring> {
     let kek = KeyEncryptionKey::from_file(&world.path("kek")).unwrap();
     let issuers = [TENANT, OTHER_TENANT].map(|name| (name.parse().unwrap(), Algorithm::Es256));
     let plan = KeyPlan::new(BROKER_DOMAIN.parse().unwrap(), issuers.into());
-    let keeper = Keeper::open(store, Arc::new(kek), plan, now()).await.unwrap();
+    let keeper = Keeper::open(store, Arc::new(kek), plan, Arc::new(Unaccounted), now()).await.unwrap();
     let active = keeper.current().signer(&TENANT.parse().unwrap()).unwrap().kid();
     keeper.make(&Move::Compromise(active), false, now()).await.unwrap().unwrap().keyring
 }

@@ -42,6 +42,7 @@ mod races;
 mod redis_faults;
 mod rotation;
 mod secrecy;
+mod soak;
 mod startup;
 mod stream;
 mod sweep;

@@ -149,11 +149,7 @@ mod tests {
         assert!(held(&[&tag]) && held(&["*"]) && held(&[&format!("W/{tag}")]));
         assert!(held(&[&format!("\"other\", {tag}")]) && held(&["\"other\"", &tag]));
         assert!(!held(&[]) && !held(&["\"other\""]) && !held(&[tag.trim_matches('"')]));
-        assert_eq!(
-            page.cache_control(),
-            "public, max-age=2, must-revalidate",
-            "never longer than it is"
-        );
+        assert_eq!(page.cache_control(), "public, max-age=2, must-revalidate", "never longer than it is");
         let other = Page::new("jwks", "application/json", fresh, "{ }");
         assert_ne!(page.etag(), other.etag());
     }
