@@ -262,7 +262,7 @@ fn the_samples_public_listener_has_no_problem_either() {
     let [before, ..] = in_parts(&sample);
     let public = uncommented(before, &["max_connection", "connections_per_workload", "ops"]);
     assert!(public.contains("\n[public]\nlisten = "), "something was uncommented");
-    assert_no_problem(installed(&sample.replacen(before, &public, 1)).path());
+    assert_no_problem(installed(&sample.replacen(before, &format!("{public}\n"), 1)).path());
 }
 
 #[test]
