@@ -31,7 +31,7 @@ use crate::keys::{
     Account, Keeper, KeyEncryptionKey, KeyPlan, KeySets, KeyWrapper, Keyring, KeyringError, Successive,
     Times, Unaccounted,
 };
-use crate::ops::{Broker, ByFacts, KeepKeyring, KeyringRecord, Settings, Sweep};
+use crate::ops::{Broker, ByFacts, KeepKeyring, KeepRevocationLists, KeyringRecord, Settings, Sweep};
 use crate::policy::PolicyEngine;
 use crate::revoke::history::{Durability, History};
 use crate::store::Store;
@@ -247,6 +247,8 @@ async fn serve(
     tracker.spawn(policy.keep_looking(interval, background.clone()));
     tracker.spawn(audiences.keep_looking(interval, background.clone()));
     tracker.spawn(KeepKeyring::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
+    let lists = KeepRevocationLists::new(Arc::clone(&broker), Arc::clone(&clock), config.export_dir.clone());
+    tracker.spawn(lists.run(background.clone()));
     tracker.spawn(Sweep::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
     tracker.spawn(Arc::clone(&feed).run(background.clone()));
     let exchanging = background.clone();

@@ -6,17 +6,21 @@
 //!
 //! Of a request nothing is taken but its public key (A54). What is issued is parsed again and compared with the template before it leaves.
 //!
+//! What was revoked is told in lists ([`RevocationList`], RFC 5280 section 5), which are judged the same way.
+//!
 //! Absent here: who may have one and for how long (`policy`, `ops`), the record of it (`store`), reads of the clock, private key bytes.
 
 mod issue;
 mod judge;
 mod recognise;
 mod request;
+mod revoked;
 mod template;
 
 pub use issue::{CertIssuer, IssuedCertificate};
 pub use recognise::{OwnCertificate, recognise};
 pub use request::{KeyAlgorithm, MAX_CSR_BYTES, MAX_SPKI_BYTES, ProvenPublicKey, proof_message};
+pub use revoked::{RevocationList, Revoked, Why, sign_list};
 pub use template::{BACKDATE, LeafRequest, task_spiffe_id};
 
 #[cfg(test)]

@@ -7,17 +7,20 @@ use clap::{Args, Subcommand};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use serde_json::json;
+use taskpass_verifier::keyset::{Algorithm, KeyId, VerificationKey};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::args::{Wait, duration, proto_duration};
-use super::connect::Connection;
+use super::connect::{Client, Connection};
 use super::credential::revoke;
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{Output, inline, note};
 use super::token::ask;
 use super::{input, render};
 use crate::ids::CredentialId;
+use crate::keys::publish::pem;
 use crate::proto;
 use crate::proto::issue_certificate_request::Key;
 use crate::time::{Clock as _, SystemClock};
@@ -37,6 +40,15 @@ enum Verb {
     Issue(Issue),
     /// For verifiers: is this certificate good, now? Exit code 4 if it is not
     Validate(Validate),
+    /// The certificates that are good no longer though they have not expired: revocation lists in PEM, as `openssl verify -crl_check_all -CRLfile` takes them
+    Crl {
+        /// Of this key of the task CA alone (RFC 7638 thumbprint); of all if not set
+        #[arg(long, value_name = "KID", allow_hyphen_values = true)]
+        authority: Option<String>,
+        /// Write them here instead of standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// End one certificate and leave its task alive
     Revoke {
         /// Its serial number
@@ -77,9 +89,12 @@ struct Validate {
     /// The serial number of a certificate whose chain you have checked
     #[arg(long, value_name = "SERIAL", required_unless_present = "cert", conflicts_with = "cert")]
     serial: Option<String>,
-    /// A certificate (PEM) whose chain you have checked
+    /// A certificate (PEM) whose chain you have checked. What follows it in the file is taken for the intermediate that has signed it
     #[arg(long, value_name = "FILE")]
     cert: Option<PathBuf>,
+    /// The RFC 7638 thumbprint of the key of the intermediate that has signed it: certificates of others than that are not asked about
+    #[arg(long, value_name = "KID", allow_hyphen_values = true)]
+    authority: Option<String>,
 }
 
 impl Cert {
@@ -91,9 +106,12 @@ impl Cert {
                     issue.ask(&self.connection, key, out).await.inspect_err(|_| issue.forget_key())?;
                 issue.tell(&issued, out)
             }
-            Verb::Validate(validate) => {
-                let request = validate.request()?;
-                ask(&self.connection.open(out).await?, request, out).await
+            Verb::Validate(validate) => match validate.request()? {
+                Some(request) => ask(&self.connection.open(out).await?, request, out).await,
+                None => foreign(out),
+            },
+            Verb::Crl { authority, out: file } => {
+                crl(&self.connection.open(out).await?, authority, file.as_deref(), out).await
             }
             Verb::Revoke { serial, wait } => {
                 revoke(&self.connection.open(out).await?, serial, &wait, out).await
@@ -173,26 +191,95 @@ pub(super) fn signing_request(key: &KeyPair) -> Result<Vec<u8>, Failure> {
 }
 
 impl Validate {
-    fn request(self) -> Result<proto::ValidateRequest, Failure> {
+    /// `None`: a certificate that no broker of ours has made, which is good nowhere.
+    fn request(self) -> Result<Option<proto::ValidateRequest>, Failure> {
+        let mut authority = match self.authority.as_deref().map(str::parse::<KeyId>) {
+            Some(Err(why)) => return Err(Failure::usage(format_args!("--authority: {why}"))),
+            Some(Ok(key)) => Some(key),
+            None => None,
+        };
         let serial = match (self.serial, self.cert) {
             (Some(serial), _) => serial,
-            (None, Some(file)) => serial_of(&first_certificate(&file)?)
-                .ok_or_else(|| Failure::at(file.display(), "not a certificate of a Taskpass broker"))?
-                .to_string(),
+            (None, Some(file)) => {
+                let chain = certificates(&file)?;
+                let Some(serial) = chain.first().and_then(serial_of) else { return Ok(None) };
+                authority = authority.or_else(|| chain.get(1).and_then(key_of));
+                serial.to_string()
+            }
             (None, None) => return Err(Failure::usage("say --serial SERIAL or --cert FILE")),
         };
-        Ok(proto::ValidateRequest {
+        Ok(Some(proto::ValidateRequest {
             audience: self.audience,
             credential: Some(proto::validate_request::Credential::CertificateSerial(serial)),
+            certificate_authority_jwk_sha256: authority
+                .map(|key| key.as_bytes().to_vec().into())
+                .unwrap_or_default(),
             ..Default::default()
-        })
+        }))
     }
+}
+
+/// The verdict on what was never ours: nobody is asked.
+fn foreign(out: Output) -> Outcome {
+    let verdict = proto::ValidateResponse::default();
+    note("not a certificate of a Taskpass broker");
+    out.answer(|| render::verdict(&verdict), || render::verdict_text(&verdict, SystemClock.now()))?;
+    Ok(Exit::Inactive)
+}
+
+async fn crl(client: &Client, authority: Option<String>, file: Option<&Path>, out: Output) -> Outcome {
+    let ask = async |authority: String| {
+        client.get_revocation_list(proto::GetRevocationListRequest { authority }).await
+    };
+    let all = authority.is_none();
+    let mut lists = vec![ask(authority.unwrap_or_default()).await?];
+    let others = lists.iter().flat_map(|first| &first.authorities).skip(1).cloned().collect::<Vec<_>>();
+    for authority in others.into_iter().filter(|_| all) {
+        lists.push(ask(authority).await?);
+    }
+    let pem: String = lists.iter().map(|list| pem("X509 CRL", &list.crl_der)).collect();
+    if let Some(path) = file {
+        input::replace(path, &pem, 0o644)?;
+    }
+    if !out.is_json() {
+        let now = SystemClock.now();
+        for list in &lists {
+            note(format_args!(
+                "{}: {} certificates, until {}",
+                inline(&list.authority),
+                list.entries,
+                render::when(list.next_update.as_ref(), now)
+            ));
+        }
+    }
+    let text = || file.map_or_else(|| pem.clone(), |path| format!("{}\n", path.display()));
+    out.answer(|| json!({ "lists": lists.iter().map(render::revocation_list).collect::<Vec<_>>() }), text)
+        .map(|()| Exit::Done)
 }
 
 /// The first certificate of a PEM file.
 pub(super) fn first_certificate(path: &Path) -> Result<CertificateDer<'static>, Failure> {
-    let first = CertificateDer::pem_slice_iter(&input::bytes(path)?).next();
-    first.and_then(Result::ok).ok_or_else(|| Failure::at(path.display(), "there is no PEM certificate in it"))
+    certificates(path)?
+        .into_iter()
+        .next()
+        .ok_or_else(|| Failure::at(path.display(), "there is no PEM certificate in it"))
+}
+
+/// The certificates of a PEM file, at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let all: Vec<_> =
+        CertificateDer::pem_slice_iter(&input::bytes(path)?).map_while(std::result::Result::ok).collect();
+    match all.is_empty() {
+        true => Err(Failure::at(path.display(), "there is no PEM certificate in it")),
+        false => Ok(all),
+    }
+}
+
+/// The name of a certificate's key, if that is one that signs certificates of ours.
+fn key_of(der: &CertificateDer<'_>) -> Option<KeyId> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let key = &certificate.public_key().subject_public_key.data;
+    VerificationKey::from_public_bytes(Algorithm::Es256, key).ok().map(|key| key.id())
 }
 
 /// Its serial number, if that is one of ours. Nothing is verified.

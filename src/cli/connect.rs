@@ -219,12 +219,15 @@ impl Client {
     }
 }
 
+/// The longest answer that is taken, in bytes: a revocation list can be long.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
 /// One method for each RPC.
 macro_rules! calls {
     ($($service:ident { $($name:ident($request:ident) -> $answer:ident;)* })*) => {
         impl Client {$($(
             pub(super) async fn $name(&self, message: proto::$request) -> Result<proto::$answer, Failure> {
-                let mut service = $service::new(self.channel.clone());
+                let mut service = $service::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
                 self.call(message, |request| async move { service.$name(request).await }).await
             }
         )*)*}
@@ -265,6 +268,7 @@ calls! {
         list_audiences(ListAudiencesRequest) -> ListAudiencesResponse;
         get_key_set(GetKeySetRequest) -> GetKeySetResponse;
         get_task_ca_bundle(GetTaskCaBundleRequest) -> GetTaskCaBundleResponse;
+        get_revocation_list(GetRevocationListRequest) -> GetRevocationListResponse;
     }
 }
 

@@ -5,7 +5,9 @@ mod credential;
 mod key;
 mod task;
 
-pub(super) use credential::{certificate, credential, credential_row, token, verdict, verdict_text};
+pub(super) use credential::{
+    certificate, credential, credential_row, revocation_list, token, verdict, verdict_text,
+};
 pub(super) use key::{affected, key, key_fence_text, key_move, key_move_text, keys_text};
 pub(super) use task::{
     fence, fence_text, propagation, propagation_text, receipt, receipt_text, task, task_row, task_text,

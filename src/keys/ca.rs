@@ -1,18 +1,20 @@
 //! The task CA: a root that verifiers hold, an intermediate that signs task certificates.
 //!
 //! Both have P-256 keys, the SPIFFE ID of the broker's trust domain (without a path, as X509-SVID 3.2 demands of signing certificates), and
-//! nothing else to say. The root is never needed to issue: its private part is opened to make an intermediate and is dropped.
+//! nothing else to say. The root is never needed to issue: its private part is opened to make an intermediate, or to sign its own list of
+//! those that were given up, and is dropped.
 
 use std::fmt;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa,
+    Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    SignatureAlgorithm, SigningKey,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use taskpass_verifier::keyset::{Algorithm, KeyId, VerificationKey};
 use x509_parser::prelude::{ASN1Time, FromDer, ParsedExtension, X509Certificate};
 
@@ -256,6 +258,78 @@ impl TaskCa {
             .signed_by(key, &self.issuer)
             .map(CertificateDer::from)
             .map_err(|error| Error::internal(format!("signing a certificate failed: {error}")))
+    }
+}
+
+/// A key of the task CA as it signs lists of what was revoked under it (RFC 5280, section 5): an intermediate, or the root.
+pub struct ListSigner {
+    issuer: Issuer<'static, CaKey>,
+    certificate: CertificateDer<'static>,
+    key_identifier: Vec<u8>,
+    key_id: KeyId,
+}
+
+impl ListSigner {
+    /// From stored parts; refuses a certificate that is not the key's.
+    pub(super) fn new(certificate: &[u8], key: CaKey) -> std::result::Result<Self, KeyringError> {
+        let parsed = parse(certificate)?;
+        belongs(&parsed, key.id())?;
+        let key_identifier = key_identifier(&parsed)
+            .ok_or_else(|| KeyringError::damaged("a CA certificate has no subject key identifier"))?;
+        let certificate = CertificateDer::from(certificate.to_vec());
+        Ok(Self {
+            key_id: key.id(),
+            key_identifier,
+            issuer: Issuer::from_ca_cert_der(&certificate, key).map_err(KeyringError::damaged)?,
+            certificate,
+        })
+    }
+
+    /// RFC 7638 thumbprint of the key.
+    pub const fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    /// Its certificate, whose subject is the issuer that the lists name.
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// Signs a list as `params` say; the key identifier is its own. Checks nothing: what is signed is the caller's to judge.
+    pub fn sign(
+        &self,
+        params: CertificateRevocationListParams,
+    ) -> Result<CertificateRevocationListDer<'static>> {
+        let key_identifier_method = KeyIdMethod::PreSpecified(self.key_identifier.clone());
+        CertificateRevocationListParams { key_identifier_method, ..params }
+            .signed_by(&self.issuer)
+            .map(CertificateRevocationListDer::from)
+            .map_err(|error| Error::internal(format!("signing a revocation list failed: {error}")))
+    }
+}
+
+impl fmt::Debug for ListSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ListSigner({})", self.key_id)
+    }
+}
+
+/// The certificate of an intermediate that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Its serial number.
+    pub serial: Vec<u8>,
+    /// Since when others may have its key.
+    pub since: Timestamp,
+    /// Its notAfter.
+    pub not_after: Timestamp,
+}
+
+impl GivenUp {
+    /// From the stored certificate.
+    pub(super) fn of(certificate: &[u8], since: Timestamp) -> std::result::Result<Self, KeyringError> {
+        let parsed = parse(certificate)?;
+        Ok(Self { serial: parsed.raw_serial().to_vec(), since, not_after: validity(&parsed).1 })
     }
 }
 

@@ -12,6 +12,7 @@ use taskpass_verifier::{Moment, feed};
 use tokio::sync::watch;
 
 use super::account::{Account, Step, Unasked, step};
+use super::ca::ListSigner;
 use super::document::Document;
 use super::error::KeyringError;
 use super::keyring::{KeyPlan, Keyring};
@@ -156,6 +157,16 @@ impl Keeper {
             Some(stored) => self.adopt(stored, &current, began, now).await,
             None => self.write_back(None, &current, began, now).await,
         }
+    }
+
+    /// Those that sign lists of what was revoked under them, of a view of the keyring: every published intermediate. Opened anew each time: whoever signs often keeps them.
+    pub async fn list_signers(&self, of: &Keyring) -> Result<Vec<ListSigner>, KeyringError> {
+        Opened::read(of.document(), self.wrapper.as_ref(), &self.plan).await?.list_signers()
+    }
+
+    /// The root, opened to sign one list.
+    pub async fn root_list_signer(&self, of: &Keyring) -> Result<ListSigner, KeyringError> {
+        Opened::read(of.document(), self.wrapper.as_ref(), &self.plan).await?.root_list_signer()
     }
 
     async fn sequence_of(&self, stored: &StoredKeyring) -> Result<u64, KeyringError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet};
 
-use super::ca::TaskCa;
+use super::ca::{GivenUp, TaskCa};
 use super::document::{Document, KeyUse, Slot};
 use super::entry::{self, Entry};
 use super::error::KeyringError;
@@ -229,6 +229,15 @@ impl Keyring {
     /// See [`KeyView::may_have_signed`]; a key that is unknown has not.
     pub fn may_have_signed(&self, kid: &KeyId, at: Timestamp, agreement: Duration) -> bool {
         self.document.key(kid).is_some_and(|entry| entry::may_have_signed(entry.signed, at, agreement))
+    }
+
+    /// The intermediates of the task CA that were given up.
+    pub fn given_up_intermediates(&self) -> Result<Vec<GivenUp>, KeyringError> {
+        let given_up =
+            self.document.keys.iter().filter(|key| {
+                key.key_use == KeyUse::TaskCaIntermediate && key.state() == KeyState::Compromised
+            });
+        given_up.map(|key| GivenUp::of(&key.public, key.standing.since())).collect()
     }
 
     /// Where the key stands.

@@ -34,7 +34,7 @@ pub mod store;
 pub mod wrap;
 
 pub use account::{Account, Step, Unaccounted, Unasked};
-pub use ca::TaskCa;
+pub use ca::{GivenUp, ListSigner, TaskCa};
 pub use document::{KeyUse, Slot};
 pub use error::KeyringError;
 pub use keeper::{Keeper, Moved, Seen};

@@ -7,7 +7,7 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPa
 use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet, VerificationKey};
 
 use super::account::{Step, step};
-use super::ca::{self, CaCertificate, CaKey, TaskCa};
+use super::ca::{self, CaCertificate, CaKey, ListSigner, TaskCa};
 use super::document::{Document, KeyUse, Slot, UnverifiedDocument};
 use super::entry::{Entry, Kept, Wrapped};
 use super::error::{KeyringError, printable};
@@ -275,6 +275,23 @@ impl Opened {
         let published = self.document.of(slot).filter(|entry| entry.state().is_published());
         let published = published.map(|entry| (entry.kid, entry.public.as_slice()));
         TaskCa::new(trust_domain.clone(), &root.public, &intermediate.public, key, published)
+    }
+
+    /// Every intermediate that is published, to sign the list of what was revoked under it.
+    pub(super) fn list_signers(&self) -> Result<Vec<ListSigner>, KeyringError> {
+        let slot = (KeyUse::TaskCaIntermediate, &self.document.trust_domain).into();
+        let published = self.document.of(slot).filter(|entry| entry.state().is_published());
+        let signers = published.filter_map(|entry| {
+            let private = self.private.get(&entry.kid)?;
+            Some(CaKey::from_pkcs8(private).and_then(|key| ListSigner::new(&entry.public, key)))
+        });
+        signers.collect()
+    }
+
+    /// The root, to sign the list of the intermediates that were given up.
+    pub(super) fn root_list_signer(&self) -> Result<ListSigner, KeyringError> {
+        let (entry, key) = self.root()?;
+        ListSigner::new(&entry.public, key)
     }
 
     fn made_intermediate(&self, plan: &KeyPlan, now: Timestamp) -> Result<Made, KeyringError> {

@@ -91,9 +91,10 @@ impl KeySets {
     }
 }
 
-fn replace(dir: &Path, name: &str, content: &str) -> io::Result<()> {
-    let path = dir.join(name);
-    if fs::read(&path).is_ok_and(|present| present == content.as_bytes()) {
+/// Writes one file into the directory that [`KeySets::export_to`] has made, as that does it.
+pub fn replace(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> io::Result<()> {
+    let (path, content) = (dir.join(name), content.as_ref());
+    if fs::read(&path).is_ok_and(|present| present == content) {
         let mode = fs::metadata(&path)?.permissions().mode();
         return if mode & FILE_MODE == FILE_MODE { Ok(()) } else { open_to_all(&path) };
     }
@@ -101,7 +102,7 @@ fn replace(dir: &Path, name: &str, content: &str) -> io::Result<()> {
     let fresh = dir.join(format!(".{name}.{}.new", std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&fresh)?;
     open_to_all(&fresh)?;
-    file.write_all(content.as_bytes()).and_then(|()| file.sync_all())?;
+    file.write_all(content).and_then(|()| file.sync_all())?;
     fs::rename(&fresh, &path)
 }
 

@@ -20,6 +20,7 @@ mod follow;
 mod issue_certificate;
 mod keep_blocks;
 mod keep_keyring;
+mod keep_revocation_lists;
 mod keyring;
 mod memory;
 mod mint_token;
@@ -29,6 +30,7 @@ mod published;
 mod read_tasks;
 mod readiness;
 mod recording;
+mod revocation_list;
 mod sweep;
 mod tasks;
 mod trail;
@@ -38,7 +40,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::audience::AudienceRegister;
 use crate::audit::Sink;
@@ -51,12 +53,15 @@ use crate::policy::PolicyEngine;
 use crate::revoke::blocks::Blocks;
 use crate::store::Store;
 
+pub use crate::cert::RevocationList;
 pub use caller::Caller;
 pub use directory::PublishedKeys;
 pub use follow::{ByFacts, Followed};
 pub use keep_keyring::{KeepKeyring, KeyringRecord};
+pub use keep_revocation_lists::KeepRevocationLists;
 pub use published::Published;
 pub use readiness::Obstacle;
+pub use revocation_list::RevocationLists;
 pub use sweep::Sweep;
 
 /// What every operation works with. Everything in it is shared and none of it is behind a lock of ours.
@@ -73,6 +78,7 @@ pub struct Broker {
     seen: memory::SeenTokens,
     full: memory::FullWorkloads,
     blocks: Blocks,
+    lists: watch::Sender<Option<Arc<RevocationLists>>>,
     /// Held by whoever looks at the store for those whom nobody knows.
     looking: Semaphore,
 }
@@ -119,6 +125,7 @@ impl Broker {
             seen,
             full: memory::full_workloads(),
             blocks: Blocks::default(),
+            lists: watch::Sender::new(None),
             looking: Semaphore::new(1),
         })
     }

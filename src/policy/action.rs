@@ -246,6 +246,8 @@ actions! {
     CompromiseKey(Keys<'a>, KeyFacts);
     /// See which tasks hold what a key has signed; each of them also by `ListAllTasks`.
     ListAffectedTasks(Keys<'a>, ());
+    /// Read the lists of certificates that are good no longer.
+    GetRevocationList((), ());
     /// Call `grpc.health.v1.Health`.
     CheckHealth((), ());
     /// Call `grpc.reflection`.

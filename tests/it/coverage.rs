@@ -239,6 +239,11 @@ const ROLES: &[Entry] = &[
         may: &ALL,
         message: |_| proto::GetTaskCaBundleRequest {}.encode_to_vec(),
     },
+    Entry {
+        method: "/taskpass.v1.DirectoryService/GetRevocationList",
+        may: &ALL,
+        message: |_| proto::GetRevocationListRequest::default().encode_to_vec(),
+    },
     Entry { method: "/grpc.health.v1.Health/Check", may: &ALL, message: |_| Vec::new() },
     Entry { method: "/grpc.health.v1.Health/Watch", may: &ALL, message: |_| Vec::new() },
     Entry {

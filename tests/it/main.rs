@@ -40,6 +40,7 @@ mod probes;
 mod public;
 mod races;
 mod redis_faults;
+mod revocation_lists;
 mod rotation;
 mod secrecy;
 mod soak;

@@ -221,6 +221,7 @@ async fn every_decision_has_one_audit_line() {
     directory.list_audiences(proto::ListAudiencesRequest {}).await.unwrap();
     directory.get_key_set(proto::GetKeySetRequest { trust_domain: "example.org".into() }).await.unwrap();
     directory.get_task_ca_bundle(proto::GetTaskCaBundleRequest {}).await.unwrap();
+    directory.get_revocation_list(proto::GetRevocationListRequest::default()).await.unwrap();
     agent.health().check(HealthCheckRequest::default()).await.unwrap();
     reflected(&operator, MessageRequest::ListServices(String::new())).await.unwrap();
 
@@ -242,6 +243,7 @@ async fn every_decision_has_one_audit_line() {
         ("ListAudiences", ""),
         ("GetKeySet", "example.org"),
         ("GetTaskCaBundle", ""),
+        ("GetRevocationList", ""),
         ("CheckHealth", ""),
         ("Reflect", ""),
     ];

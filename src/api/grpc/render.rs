@@ -2,7 +2,7 @@
 
 use crate::audience::Audience;
 use crate::feed::Applied;
-use crate::ops::answer;
+use crate::ops::{RevocationList, RevocationLists, answer};
 use crate::proto;
 use crate::task::grant::Grant;
 use crate::task::state::{End, EndReason, Status};
@@ -13,6 +13,21 @@ pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: i64::try_from(millis / 1_000).unwrap_or(i64::MAX),
         nanos: i32::try_from(millis % 1_000).unwrap_or(0) * 1_000_000,
+    }
+}
+
+pub(super) fn revocation_list(
+    list: &RevocationList,
+    all: &RevocationLists,
+) -> proto::GetRevocationListResponse {
+    proto::GetRevocationListResponse {
+        crl_der: list.der.to_vec().into(),
+        authority: list.authority.to_string(),
+        number: list.number,
+        this_update: Some(timestamp(list.this_update)),
+        next_update: Some(timestamp(list.next_update)),
+        entries: u32::try_from(list.entries).unwrap_or(u32::MAX),
+        authorities: all.all().map(|list| list.authority.to_string()).collect(),
     }
 }
 

@@ -284,6 +284,21 @@ impl proto::directory_service_server::DirectoryService for Face {
         })
         .await
     }
+
+    async fn get_revocation_list(
+        &self,
+        request: Request<proto::GetRevocationListRequest>,
+    ) -> Answer<proto::GetRevocationListResponse> {
+        self.answered("GetRevocationList", request, |Call { broker, caller, now, message }| async move {
+            let authority = match message.authority.as_str() {
+                "" => None,
+                key => Some(parse::id("authority", key)?),
+            };
+            let (list, all) = broker.get_revocation_list(&caller, authority, now).await?;
+            Ok(render::revocation_list(&list, &all))
+        })
+        .await
+    }
 }
 
 #[tonic::async_trait]

@@ -1,4 +1,5 @@
-//! The public listener: HTTPS for whoever comes, without client certificates. It gives out what is for everybody: the key set of each issuer, the task CA's certificates.
+//! The public listener: HTTPS for whoever comes, without client certificates. It gives out what is for everybody: the key set of each issuer, the task CA's certificates and
+//! revocation lists.
 //!
 //! - `pages`: what is given out, made once for each change.
 //! - `rates`: how often one address may ask.
@@ -30,10 +31,10 @@ use tokio_util::sync::CancellationToken;
 use crate::identity::shares::{Share, Shares};
 use crate::identity::{Origin, WebTls};
 use crate::ops::Broker;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 use super::listener::{Door, serve_behind};
-use pages::{Page, Pages};
+use pages::{Lists, Page, Pages};
 use rates::{Ask, Rates};
 
 /// When somebody who was refused for now may try again, in seconds.
@@ -66,7 +67,7 @@ pub async fn serve(
         connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
         origins: Shares::new(limits.connections_per_address),
     };
-    let face = Face { broker, clock, rates, pages: ArcSwapOption::empty() };
+    let face = Face { broker, clock, rates, pages: ArcSwapOption::empty(), lists: ArcSwapOption::empty() };
     let router = Router::new().fallback(answer).with_state(Arc::new(face));
     serve_behind(door, listener, router, stop).await;
 }
@@ -117,6 +118,7 @@ struct Face {
     clock: Arc<dyn Clock>,
     rates: Arc<Rates>,
     pages: ArcSwapOption<Pages>,
+    lists: ArcSwapOption<Lists>,
 }
 
 async fn answer(State(face): State<Arc<Face>>, request: Request) -> Response {
@@ -140,6 +142,9 @@ impl Face {
             return ("none", later(StatusCode::TOO_MANY_REQUESTS, "too many requests\n"));
         }
         let now = self.clock.now();
+        if let Some(name) = pages::list_name(request.uri.path()) {
+            return self.list(name, request, now);
+        }
         let published = self.broker.published(now).await;
         let Some(pages) = self.pages(published.as_ref().ok()) else {
             return ("none", unsure());
@@ -150,7 +155,7 @@ impl Face {
             // Seconds, rounded up: a copy is never taken for younger than it is.
             Ok(published) => {
                 let age = published.age().as_millis().div_ceil(1000);
-                let mut response = give(page, &request.headers);
+                let mut response = give(page, &request.headers, now);
                 if let Ok(age) = HeaderValue::from_str(&age.to_string()) {
                     response.headers_mut().insert(header::AGE, age);
                 }
@@ -162,6 +167,22 @@ impl Face {
             }
         };
         (page.kind(), answer)
+    }
+
+    /// A revocation list, which says itself as of when it is and how long it is good for.
+    fn list(&self, name: &str, request: &Parts, now: Timestamp) -> (&'static str, Response) {
+        let Ok(lists) = self.broker.revocation_lists(now) else { return ("revocation_list", unsure()) };
+        let known = self.lists.load_full().filter(|known| known.are_of(&lists));
+        let known = known.unwrap_or_else(|| {
+            let pages = Arc::new(Lists::of(lists));
+            self.lists.store(Some(Arc::clone(&pages)));
+            pages
+        });
+        match known.get(name) {
+            None => ("none", missing()),
+            Some(page) if !is_read(request) => (page.kind(), not_that_way()),
+            Some(page) => (page.kind(), give(page, &request.headers, now)),
+        }
     }
 
     /// The pages of this view of the keyring; of the last one that was seen, to know what there is, where it is not known.
@@ -181,7 +202,7 @@ impl Face {
 }
 
 /// The page, or that the asker has it already.
-fn give(page: &Page, asked: &HeaderMap) -> Response {
+fn give(page: &Page, asked: &HeaderMap, now: Timestamp) -> Response {
     let mut response = Response::new(Body::empty());
     if page.is_held(asked) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -191,7 +212,7 @@ fn give(page: &Page, asked: &HeaderMap) -> Response {
     }
     let headers = response.headers_mut();
     headers.insert(header::ETAG, page.etag());
-    headers.insert(CACHE_CONTROL, page.cache_control());
+    headers.insert(CACHE_CONTROL, page.cache_control(now));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

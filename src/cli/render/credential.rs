@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{at, embedded, fields, hex, left, text, when};
 use crate::cli::output::inline;
 use crate::proto::{
-    Credential, CredentialKind, IssueCertificateResponse, MintTokenResponse, ValidateResponse,
+    Credential, CredentialKind, GetRevocationListResponse, IssueCertificateResponse, MintTokenResponse,
+    ValidateResponse,
 };
 use crate::time::Timestamp;
 
@@ -57,6 +58,18 @@ fn kind(credential: &Credential) -> &'static str {
 pub(in crate::cli) fn credential_row(it: &Credential, now: Timestamp) -> [String; 5] {
     let state = if it.revoked { "revoked" } else { "active" };
     [inline(&it.id), kind(it).into(), state.into(), left(it.expires_at.as_ref(), now), inline(&it.audience)]
+}
+
+/// A revocation list.
+pub(in crate::cli) fn revocation_list(list: &GetRevocationListResponse) -> Value {
+    json!({
+        "authority": list.authority,
+        "number": list.number,
+        "this_update": at(list.this_update.as_ref()),
+        "next_update": at(list.next_update.as_ref()),
+        "entries": list.entries,
+        "crl_pem": crate::keys::publish::pem("X509 CRL", &list.crl_der),
+    })
 }
 
 /// A verdict. An inactive credential has nothing beside `active`.

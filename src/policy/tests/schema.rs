@@ -83,6 +83,7 @@ fn what_cedar_is_handed_is_what_the_schema_promises() {
     conforms::<ListAudiences>(Listed::Audience(register.docs()), ());
     conforms::<GetKeySet>(domain, ());
     conforms::<GetTaskCaBundle>((), ());
+    conforms::<GetRevocationList>((), ());
     conforms::<CheckHealth>((), ());
     conforms::<Reflect>((), ());
 }

@@ -100,6 +100,37 @@ fn a_certificate_comes_for_a_key_of_ones_own_or_a_new_one() {
 }
 
 #[test]
+fn what_no_broker_has_made_is_inactive_and_what_another_key_has_signed_too() {
+    let dev = Dev::start();
+    let task = dev.begin();
+    dev.run(&["cert", "issue", "--as", "agent", "--task", &task, "--key", "k", "--out", "c.pem"]).expect(0);
+    let validate = |args: &[&str]| {
+        dev.run(&[&["cert", "validate", "--as", "verifier", "--audience", DOCS, "--json"], args].concat())
+    };
+    let serial =
+        validate(&["--cert", "c.pem"]).expect(0).json()["credential_id"].as_str().unwrap().to_owned();
+    let foreign = validate(&["--cert", ".taskpass/identities/agent.pem"]).expect(4);
+    assert_eq!(foreign.json(), serde_json::json!({ "active": false }));
+    std::fs::write(dev.home.path().join("none.pem"), "no certificate").unwrap();
+    validate(&["--cert", "none.pem"]).expect(1);
+
+    let lists = dev.run(&["cert", "crl", "--as", "verifier", "--json"]).expect(0).json();
+    let lists = lists["lists"].as_array().unwrap();
+    let kid = |n: usize| lists[n]["authority"].as_str().unwrap();
+    assert_eq!(lists.len(), 3, "of the intermediate, its standby and the root: {lists:?}");
+    validate(&["--serial", &serial, "--authority", kid(0)]).expect(0);
+    validate(&["--cert", "c.pem", "--authority", kid(0)]).expect(0);
+    validate(&["--cert", "c.pem", "--authority", "x"]).expect(2);
+    let said = dev.run(&["cert", "crl", "--as", "verifier", "--out", "lists.pem"]).expect(0);
+    assert_eq!(said.stdout, "lists.pem\n");
+    let pem = std::fs::read_to_string(dev.home.path().join("lists.pem")).unwrap();
+    assert_eq!(pem.matches("-----BEGIN X509 CRL-----").count(), 3);
+    let one = dev.run(&["cert", "crl", "--as", "verifier", "--authority", kid(2)]).expect(0);
+    assert_eq!(one.stdout.matches("-----BEGIN X509 CRL-----").count(), 1);
+    dev.run(&["cert", "crl", "--as", "verifier", "--authority", &"A".repeat(43)]).expect(1);
+}
+
+#[test]
 fn a_key_is_not_left_behind_by_a_certificate_that_was_refused() {
     let dev = Dev::start();
     let task = dev.begin();

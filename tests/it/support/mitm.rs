@@ -251,4 +251,11 @@ impl DirectoryService for Middle {
     ) -> Result<Response<proto::GetTaskCaBundleResponse>, Status> {
         Err(Status::unimplemented("nobody asks this"))
     }
+
+    async fn get_revocation_list(
+        &self,
+        _: Request<proto::GetRevocationListRequest>,
+    ) -> Result<Response<proto::GetRevocationListResponse>, Status> {
+        Err(Status::unimplemented("nobody asks this"))
+    }
 }

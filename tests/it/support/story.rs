@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::client::Client;
+use super::eventually;
 use super::world::{DOCS, MAIL, OTHER_DOCS, PAYMENTS};
 
 /// A grant of these tools at an audience, without limits on their arguments.
@@ -235,4 +236,12 @@ pub fn is_live(task: &proto::Task) -> bool {
 pub fn end(task: &proto::Task) -> &proto::TaskEnd {
     assert_eq!(task.state(), proto::TaskState::Ended);
     task.end.as_ref().expect("an end")
+}
+
+/// The revocation list of an authority of the task CA, once there is one; of that which issues if none is named.
+pub async fn revocation_list(client: &Client, authority: &str) -> proto::GetRevocationListResponse {
+    let request = || proto::GetRevocationListRequest { authority: authority.to_owned() };
+    eventually("a revocation list", async || client.directory().get_revocation_list(request()).await.is_ok())
+        .await;
+    client.directory().get_revocation_list(request()).await.unwrap().into_inner()
 }

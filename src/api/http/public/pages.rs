@@ -1,6 +1,7 @@
 //! What the public listener gives out. Made once for each view of the keyring; a request costs no more than the copying of it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -10,7 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 
-use crate::ops::Published;
+use crate::ops::{Published, RevocationList, RevocationLists};
+use crate::time::Timestamp;
 
 /// Under the path of each issuer.
 const KEY_SET: &str = "/jwks.json";
@@ -29,6 +31,8 @@ pub(super) struct Page {
 pub(super) enum Fresh {
     /// So long after it was given out.
     For(Duration),
+    /// Until then.
+    Until(Timestamp),
 }
 
 impl Page {
@@ -63,8 +67,11 @@ impl Page {
     }
 
     /// In whole seconds, rounded down.
-    pub(super) fn cache_control(&self) -> HeaderValue {
-        let Fresh::For(max_age) = self.fresh;
+    pub(super) fn cache_control(&self, now: Timestamp) -> HeaderValue {
+        let max_age = match self.fresh {
+            Fresh::For(time) => time,
+            Fresh::Until(end) => end.since(now),
+        };
         let text = format!("public, max-age={}, must-revalidate", max_age.as_secs());
         HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("no-store"))
     }
@@ -113,6 +120,40 @@ impl Pages {
     }
 }
 
+/// The revocation lists of one moment, by the names under which they lie.
+pub(super) struct Lists {
+    of: Arc<RevocationLists>,
+    by_name: HashMap<String, Page>,
+}
+
+impl Lists {
+    /// Of this moment.
+    pub(super) fn of(lists: Arc<RevocationLists>) -> Self {
+        let page = |list: &RevocationList| {
+            let fresh = Fresh::Until(list.next_update);
+            Page::new("revocation_list", "application/pkix-crl", fresh, list.der.to_vec())
+        };
+        let mut by_name: HashMap<_, _> =
+            lists.intermediates().iter().map(|list| (list.authority.to_string(), page(list))).collect();
+        by_name.insert("root".to_owned(), page(lists.root()));
+        Self { of: lists, by_name }
+    }
+
+    pub(super) fn are_of(&self, lists: &Arc<RevocationLists>) -> bool {
+        Arc::ptr_eq(&self.of, lists)
+    }
+
+    /// `root`, or the thumbprint of an intermediate's key.
+    pub(super) fn get(&self, name: &str) -> Option<&Page> {
+        self.by_name.get(name)
+    }
+}
+
+/// The name of the revocation list that is asked for with this path.
+pub(super) fn list_name(path: &str) -> Option<&str> {
+    path.strip_prefix("/task-ca/")?.strip_suffix(".crl")
+}
+
 /// The path of an issuer, which is an https URL: empty, or with a slash before it and none behind.
 fn path_of(issuer: &str) -> &str {
     let rest = issuer.strip_prefix("https://").unwrap_or(issuer);
@@ -149,7 +190,11 @@ mod tests {
         assert!(held(&[&tag]) && held(&["*"]) && held(&[&format!("W/{tag}")]));
         assert!(held(&[&format!("\"other\", {tag}")]) && held(&["\"other\"", &tag]));
         assert!(!held(&[]) && !held(&["\"other\""]) && !held(&[tag.trim_matches('"')]));
-        assert_eq!(page.cache_control(), "public, max-age=2, must-revalidate", "never longer than it is");
+        assert_eq!(
+            page.cache_control(Timestamp::EPOCH),
+            "public, max-age=2, must-revalidate",
+            "never longer than it is"
+        );
         let other = Page::new("jwks", "application/json", fresh, "{ }");
         assert_ne!(page.etag(), other.etag());
     }

@@ -1,0 +1,221 @@
+//! Revocation lists, kept: what has ended is found in the history of the store, and is on a list about a second later.
+//!
+//! No end waits for it, and it waits for none: it reads what has happened since, at most once a second however much that was, and signs beside everything else. What one of
+//! its looks has not found makes no list younger: without the store the lists stand, until they are over.
+//!
+//! The history names the task that ended. Its own certificates are read at once. Those of tasks below it, and of whatever a fence or a new generation has ended, are found by walking
+//! through the tasks of the partition, [`gather::AT_ONCE`] a round: so they come later where there are many tasks.
+
+mod gather;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cert::{RevocationList, Revoked, Why, sign_list};
+use crate::error::{Error, Result};
+use crate::keys::publish::replace;
+use crate::keys::{Keyring, ListSigner};
+use crate::time::{Clock, Timestamp};
+
+use super::Broker;
+use super::keyring::keyring_error;
+use super::revocation_list::RevocationLists;
+
+use gather::Gathered;
+
+/// The shortest time between two rounds.
+const PACE: Duration = Duration::from_secs(1);
+/// The same until the first list is complete.
+const FIRST_PACE: Duration = Duration::from_millis(10);
+/// Signing takes no more than this part of the time: a list that takes long to sign is signed less often.
+const PART_OF_TIME: u32 = 10;
+/// The longest time between two rounds.
+const IDLE: Duration = Duration::from_secs(5);
+/// The least of the times that a list is good for.
+const LEAST_VALIDITY: Duration = Duration::from_secs(10);
+
+/// Keeps them for one broker.
+#[derive(Debug)]
+pub struct KeepRevocationLists {
+    broker: Arc<Broker>,
+    clock: Arc<dyn Clock>,
+    export: Option<PathBuf>,
+    gathered: Gathered,
+    signers: Option<Signers>,
+    root: Option<RootList>,
+    signed: Option<Signed>,
+}
+
+/// The root's list, which changes with the keyring alone: its key is opened no more often than that, and than the list has to be renewed.
+#[derive(Clone, Debug)]
+struct RootList {
+    of: Arc<Keyring>,
+    at: Timestamp,
+    list: Arc<RevocationList>,
+}
+
+/// Who signs, by one view of the keyring.
+#[derive(Debug)]
+struct Signers {
+    keyring: Arc<Keyring>,
+    intermediates: Arc<Vec<ListSigner>>,
+}
+
+/// What was signed last.
+#[derive(Debug)]
+struct Signed {
+    at: Timestamp,
+    number: u64,
+    keyring: Arc<Keyring>,
+    took: Duration,
+}
+
+impl KeepRevocationLists {
+    /// For a broker. `export`: where the lists are written, too.
+    pub fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, export: Option<PathBuf>) -> Self {
+        Self { broker, clock, export, gathered: Gathered::default(), signers: None, root: None, signed: None }
+    }
+
+    /// Keeps them until told to stop.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut nudges = self.broker.store.nudges();
+        let mut said = String::new();
+        loop {
+            let began = Instant::now();
+            nudges.mark_unchanged();
+            let Some(round) = stop.run_until_cancelled(self.round()).await else { return };
+            let round_went_well = round.is_ok();
+            match round {
+                Ok(()) => said.clear(),
+                Err(error) => {
+                    metrics::counter!("taskpass_sweep_failures_total", "step" => "revocation_lists")
+                        .increment(1);
+                    if error.log_line() != said {
+                        said = error.log_line();
+                        tracing::warn!(error = said, "the revocation lists are not made anew");
+                    }
+                }
+            }
+            self.show();
+            let took = self.signed.as_ref().map_or(Duration::ZERO, |signed| signed.took);
+            // Until there is a list at all, whoever wants one waits.
+            let pace = if self.signed.is_none() && round_went_well { FIRST_PACE } else { PACE };
+            let pace = pace.max(took.saturating_mul(PART_OF_TIME));
+            let waited = async {
+                tokio::time::sleep_until(began + pace).await;
+                if self.gathered.is_complete() {
+                    let idle = IDLE.min(self.renewal());
+                    let _either = tokio::time::timeout(idle, nudges.changed()).await;
+                }
+            };
+            if stop.run_until_cancelled(waited).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Finds what has ended, and signs if that is due.
+    async fn round(&mut self) -> Result<()> {
+        let now = self.clock.now();
+        let changed = self.gathered.look(self.broker.store.as_ref(), now).await?;
+        let keyring = self.broker.keyring();
+        let due = self.signed.as_ref().is_none_or(|signed| {
+            let renewed = signed.at.saturating_add(self.renewal());
+            changed || !Arc::ptr_eq(&signed.keyring, &keyring) || now >= renewed || now < signed.at
+        });
+        // The first one has to be complete.
+        if due && (self.signed.is_some() || self.gathered.is_complete()) {
+            self.sign(keyring, now).await?;
+            self.gathered.is_told();
+        }
+        Ok(())
+    }
+
+    async fn sign(&mut self, keyring: Arc<Keyring>, now: Timestamp) -> Result<()> {
+        let began = Instant::now();
+        let keys = &self.broker.keys;
+        let signers = match &self.signers {
+            Some(signers) if Arc::ptr_eq(&signers.keyring, &keyring) => Arc::clone(&signers.intermediates),
+            _ => Arc::new(keys.list_signers(&keyring).await.map_err(keyring_error)?),
+        };
+        self.signers = Some(Signers { keyring: Arc::clone(&keyring), intermediates: Arc::clone(&signers) });
+        let revoked = self.gathered.revoked(now);
+        let last = self.signed.as_ref().map_or(0, |signed| signed.number);
+        let (number, validity) = (now.as_millis().max(last.saturating_add(1)), self.validity());
+        let root = self.root_list(&keyring, number, now).await?;
+        let issues = keyring.task_ca().key_id();
+        let signing = tokio::task::spawn_blocking(move || {
+            let of = |signer: &ListSigner| sign_list(signer, &revoked, number, now, validity).map(Arc::new);
+            let mut intermediates = signers.iter().map(of).collect::<Result<Vec<_>>>()?;
+            intermediates.sort_by_key(|list| list.authority != issues);
+            Ok::<_, Error>(RevocationLists { root, intermediates })
+        });
+        let lists = signing.await.map_err(|_| Error::internal("signing a revocation list was cut off"))??;
+        self.broker.lists.send_replace(Some(Arc::new(lists.clone())));
+        self.signed = Some(Signed { at: now, number, keyring, took: began.elapsed() });
+        self.write(lists).await;
+        Ok(())
+    }
+
+    async fn root_list(
+        &mut self,
+        keyring: &Arc<Keyring>,
+        number: u64,
+        now: Timestamp,
+    ) -> Result<Arc<RevocationList>> {
+        let is_good = |root: &&RootList| {
+            Arc::ptr_eq(&root.of, keyring) && now >= root.at && now < root.at.saturating_add(self.renewal())
+        };
+        if let Some(root) = self.root.as_ref().filter(is_good) {
+            return Ok(Arc::clone(&root.list));
+        }
+        let signer = self.broker.keys.root_list_signer(keyring).await.map_err(keyring_error)?;
+        let given_up = given_up(keyring, now)?;
+        let list = Arc::new(sign_list(&signer, &given_up, number, now, self.validity())?);
+        self.root = Some(RootList { of: Arc::clone(keyring), at: now, list: Arc::clone(&list) });
+        Ok(list)
+    }
+
+    /// Files that cannot be written are tried again with the next lists.
+    async fn write(&self, lists: RevocationLists) {
+        let Some(dir) = self.export.clone() else { return };
+        let writing = tokio::task::spawn_blocking(move || {
+            let write = |name: String, list: &RevocationList| replace(&dir, &name, &list.der);
+            write("task-ca.root.crl".to_owned(), &lists.root)?;
+            let mut each = lists.intermediates.iter();
+            each.try_for_each(|list| write(format!("task-ca.{}.crl", list.authority), list))
+        });
+        let written: std::io::Result<std::io::Result<()>> = writing.await.map_err(std::io::Error::other);
+        if let Err(error) = written.flatten() {
+            tracing::error!(%error, "the revocation lists are not written");
+        }
+    }
+
+    /// How long a list is good for: as long as those who read what is published go without looking.
+    fn validity(&self) -> Duration {
+        self.broker.refresh_hint().max(LEAST_VALIDITY)
+    }
+
+    /// After how long one is signed anew though nothing has ended.
+    fn renewal(&self) -> Duration {
+        self.validity() / 3
+    }
+
+    fn show(&self) {
+        let until = self.broker.lists.borrow().as_ref().map(|lists| lists.root.next_update);
+        let left = until.map_or(Duration::ZERO, |until| until.since(self.clock.now()));
+        metrics::gauge!("taskpass_revocation_list_remaining_seconds").set(left.as_secs_f64());
+        metrics::gauge!("taskpass_revocation_list_entries").set(self.gathered.len() as f64);
+    }
+}
+
+/// The intermediates that others may have the keys of, until their certificates end.
+fn given_up(keyring: &Keyring, now: Timestamp) -> Result<Vec<Revoked>> {
+    let all = keyring.given_up_intermediates().map_err(keyring_error)?;
+    let alive = all.into_iter().filter(|one| one.not_after >= now.floor_to_second());
+    Ok(alive.map(|one| Revoked { serial: one.serial, at: one.since, why: Why::KeyCompromised }).collect())
+}
