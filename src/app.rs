@@ -1,15 +1,15 @@
 //! The composition root: a [`Config`] becomes a running broker, and a running broker becomes a drained one.
 
+mod publish;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,12 +24,11 @@ use crate::audit::{LineSink, SINK_PATIENCE, Sink};
 use crate::config::{AuditTarget, Config, JwtAlgorithm, KeySource, RedisConfig, StoreConfig};
 use crate::feed::Hub;
 use crate::identity::{
-    self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustBundles, TrustDomain,
+    self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustDomain,
 };
 use crate::keys::store::{AsRead, KeyringStore};
 use crate::keys::{
-    Account, Keeper, KeyEncryptionKey, KeyPlan, KeySets, KeyWrapper, Keyring, KeyringError, Successive,
-    Times, Unaccounted,
+    Account, Keeper, KeyEncryptionKey, KeyPlan, KeyWrapper, KeyringError, Successive, Times, Unaccounted,
 };
 use crate::ops::{Broker, ByFacts, KeepKeyring, KeepRevocationLists, KeyringRecord, Settings, Sweep};
 use crate::policy::PolicyEngine;
@@ -39,14 +38,13 @@ use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::store::redis::{RedisDurability, RedisOptions, RedisStore, RedisTls, Refusal};
 use crate::time::Clock;
 
+use publish::{keep_published, publish};
+
 /// Upper ends of the buckets for durations, in seconds.
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// How often observations are sorted into them.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
-
-/// The pause before files that could not be written are tried again: it doubles, up to the second.
-const EXPORT_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// How long work under way may take when the last call is answered or given up.
 const LAST_WORK: Duration = Duration::from_secs(3);
@@ -320,53 +318,6 @@ async fn drain<E>(
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|e| StartError::new(format_args!("listening on {address}"), e))
-}
-
-/// What follows from the keyring outside of calls: the files for verifiers, and that what the broker signs for tasks makes a caller of nobody.
-fn publish(keyring: &Keyring, bundles: &TrustBundles, dir: Option<&Path>) -> Result<(), StartError> {
-    bundles.forbid(keyring.authorities().collect::<Vec<_>>().iter());
-    let public = KeySets::of(keyring).map_err(|e| StartError::new("the public keys", e))?;
-    dir.map_or(Ok(()), |dir| public.export_to(dir).map_err(|e| StartError::new(dir.display(), e)))
-}
-
-/// The same at each change of the keyring. Files that cannot be written are tried again until they can.
-async fn keep_published(
-    mut keys: watch::Receiver<Arc<Keyring>>,
-    bundles: Arc<TrustBundles>,
-    dir: Option<PathBuf>,
-    stop: CancellationToken,
-) {
-    let mut pause = None;
-    loop {
-        let again = async {
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = keys.changed() => if changed.is_err() { return },
-            () = again => {}
-        }
-        let (keyring, bundles, dir) =
-            (Arc::clone(&keys.borrow_and_update()), Arc::clone(&bundles), dir.clone());
-        let published = tokio::task::spawn_blocking(move || publish(&keyring, &bundles, dir.as_deref()));
-        pause = match published.await {
-            Ok(Ok(())) => {
-                if pause.is_some() {
-                    tracing::info!("the public keys are written again");
-                }
-                None
-            }
-            Ok(Err(error)) => {
-                let next = pause.map_or(EXPORT_PAUSES.0, |pause: Duration| (pause * 2).min(EXPORT_PAUSES.1));
-                tracing::error!(%error, again_in = ?next, "the public keys are not written");
-                Some(next)
-            }
-            Err(_) => Some(EXPORT_PAUSES.1),
-        };
-    }
 }
 
 /// One recorder for the process; a second broker in it shares the first one's.
