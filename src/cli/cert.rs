@@ -8,7 +8,9 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
+use taskpass_verifier::UnixSeconds;
 use taskpass_verifier::keyset::{Algorithm, KeyId, VerificationKey};
+use taskpass_verifier::verifier::TaskCertificate;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
@@ -286,6 +288,51 @@ fn key_of(der: &CertificateDer<'_>) -> Option<KeyId> {
 fn serial_of(der: &CertificateDer<'_>) -> Option<CredentialId> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     CredentialId::from_bytes(certificate.raw_serial().try_into().ok()?).ok()
+}
+
+/// A task certificate as the broker has issued it, and as a server reads it whose TLS layer has verified the chain. Here nothing is verified.
+#[derive(Debug)]
+pub(super) struct TaskChain {
+    serial: Vec<u8>,
+    spiffe_id: String,
+    authority: KeyId,
+    not_before: UnixSeconds,
+    not_after: UnixSeconds,
+}
+
+impl TaskChain {
+    /// Out of the leaf and the intermediate that has signed it; `None` if they are not those of a Taskpass broker.
+    pub(super) fn of(issued: &proto::IssueCertificateResponse) -> Option<Self> {
+        let [leaf, intermediate, ..] = issued.chain_der.as_slice() else { return None };
+        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+        let (_, intermediate) = X509Certificate::from_der(intermediate).ok()?;
+        let point = &intermediate.public_key().subject_public_key.data;
+        let seconds = |at: x509_parser::time::ASN1Time| u64::try_from(at.timestamp()).ok().map(UnixSeconds);
+        Some(Self {
+            serial: leaf.raw_serial().to_vec(),
+            spiffe_id: issued.spiffe_id.clone(),
+            authority: VerificationKey::from_public_bytes(Algorithm::Es256, point).ok()?.id(),
+            not_before: seconds(leaf.validity().not_before)?,
+            not_after: seconds(leaf.validity().not_after)?,
+        })
+    }
+
+    /// The key of the intermediate.
+    pub(super) const fn authority(&self) -> KeyId {
+        self.authority
+    }
+
+    /// For the verifier's library.
+    pub(super) fn task_certificate(&self) -> TaskCertificate<'_> {
+        let Self { serial, spiffe_id, authority, not_before, not_after } = self;
+        TaskCertificate {
+            serial,
+            spiffe_id,
+            authority: *authority,
+            not_before: *not_before,
+            not_after: *not_after,
+        }
+    }
 }
 
 /// SHA-256 of the DER, as `x5t#S256` has it.

@@ -16,6 +16,7 @@ mod dev;
 mod directory;
 mod failure;
 mod follow;
+mod followers;
 mod host;
 mod input;
 mod key;

@@ -47,9 +47,32 @@ fn the_bench_of_ends_sees_every_follower_of_two_brokers_refuse_and_says_how_long
     assert!(bench.status.success(), "{notes}");
     let said: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
     assert_eq!((&said["followers"], &said["ends"]), (&4.into(), &6.into()));
+    assert_eq!(said["causes"], serde_json::json!(["task_ended"]));
     let p50 = |what: &str| said[what]["p50_ms"].as_f64().unwrap();
     assert!(0.0 < p50("first_refused") && p50("first_refused") <= p50("all_refused"), "{said}");
     assert!(p50("all_refused") <= p50("receipt"), "{said}");
+    assert!(said["verdicts_asked"].as_u64() >= said["verdicts_accepted"].as_u64(), "{said}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
+}
+
+#[test]
+fn the_bench_of_compromises_sees_every_follower_refuse_round_after_round_without_a_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    // More than the keyring remembers.
+    let bench = std::process::Command::new(env!("CARGO_BIN_EXE_taskpass"))
+        .args(["bench", "compromise", "--followers", "4", "--rounds", "18", "--json", "--dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let notes = String::from_utf8_lossy(&bench.stderr);
+    assert!(bench.status.success(), "{notes}");
+    let said: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
+    assert_eq!((&said["followers"], &said["rounds"]), (&4.into(), &18.into()));
+    let causes = said["causes"].as_array().unwrap();
+    assert!(causes.iter().all(|cause| *cause == "unknown_key" || *cause == "key_fenced"), "{said}");
+    let p50 = |what: &str| said[what]["p50_ms"].as_f64().unwrap();
+    assert!(0.0 < p50("first_refused") && p50("first_refused") <= p50("half_refused"), "{said}");
+    assert!(p50("half_refused") <= p50("all_refused") && p50("all_refused") <= p50("receipt"), "{said}");
     assert!(said["verdicts_asked"].as_u64() >= said["verdicts_accepted"].as_u64(), "{said}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::Setup;
-use super::followers::Followers;
 use super::process::{Broker, Redis};
 use super::report::{Figure, Report};
 use super::world::{Seat, StoreKind, World};
@@ -40,7 +39,7 @@ async fn processor_time(setup: &Setup, report: &mut Report) -> Result<(), Failur
     let redis = Redis::start(&setup.dir)?;
     let world = World::build(&setup.dir, StoreKind::Redis, Some(redis.port()))?;
     let broker = Broker::start(&world)?;
-    let followers = Followers::start(&world, &[Seat::First], IDLE, Some(BOUND)).await?;
+    let followers = world.followers(&[Seat::First], IDLE, Some(BOUND)).await?;
     wait(SETTLE).await;
     let used = || Ok::<_, Failure>((broker.processor_s()?, redis.processor_s()?));
     let (before, began) = (used()?, Instant::now());
@@ -60,7 +59,7 @@ async fn kib_of_one(setup: &Setup, report: &mut Report) -> Result<f64, Failure> 
     let broker = Broker::start(&world)?;
     wait(SETTLE).await;
     let without = broker.resident_mb()?;
-    let followers = Followers::start(&world, &[Seat::First], MANY, None).await?;
+    let followers = world.followers(&[Seat::First], MANY, None).await?;
     wait(SETTLE).await;
     let with = broker.resident_mb()?;
     followers.undisturbed()?;

@@ -3,8 +3,9 @@
 
 mod calls;
 mod complete;
+mod compromise;
+mod distribution;
 mod ends;
-mod followers;
 mod idle;
 mod lapse;
 mod load;
@@ -14,6 +15,7 @@ mod ratios;
 mod report;
 mod revoke;
 mod seed;
+mod spread;
 mod start;
 mod verdicts;
 mod view;
@@ -62,6 +64,7 @@ pub(super) struct Bench {
 #[derive(Debug, Subcommand)]
 enum Alone {
     Revoke(revoke::Revoke),
+    Compromise(compromise::Compromise),
 }
 
 /// What is to be done, and where.
@@ -86,8 +89,10 @@ impl Setup {
 impl Bench {
     pub(super) async fn run(self, out: Output) -> Outcome {
         let dir = self.dir.unwrap_or_else(std::env::temp_dir);
-        if let Some(Alone::Revoke(revoke)) = self.alone {
-            return revoke.run(dir, out).await;
+        match self.alone {
+            Some(Alone::Revoke(revoke)) => return revoke.run(dir, out).await,
+            Some(Alone::Compromise(compromise)) => return compromise.run(dir, out).await,
+            None => {}
         }
         let length = Duration::from_secs(self.seconds.into());
         let setup = Setup { full: self.full, only: self.only, length, dir };
@@ -124,6 +129,7 @@ async fn measure(setup: &Setup) -> Result<Report, Failure> {
     verdicts::measure(setup, &mut report).await?;
     start::measure(setup, &mut report).await?;
     ends::measure(setup, &mut report).await?;
+    compromise::measure(setup, &mut report).await?;
     idle::measure(setup, &mut report).await?;
     complete::measure(setup, &mut report).await?;
     million::measure(setup, &mut report).await?;

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use super::load::median;
+use super::spread::{Spread, ms};
 use super::world::StoreKind;
 
 /// What can be measured; the names are those of the report.
@@ -58,6 +59,9 @@ pub(super) enum Figure {
     /// Until the agent has its receipt with all 1,000 followers in it, 99th percentile
     #[value(name = "receipt_1000_p99_ms")]
     Receipt1000P99Ms,
+    /// From an operator's CompromiseKey to the refusal, by the last of 100 followers at two brokers, of a token that it had verified: 99th percentile
+    #[value(name = "compromise_to_refused_100_p99_ms")]
+    CompromiseToRefused100P99Ms,
     /// Processor time of a broker with 100 idle followers and a bound of 2 s, in percent of one core
     #[value(name = "idle_followers_100_core_percent")]
     IdleFollowers100CorePercent,
@@ -108,6 +112,7 @@ impl Figure {
                 | Self::LapseMintP99PerQuiet
                 | Self::EndToRefused1000P99Ms
                 | Self::Receipt1000P99Ms
+                | Self::CompromiseToRefused100P99Ms
         )
     }
 
@@ -131,6 +136,7 @@ impl Figure {
             | Self::Receipt100P99Ms
             | Self::EndToRefused1000P99Ms
             | Self::Receipt1000P99Ms
+            | Self::CompromiseToRefused100P99Ms
             | Self::IdleFollowers100CorePercent
             | Self::FollowerKbBroker => Group::Feed,
         }
@@ -164,6 +170,7 @@ impl Figure {
             Self::EndToRefused1000P99Ms => Wanted::AtMost(250.0),
             Self::Receipt100P99Ms => Wanted::TwiceOf(Self::EndToRefused100P99Ms),
             Self::Receipt1000P99Ms => Wanted::TwiceOf(Self::EndToRefused1000P99Ms),
+            Self::CompromiseToRefused100P99Ms => Wanted::AtMost(1_000.0),
             Self::FollowerKbBroker => Wanted::AtMost(64.0),
         }
     }
@@ -207,6 +214,23 @@ impl Report {
     /// Something that explains a figure.
     pub(super) fn detail(&mut self, name: impl Into<String>, value: f64) {
         self.detail.insert(name.into(), json!(rounded(value)));
+    }
+
+    /// What explains a figure of how long something, of which there was one in each round, takes to reach so many followers.
+    pub(super) fn spread(&mut self, followers: &str, what: &str, spread: &Spread) {
+        let rounds = spread.plan.rounds as f64;
+        let detail = [
+            (format!("{what}_to_first_refused_p50_ms"), ms(&spread.first, 0.5)),
+            (format!("{what}_to_half_refused_p50_ms"), ms(&spread.half, 0.5)),
+            (format!("{what}_to_refused_p50_ms"), ms(&spread.last, 0.5)),
+            (format!("{what}_to_refused_most_ms"), ms(&spread.last, 1.0)),
+            (format!("{what}_receipt_p50_ms"), ms(&spread.receipt, 0.5)),
+            (format!("verdicts_asked_per_{what}"), spread.asked as f64 / rounds),
+            (format!("verdicts_accepted_per_{what}"), spread.accepted as f64 / rounds),
+        ];
+        for (name, value) in detail {
+            self.detail(format!("{followers}_{name}"), value);
+        }
     }
 
     /// For programs: the figures by their names, and the rest under `detail`.
@@ -293,6 +317,7 @@ mod tests {
                 "receipt_100_p99_ms",
                 "end_to_refused_1000_p99_ms",
                 "receipt_1000_p99_ms",
+                "compromise_to_refused_100_p99_ms",
                 "idle_followers_100_core_percent",
                 "follower_kb_broker",
             ]

@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::KeyPair;
+use taskpass_verifier::EnforcementProfile;
 use taskpass_verifier::feed::{FollowerConfig, IdentityFiles, Reconnect};
+use taskpass_verifier::verifier::Expected;
 
 use crate::cli::connect::{Client, Target};
 use crate::cli::failure::Failure;
+use crate::cli::followers::Followers;
 use crate::cli::input;
 use crate::cli::output::Output;
 use crate::cli::pki::{DevCa, Workload};
@@ -36,6 +39,8 @@ pub(super) const ISSUER: &str = "https://taskpass.example.org/bench";
 pub(super) const TOOLS: [&str; 2] = ["search", "read"];
 /// The workload that verifies.
 pub(super) const VERIFIER: &str = "mcp/docs";
+/// The workload of an operator.
+pub(super) const OPERATOR: &str = "operator/anna";
 
 /// Which store a broker records in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,8 +186,22 @@ impl World {
         Client::connect(&target, Output::new(false)).await
     }
 
+    /// `count` followers, in turn at each of these brokers, every one synchronised.
+    pub(super) async fn followers(
+        &self,
+        seats: &[Seat],
+        count: usize,
+        bound: Option<Duration>,
+    ) -> Result<Followers, Failure> {
+        let profile = EnforcementProfile::Bearer;
+        let expected = Expected { issuer: ISSUER.to_owned(), audience: AUDIENCE.to_owned(), profile };
+        let seats = seats.iter().cycle().take(count);
+        let configs: Result<Vec<_>, _> = seats.map(|seat| self.follower(*seat, bound)).collect();
+        Followers::start(&expected, configs?).await
+    }
+
     /// What a verifier of [`AUDIENCE`] needs to follow a broker, and no other; it lowers the audience's bound if told to.
-    pub(super) fn follower(&self, seat: Seat, bound: Option<Duration>) -> Result<FollowerConfig, Failure> {
+    fn follower(&self, seat: Seat, bound: Option<Duration>) -> Result<FollowerConfig, Failure> {
         let svid = self.workload(VERIFIER)?;
         let files =
             IdentityFiles { bundle: self.broker_bundle(), certificate: svid.certificate, key: svid.key };
