@@ -1,7 +1,6 @@
 //! `taskpass demo`: one task from its beginning to its end, over real sockets, in a directory that is thrown away. Exit code 0 only
 //! if every step did what it should: what must be permitted was, and what must be refused was, for the right reason.
 
-mod narrator;
 mod stage;
 mod story;
 
@@ -10,9 +9,13 @@ use clap::Args;
 use super::failure::{Exit, Failure, Outcome};
 use super::host::Signals;
 use super::logging::Logging;
+use super::narrator::Narrator;
 use super::output::Output;
-use narrator::Narrator;
-use stage::{Scratch, Stage};
+use super::scratch::Scratch;
+use stage::Stage;
+
+const PROSE: &str = "Taskpass: one task, from its beginning to its end.
+Real sockets, mutual TLS, a store on disk. All of it on this machine, and thrown away at the end.";
 
 /// Watch one task from its beginning to its end
 #[derive(Debug, Args)]
@@ -33,8 +36,8 @@ impl Demo {
 }
 
 async fn tell(out: Output) -> Outcome {
-    let scratch = Scratch::make()?;
-    let mut narrator = Narrator::begin(out)?;
+    let scratch = Scratch::make("demo")?;
+    let mut narrator = Narrator::begin(out, PROSE)?;
     let told = play(&scratch, &mut narrator).await;
     narrator.end(told.is_ok())?;
     // What went wrong has been told as the step that it was.

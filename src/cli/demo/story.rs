@@ -2,30 +2,28 @@
 
 use std::sync::Arc;
 
-use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
 use taskpass_verifier::keyset::KeySet;
 use taskpass_verifier::{
     EnforcementProfile, Expectations, Presented, Refusal, UnixSeconds, UnverifiedToken, VerifiedToken,
 };
 
-use super::narrator::{Narrator, Told};
 use super::stage::Stage;
-use crate::cli::cert::signing_request;
 use crate::cli::connect::Client;
 use crate::cli::failure::Failure;
+use crate::cli::narrator::{Narrator, Told};
 use crate::cli::render::moment;
+use crate::cli::scenes::{
+    DOCS, ask, begin_request, certificate_request, expect, inactive, mint_request, shown, told,
+};
 use crate::identity::{PeerJudge, Side, TrustBundle, TrustBundles};
-use crate::proto::issue_certificate_request::Key;
 use crate::proto::validate_request::Credential;
 use crate::proto::{
-    BeginTaskRequest, CompleteTaskRequest, GetKeySetRequest, GetTaskCaBundleRequest, GetTaskRequest, Grant,
-    IssueCertificateRequest, IssueCertificateResponse, MintTokenRequest, MintTokenResponse,
-    RevokeTaskRequest, RevokeWorkloadRequest, Task, ToolGrant, ValidateRequest, ValidateResponse,
+    CompleteTaskRequest, GetKeySetRequest, GetTaskCaBundleRequest, GetTaskRequest, IssueCertificateResponse,
+    MintTokenResponse, RevokeTaskRequest, RevokeWorkloadRequest, Task,
 };
 use crate::time::{Clock as _, SystemClock};
 
-const DOCS: &str = "https://docs.example.org/mcp";
 const PAYMENTS: &str = "https://payments.example.org/mcp";
 const GOAL: &str = "Answer Anna's question from the handbook";
 const RESEARCHER: &str = "spiffe://example.org/agent/research";
@@ -70,7 +68,7 @@ async fn misused(
     let what = "It wants a token for the payments server";
     narrator.step("other_audience", told(what, elsewhere, ("PERMISSION_DENIED", "BEYOND_GRANT"))).await?;
     let what = "The token is shown to the payments server all the same. The broker tells it: inactive.";
-    narrator.step("token_elsewhere", inactive(&stage.payments, PAYMENTS, shown(token), what)).await?;
+    narrator.step("token_elsewhere", inactive(&stage.payments, ask(PAYMENTS, shown(token)), what)).await?;
     let foreign = stage.verifier.validate(ask(PAYMENTS, shown(token)));
     let what = "The documentation server asks about a token in the name of the payments server";
     narrator.step("foreign_verifier", told(what, foreign, ("PERMISSION_DENIED", "POLICY_DENIED"))).await?;
@@ -93,10 +91,10 @@ async fn ended(
     narrator.act("The task is done")?;
     narrator.step("complete", complete(&stage.agent, task)).await?;
     let what = "The MCP server is shown the token again: inactive, with almost two minutes of its life left.";
-    narrator.step("token_inactive", inactive(&stage.verifier, DOCS, shown(token), what)).await?;
+    narrator.step("token_inactive", inactive(&stage.verifier, ask(DOCS, shown(token)), what)).await?;
     let what = "And the certificate: inactive.";
     let serial = Credential::CertificateSerial(certificate.credential_id.clone());
-    narrator.step("certificate_inactive", inactive(&stage.verifier, DOCS, serial, what)).await?;
+    narrator.step("certificate_inactive", inactive(&stage.verifier, ask(DOCS, serial), what)).await?;
     let more = stage.agent.mint_token(mint_request(task, DOCS, &[]));
     let what = "The agent asks for another token";
     narrator.step("mint_refused", told(what, more, ("FAILED_PRECONDITION", "TASK_ENDED"))).await
@@ -107,40 +105,20 @@ async fn stopped(stage: &Stage, narrator: &mut Narrator) -> Result<(), Failure> 
     let token = narrator.step("second_agent", second_agent(&stage.researcher)).await?;
     narrator.step("revoke_workload", revoke_workload(&stage.operator)).await?;
     let what = "Its token: inactive.";
-    narrator.step("revoked_inactive", inactive(&stage.verifier, DOCS, shown(&token), what)).await?;
-    let anew = async { stage.connect("researcher").await?.begin_task(begin_request()).await };
+    narrator.step("revoked_inactive", inactive(&stage.verifier, ask(DOCS, shown(&token)), what)).await?;
+    let anew = async { stage.connect("researcher").await?.begin_task(begin_request(GOAL)).await };
     let what = "It connects anew and begins another task";
     narrator.step("blocked", told(what, anew, ("FAILED_PRECONDITION", "BLOCKED"))).await
 }
 
-fn begin_request() -> BeginTaskRequest {
-    let tool = |name: &str| ToolGrant { name: name.to_owned(), ..Default::default() };
-    let docs = Grant { audience: DOCS.to_owned(), tools: vec![tool("search"), tool("read")] };
-    BeginTaskRequest {
-        goal: GOAL.to_owned(),
-        grants: vec![docs],
-        lifetime: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
-        ..Default::default()
-    }
-}
-
 async fn begin(agent: &Client) -> Told<Task> {
-    let answer = agent.begin_task(begin_request()).await?;
+    let answer = agent.begin_task(begin_request(GOAL)).await?;
     let task = answer.task.ok_or_else(|| Failure::failed("the answer holds no task"))?;
     let text = format!(
         "\"{GOAL}\": the tools search and read at {DOCS}, for 10 minutes.\nPolicy permits it. Task {}.",
         task.id
     );
     Ok((task, text))
-}
-
-fn mint_request(task: &Task, audience: &str, tools: &[&str]) -> MintTokenRequest {
-    MintTokenRequest {
-        task_id: task.id.clone(),
-        audience: audience.to_owned(),
-        tools: tools.iter().map(|&name| name.to_owned()).collect(),
-        ..Default::default()
-    }
 }
 
 async fn mint(agent: &Client, task: &Task) -> Told<MintTokenResponse> {
@@ -156,23 +134,9 @@ async fn mint(agent: &Client, task: &Task) -> Told<MintTokenResponse> {
 }
 
 async fn certify(agent: &Client, task: &Task) -> Told<IssueCertificateResponse> {
-    let key = KeyPair::generate().map_err(|why| Failure::at("making a key", why))?;
-    let request = IssueCertificateRequest {
-        task_id: task.id.clone(),
-        key: Some(Key::CsrDer(signing_request(&key)?.into())),
-        ..Default::default()
-    };
-    let issued = agent.issue_certificate(request).await?;
+    let issued = agent.issue_certificate(certificate_request(task)?).await?;
     let text = format!("A certificate for a key that never left the agent:\n{}", issued.spiffe_id);
     Ok((issued, text))
-}
-
-fn shown(token: &MintTokenResponse) -> Credential {
-    Credential::Token(token.token.clone())
-}
-
-fn ask(audience: &str, credential: Credential) -> ValidateRequest {
-    ValidateRequest { audience: audience.to_owned(), credential: Some(credential), ..Default::default() }
 }
 
 async fn token_active(verifier: &Client, task: &Task, token: &MintTokenResponse) -> Told<()> {
@@ -234,17 +198,6 @@ async fn certificate_active(verifier: &Client, issued: &IssueCertificateResponse
     ))
 }
 
-async fn inactive(verifier: &Client, audience: &str, credential: Credential, what: &str) -> Told<()> {
-    let verdict = verifier.validate(ask(audience, credential)).await?;
-    if verdict == ValidateResponse::default() {
-        Ok(((), what.to_owned()))
-    } else if verdict.active {
-        Err(Failure::failed("it is active, and must not be"))
-    } else {
-        Err(Failure::failed("inactive must say nothing more"))
-    }
-}
-
 async fn complete(agent: &Client, task: &Task) -> Told<()> {
     let request = CompleteTaskRequest { task_id: task.id.clone(), note: "answered".to_owned(), wait: None };
     let answer = agent.complete_task(request).await?;
@@ -281,49 +234,4 @@ async fn revoke_workload(operator: &Client) -> Told<()> {
         receipt.partitions
     );
     Ok(((), text))
-}
-
-/// A call that must be refused, with this code and for this reason.
-async fn told<T>(
-    what: &str,
-    call: impl Future<Output = Result<T, Failure>>,
-    expected: (&str, &str),
-) -> Told<()> {
-    match call.await {
-        Ok(_) => Err(Failure::failed("it was permitted, and must not be")),
-        Err(failure) if failure.refusal() == Some(expected) => {
-            Ok(((), format!("{what}. Refused: {}.", expected.1)))
-        }
-        Err(failure) => Err(failure),
-    }
-}
-
-fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<(), Failure> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(Failure::failed(format_args!("{what} should be {expected:?} and is {found:?}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tonic::{Code, Status};
-    use tonic_types::{ErrorDetails, StatusExt as _};
-
-    fn refusal(code: Code, reason: &str) -> Failure {
-        let details = ErrorDetails::with_error_info(reason, "taskpass", std::collections::HashMap::new());
-        Status::with_error_details(code, "No.", details).into()
-    }
-
-    #[tokio::test]
-    async fn what_is_permitted_or_refused_for_another_reason_is_not_as_it_should_be() {
-        let expected = ("PERMISSION_DENIED", "BEYOND_GRANT");
-        let tell = async |result: Result<(), Failure>| told("x", async { result }, expected).await.is_ok();
-        assert!(tell(Err(refusal(Code::PermissionDenied, "BEYOND_GRANT"))).await);
-        assert!(!tell(Err(refusal(Code::PermissionDenied, "POLICY_DENIED"))).await);
-        assert!(!tell(Err(refusal(Code::NotFound, "BEYOND_GRANT"))).await);
-        assert!(!tell(Err(Failure::unavailable("gone"))).await);
-        assert!(!tell(Ok(())).await);
-    }
 }

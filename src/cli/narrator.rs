@@ -1,12 +1,12 @@
-//! Tells the steps as they happen, with the time that each took.
+//! Tells the steps of a story as they happen, with the time that each took; or, from a moment zero on, the time at which each was over.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::cli::failure::Failure;
-use crate::cli::output::{Output, plain};
+use super::failure::Failure;
+use super::output::{Output, plain, say};
 
 /// Columns of the text beside the times.
 const WIDTH: usize = 92;
@@ -17,6 +17,7 @@ const MARGIN: usize = 12;
 pub(super) struct Narrator {
     out: Output,
     began: Instant,
+    zero: Option<Instant>,
     steps: u32,
 }
 
@@ -29,53 +30,75 @@ impl Narrator {
         self.out
     }
 
-    /// Begins.
-    pub(super) fn begin(out: Output) -> Result<Self, Failure> {
-        let narrator = Self { out, began: Instant::now(), steps: 0 };
-        narrator.prose(
-            "Taskpass: one task, from its beginning to its end.\n\
-             Real sockets, mutual TLS, a store on disk. All of it on this machine, and thrown away at the end.",
-        )?;
+    /// Begins, with what people are told first.
+    pub(super) fn begin(out: Output, prose: &str) -> Result<Self, Failure> {
+        let narrator = Self { out, began: Instant::now(), zero: None, steps: 0 };
+        narrator.prose(prose)?;
         Ok(narrator)
     }
 
-    /// A heading, for people.
-    pub(super) fn act(&self, title: &str) -> Result<(), Failure> {
+    /// A heading, for people. Times are those that each step took, from here on.
+    pub(super) fn act(&mut self, title: &str) -> Result<(), Failure> {
+        self.zero = None;
         self.prose(&format!("\n{title}"))
     }
 
+    /// This is the moment zero of what follows, until the next act.
+    pub(super) fn zero(&mut self) {
+        self.zero = Some(Instant::now());
+    }
+
     fn prose(&self, text: &str) -> Result<(), Failure> {
-        if self.out.is_json() { Ok(()) } else { crate::cli::output::say(text) }
+        if self.out.is_json() { Ok(()) } else { say(text) }
     }
 
     /// Takes a step and tells it. `name` is for programs.
     pub(super) async fn step<T>(
         &mut self,
-        name: &'static str,
+        name: &str,
         work: impl Future<Output = Told<T>>,
     ) -> Result<T, Failure> {
-        self.steps += 1;
         let began = Instant::now();
         let told = work.await;
-        let took = began.elapsed();
+        self.tell(name, began, Instant::now(), told)
+    }
+
+    /// Tells a step that was taken from one moment to another.
+    pub(super) fn tell<T>(
+        &mut self,
+        name: &str,
+        began: Instant,
+        over: Instant,
+        told: Told<T>,
+    ) -> Result<T, Failure> {
+        self.steps += 1;
         let (text, failure) = match &told {
             Ok((_, text)) => (text.clone(), None),
             Err(failure) => {
                 (format!("{name} did not do what it should.\n{failure}"), Some(failure.to_json()))
             }
         };
-        let ms = millis(took);
+        let (ms, since_zero) = (millis(over.duration_since(began)), self.since_zero(over));
         let document = || {
             let error = failure.as_ref().map(|failure| &failure["error"]);
             let mut object =
                 json!({ "step": self.steps, "name": name, "ok": error.is_none(), "ms": ms, "text": text });
-            if let (Some(error), Some(fields)) = (error, object.as_object_mut()) {
-                fields.insert("error".to_owned(), error.clone());
+            if let Some(fields) = object.as_object_mut() {
+                fields.extend(since_zero.map(|t| ("t_ms".to_owned(), json!(millis(t)))));
+                fields.extend(error.map(|error| ("error".to_owned(), error.clone())));
             }
             object
         };
-        self.out.line(document, || paragraph(took, &text))?;
+        let margin = || match since_zero {
+            Some(t) => format!("t+{:>6.1} ms ", millis(t)),
+            None => format!("{ms:>6.1} ms   "),
+        };
+        self.out.line(document, || paragraph(&margin(), &text))?;
         told.map(|(value, _)| value)
+    }
+
+    fn since_zero(&self, at: Instant) -> Option<Duration> {
+        self.zero.map(|zero| at.saturating_duration_since(zero))
     }
 
     /// Ends, with the sum of it.
@@ -96,8 +119,8 @@ fn millis(took: Duration) -> f64 {
 }
 
 /// The time, then the text beside it. Lines are broken between words.
-fn paragraph(took: Duration, text: &str) -> String {
-    let mut out = format!("{:>6.1} ms   ", millis(took));
+fn paragraph(margin: &str, text: &str) -> String {
+    let mut out = margin.to_owned();
     for (i, line) in plain(text).lines().flat_map(|line| broken(line.trim())).enumerate() {
         if i > 0 {
             out.push_str(&" ".repeat(MARGIN));
@@ -131,7 +154,7 @@ mod tests {
     #[test]
     fn text_stands_beside_its_time() {
         let text = format!("{}\nand {}", "word ".repeat(30), "x".repeat(200));
-        let told = paragraph(Duration::from_micros(1_234), &text);
+        let told = paragraph("   1.2 ms   ", &text);
         let lines: Vec<_> = told.lines().collect();
         assert!(lines[0].starts_with("   1.2 ms   word"), "{told}");
         assert!(lines[1..].iter().all(|line| line.starts_with("            ")), "{told}");
@@ -140,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_step_that_fails_ends_the_story() {
-        let mut narrator = Narrator { out: Output::new(true), began: Instant::now(), steps: 0 };
+        let mut narrator = Narrator::begin(Output::new(true), "").unwrap();
         let failure =
             narrator.step("x", async { Err::<((), String), _>(Failure::failed("no")) }).await.unwrap_err();
         assert_eq!(failure.exit(), crate::cli::failure::Exit::Failed);
