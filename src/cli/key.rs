@@ -1,5 +1,7 @@
 //! `taskpass key ...`: the keys, their public halves, and their moves.
 
+mod drill;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
@@ -19,78 +21,99 @@ const PAGE: i32 = 500;
 /// The broker's keys: their public halves, where they stand, and their moves
 #[derive(Debug, Args)]
 pub(super) struct Key {
-    #[command(flatten)]
-    connection: Connection,
     #[command(subcommand)]
     verb: Verb,
 }
 
+/// All but the drill ask a broker.
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// The JWK Set that tokens for a trust domain's audiences are verified with
-    Set {
-        /// Whose issuer
-        #[arg(long, value_name = "NAME")]
-        trust_domain: String,
-    },
+    Set(Of<Set>),
     /// The root certificates that task certificates chain to
-    CaBundle {
-        /// As a SPIFFE trust bundle (JWK Set) instead of PEM
-        #[arg(long)]
-        spiffe: bool,
-    },
+    CaBundle(Of<CaBundle>),
     /// For operators: the keys, where each stands, and what it waits for
-    List {
-        /// Of this trust domain only
-        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
-        trust_domain: String,
-    },
+    List(Of<List>),
     /// For operators: let the standby sign, once every verifier knows it
-    Rotate {
-        /// What the key is for
-        #[arg(long = "use", value_name = "USE", value_enum, default_value = "jwt")]
-        key_use: Use,
-        /// Whose key; for the task CA it may be left out
-        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
-        trust_domain: String,
-        #[command(flatten)]
-        how: How,
-    },
+    Rotate(Of<Rotate>),
     /// For operators: the same, with the standby named
-    Activate {
-        /// Its name
-        #[arg(value_name = "KID")]
-        kid: String,
-        #[command(flatten)]
-        how: How,
-    },
+    Activate(Of<Named>),
     /// For operators: let a retiring key go when nothing under it lives, or withdraw a standby
-    Retire {
-        /// Its name
-        #[arg(value_name = "KID")]
-        kid: String,
-        #[command(flatten)]
-        how: How,
-    },
+    Retire(Of<Named>),
     /// For operators: give up a key that somebody else may have. It cannot be undone
-    Compromise {
-        /// Its name
-        #[arg(value_name = "KID")]
-        kid: String,
-        #[command(flatten)]
-        how: How,
-        #[command(flatten)]
-        wait: Wait,
-    },
+    Compromise(Of<Compromise>),
     /// For operators: the live tasks with credentials that a key has signed, or may have
-    Affected {
-        /// Its name
-        #[arg(value_name = "KID")]
-        kid: String,
-        /// At most so many
-        #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_one)]
-        limit: usize,
-    },
+    Affected(Of<Affected>),
+    Drill(drill::Drill),
+}
+
+/// What is asked of a broker, and of which.
+#[derive(Debug, Args)]
+struct Of<T: Args> {
+    #[command(flatten)]
+    asked: T,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Args)]
+struct Set {
+    /// Whose issuer
+    #[arg(long, value_name = "NAME")]
+    trust_domain: String,
+}
+
+#[derive(Debug, Args)]
+struct CaBundle {
+    /// As a SPIFFE trust bundle (JWK Set) instead of PEM
+    #[arg(long)]
+    spiffe: bool,
+}
+
+#[derive(Debug, Args)]
+struct List {
+    /// Of this trust domain only
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    trust_domain: String,
+}
+
+#[derive(Debug, Args)]
+struct Rotate {
+    /// What the key is for
+    #[arg(long = "use", value_name = "USE", value_enum, default_value = "jwt")]
+    key_use: Use,
+    /// Whose key; for the task CA it may be left out
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    trust_domain: String,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct Named {
+    /// Its name
+    #[arg(value_name = "KID")]
+    kid: String,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct Compromise {
+    #[command(flatten)]
+    key: Named,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Debug, Args)]
+struct Affected {
+    /// Its name
+    #[arg(value_name = "KID")]
+    kid: String,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_one)]
+    limit: usize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -120,39 +143,69 @@ struct How {
     note: String,
 }
 
+impl<T: Args> Of<T> {
+    async fn open(self, out: Output) -> Result<(Client, T), Failure> {
+        Ok((self.connection.open(out).await?, self.asked))
+    }
+}
+
 impl Key {
     pub(super) async fn run(self, out: Output) -> Outcome {
-        let client = self.connection.open(out).await?;
-        let now = SystemClock.now();
         match self.verb {
-            Verb::Set { trust_domain } => set(&client, out, trust_domain).await,
-            Verb::CaBundle { spiffe } => ca_bundle(&client, out, spiffe).await,
-            Verb::List { trust_domain } => {
-                let answer = client.list_keys(proto::ListKeysRequest { trust_domain }).await?;
-                let document = || json!({ "keys": answer.keys.iter().map(render::key).collect::<Vec<_>>(), "keyring_sequence": answer.keyring_sequence });
-                out.answer(document, || render::keys_text(&answer.keys, now)).map(|()| Exit::Done)
+            Verb::Set(of) => {
+                let (client, Set { trust_domain }) = of.open(out).await?;
+                set(&client, out, trust_domain).await
             }
-            Verb::Rotate { key_use, trust_domain, how: How { dry_run, note } } => {
+            Verb::CaBundle(of) => {
+                let (client, CaBundle { spiffe }) = of.open(out).await?;
+                ca_bundle(&client, out, spiffe).await
+            }
+            Verb::List(of) => {
+                let (client, List { trust_domain }) = of.open(out).await?;
+                list(&client, out, trust_domain).await
+            }
+            Verb::Rotate(of) => {
+                let (client, Rotate { key_use, trust_domain, how: How { dry_run, note } }) =
+                    of.open(out).await?;
                 let key_use = proto::KeyUse::from(key_use).into();
                 let request = proto::RotateKeyRequest { r#use: key_use, trust_domain, dry_run, note };
-                moved(out, client.rotate_key(request).await?.r#move, now)
+                moved(out, client.rotate_key(request).await?.r#move)
             }
-            Verb::Activate { kid, how: How { dry_run, note } } => {
+            Verb::Activate(of) => {
+                let (client, Named { kid, how: How { dry_run, note } }) = of.open(out).await?;
                 let request = proto::ActivateKeyRequest { kid, dry_run, note };
-                moved(out, client.activate_key(request).await?.r#move, now)
+                moved(out, client.activate_key(request).await?.r#move)
             }
-            Verb::Retire { kid, how: How { dry_run, note } } => {
+            Verb::Retire(of) => {
+                let (client, Named { kid, how: How { dry_run, note } }) = of.open(out).await?;
                 let request = proto::RetireKeyRequest { kid, dry_run, note };
-                moved(out, client.retire_key(request).await?.r#move, now)
+                moved(out, client.retire_key(request).await?.r#move)
             }
-            Verb::Compromise { kid, how, wait } => compromise(&client, out, kid, how, &wait).await,
-            Verb::Affected { kid, limit } => {
+            Verb::Compromise(of) => {
+                let (client, asked) = of.open(out).await?;
+                compromise(&client, out, asked).await
+            }
+            Verb::Affected(of) => {
+                let (client, Affected { kid, limit }) = of.open(out).await?;
                 let (tasks, more) = affected(&client, &kid, limit).await?;
+                let now = SystemClock.now();
                 let document = || json!({ "affected_tasks": tasks.iter().map(render::affected).collect::<Vec<_>>(), "more": more });
                 out.answer(document, || affected_text(&tasks, more, now)).map(|()| Exit::Done)
             }
+            Verb::Drill(drill) => drill.run(out).await,
         }
     }
+}
+
+async fn list(client: &Client, out: Output, trust_domain: String) -> Outcome {
+    let answer = client.list_keys(proto::ListKeysRequest { trust_domain }).await?;
+    let document = || {
+        json!({
+            "keys": answer.keys.iter().map(render::key).collect::<Vec<_>>(),
+            "keyring_sequence": answer.keyring_sequence,
+        })
+    };
+    out.answer(document, || render::keys_text(&answer.keys, SystemClock.now())).map(|()| Exit::Done)
 }
 
 async fn set(client: &Client, out: Output, trust_domain: String) -> Outcome {
@@ -174,14 +227,14 @@ async fn ca_bundle(client: &Client, out: Output, spiffe: bool) -> Outcome {
     out.answer(document, text).map(|()| Exit::Done)
 }
 
-fn moved(out: Output, moved: Option<proto::KeyMove>, now: Timestamp) -> Outcome {
-    let moved = moved.unwrap_or_default();
+fn moved(out: Output, moved: Option<proto::KeyMove>) -> Outcome {
+    let (moved, now) = (moved.unwrap_or_default(), SystemClock.now());
     out.answer(|| render::key_move(&moved), || render::key_move_text(&moved, now)).map(|()| Exit::Done)
 }
 
 /// The receipt first, whatever becomes of the question who is affected: the key is given up by then.
-async fn compromise(client: &Client, out: Output, kid: String, how: How, wait: &Wait) -> Outcome {
-    let How { dry_run, note } = how;
+async fn compromise(client: &Client, out: Output, asked: Compromise) -> Outcome {
+    let Compromise { key: Named { kid, how: How { dry_run, note } }, wait } = asked;
     let request = proto::CompromiseKeyRequest { kid: kid.clone(), dry_run, note, wait: wait.to_proto() };
     let answer = client.compromise_key(request).await?;
     let (moved, receipt) = (answer.r#move.unwrap_or_default(), answer.receipt);

@@ -4,6 +4,7 @@ mod broker;
 mod client;
 mod demo;
 mod dev;
+mod drill;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
