@@ -92,7 +92,7 @@ struct Rotate {
 #[derive(Debug, Args)]
 struct Named {
     /// Its name
-    #[arg(value_name = "KID")]
+    #[arg(value_name = "KID", allow_hyphen_values = true)]
     kid: String,
     #[command(flatten)]
     how: How,
@@ -109,7 +109,7 @@ struct Compromise {
 #[derive(Debug, Args)]
 struct Affected {
     /// Its name
-    #[arg(value_name = "KID")]
+    #[arg(value_name = "KID", allow_hyphen_values = true)]
     kid: String,
     /// At most so many
     #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_one)]

@@ -16,7 +16,7 @@ use crate::cert::{CertIssuer, IssuedCertificate, LeafRequest, ProvenPublicKey};
 use crate::ids::{CredentialId, Partition, new_task_id};
 use crate::keys::publish::pem;
 use crate::keys::testing::{MemoryStore, domain, kek, plan};
-use crate::keys::{Keeper, KeyUse, Move};
+use crate::keys::{Keeper, KeyUse, Move, Unaccounted};
 use crate::time::{Clock as _, SystemClock};
 
 const VALIDITY: Duration = Duration::from_secs(300);
@@ -27,7 +27,9 @@ fn now() -> Timestamp {
 }
 
 async fn keeper() -> Keeper {
-    Keeper::open(Arc::<MemoryStore>::default(), Arc::new(kek(7)), plan(&[]), now()).await.unwrap()
+    Keeper::open(Arc::<MemoryStore>::default(), Arc::new(kek(7)), plan(&[]), Arc::new(Unaccounted), now())
+        .await
+        .unwrap()
 }
 
 fn issue(keeper: &Keeper) -> IssuedCertificate {
