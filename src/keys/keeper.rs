@@ -211,7 +211,9 @@ impl Keeper {
         self.account.intend(&change, now).await.map_err(KeyringError::not_recorded)?;
         reach(Place::KeyringLost);
         let written = self.store.compare_and_set(expected, current.document()).await;
-        reach(Place::KeyringKept);
+        if written.is_ok() {
+            reach(Place::KeyringKept);
+        }
         let ours = written.map(|written| written.document == current.document()).map_err(KeyringError::from);
         let outcome = self.account.outcome(&change, ours.clone(), now).await;
         let ours = ours?;

@@ -65,7 +65,9 @@ impl Opening<'_> {
             reach(Place::KeysMade);
             let document = opened.encode()?;
             let written = self.store.compare_and_set(version, &document).await.map_err(KeyringError::from);
-            reach(Place::KeysStored);
+            if written.is_ok() {
+                reach(Place::KeysStored);
+            }
             let ours = written.as_ref().map(|written| written.document == document);
             let outcome = self.account.outcome(&change, ours.map_err(Clone::clone), now).await;
             stored = Some(written?);

@@ -410,6 +410,7 @@ async fn a_stream_is_told_of_its_own_key_set_and_not_of_what_else_moves_in_the_k
             number += 1;
             stream.beat(number).await;
             loop {
+                stream.acknowledge().await;
                 match stream.frame().await {
                     feed_frame::Content::Heartbeat(heartbeat) if heartbeat.beat == number => break,
                     feed_frame::Content::KeySet(keys) => heard.push(keys.jwks_json),
