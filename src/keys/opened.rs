@@ -197,7 +197,7 @@ impl Opened {
                 }
             }
         }
-        for kid in plan::forgotten(&self.document) {
+        for kid in plan::forgotten(&self.document, now) {
             self.document.keys.retain(|entry| entry.kid != kid);
         }
         let has_private: Vec<_> =

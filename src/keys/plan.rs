@@ -14,8 +14,12 @@ use crate::time::Timestamp;
 
 /// Keys of one use and trust domain that are published at a time.
 pub const MAX_PUBLISHED: usize = 32;
-/// Keys of one use and trust domain that are over and are still named: the newest of each such state.
+/// Keys of one use and trust domain that are over and are named still: the newest of each such state.
 pub const MAX_REMEMBERED: usize = 16;
+/// The same of compromised keys that somebody could take something under: what is known of them holds fences and revocation lists up.
+pub const MAX_COMPROMISED: usize = 256;
+/// How long a compromised key is remembered at least, where no certificate sets an end: longer than tasks, copies of key sets and backups of the day before live.
+const COMPROMISED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long keys wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -399,17 +403,25 @@ impl Due {
     }
 }
 
-/// What goes when `slot` has more keys that are over than are remembered: the oldest of each state.
-pub(super) fn forgotten(document: &Document) -> Vec<KeyId> {
+/// What goes when there are more keys of a use and trust domain that are over than are remembered: the oldest of each state. Compromised ones stay while somebody could take something under
+/// them, up to [`MAX_COMPROMISED`].
+pub(super) fn forgotten(document: &Document, now: Timestamp) -> Vec<KeyId> {
     let mut forgotten = Vec::new();
     for state in [KeyState::Retired, KeyState::Compromised] {
         for entry in document.keys.iter().filter(|entry| entry.state() == state) {
             let newer = document.standing(entry.slot(), state);
             let newer = newer.filter(|other| other.standing.since() > entry.standing.since()).count();
-            if newer >= MAX_REMEMBERED {
+            let matters = state == KeyState::Compromised && matters_until(entry) > now;
+            if newer >= if matters { MAX_COMPROMISED } else { MAX_REMEMBERED } {
                 forgotten.push(entry.kid);
             }
         }
     }
     forgotten
+}
+
+/// Until when somebody could take what is under a compromised key.
+fn matters_until(entry: &Entry) -> Timestamp {
+    let remembered = entry.standing.since().saturating_add(COMPROMISED_FOR);
+    entry.not_after.map_or(remembered, |end| end.max(remembered))
 }

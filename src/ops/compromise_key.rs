@@ -47,13 +47,16 @@ impl Broker {
         }
         let slot = self.permit_move_of::<action::CompromiseKey>(caller, key, command.dry_run, trail)?;
         let what = Move::Compromise(command.kid);
-        let moved = self.make_move(Some(caller), &what, slot, command.dry_run, now, trail).await?;
+        let moved = self.make_move(caller, &what, slot, command.dry_run, now, trail).await?;
         if command.dry_run {
             return Ok((moved, None));
         }
         let key = find(&self.keyring(), &command.kid)?;
         let by = Actor { spiffe_id: caller.spiffe_id().to_string(), note: command.wish.note };
-        let fenced = self.fence_key(&key, by, now).await?;
+        let fenced = self.fence_key(&key, by, now).await;
+        // Whoever hears of it looks for a fence that is missing, and would raise this one once more.
+        self.announce_keyring(&self.keyring()).await;
+        let fenced = fenced?;
         trail.fact("fence", fenced.0.id);
         Ok((moved, Some(fenced)))
     }

@@ -99,7 +99,11 @@ impl Broker {
                 return Err(Error::internal("a move of another verb"));
             }
         };
-        self.make_move(Some(caller), what, slot, dry_run, now, trail).await
+        let moved = self.make_move(caller, what, slot, dry_run, now, trail).await?;
+        if !dry_run {
+            self.announce_keyring(&self.keyring()).await;
+        }
+        Ok(moved)
     }
 
     /// The stored keyring, as it is now.
@@ -143,10 +147,10 @@ impl Broker {
         self.permit::<A>(caller, keys, facts, trail).map(drop)
     }
 
-    /// Makes a move that is permitted: intent first, then the change, then everybody is told.
+    /// Makes a move that is permitted, intent first. To be announced when all of it is done.
     pub(super) async fn make_move(
         &self,
-        caller: Option<&Caller>,
+        caller: &Caller,
         what: &Move,
         slot: (KeyUse, TrustDomain),
         dry_run: bool,
@@ -154,13 +158,10 @@ impl Broker {
         trail: &mut Trail,
     ) -> Result<answer::KeyMove> {
         if !dry_run {
-            self.intend(caller, trail, now).await?;
+            self.intend(Some(caller), trail, now).await?;
         }
         let made = self.keys.make(what, dry_run, now).await.map_err(keyring_error)?;
         let moved = made.map_err(|refusal| refused(&refusal))?;
-        if !dry_run && !moved.steps.is_empty() {
-            self.announce_keyring(&moved.keyring).await;
-        }
         trace(trail, &moved);
         let of_slot = |key: &KeyView| (key.key_use, &key.trust_domain) == (slot.0, &slot.1);
         Ok(answer::KeyMove {

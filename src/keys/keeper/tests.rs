@@ -184,6 +184,28 @@ async fn r4_a_key_is_given_up_from_whichever_state_and_another_stands_by() {
 }
 
 #[tokio::test]
+async fn r4_compromised_keys_are_remembered_while_somebody_could_take_something_under_them() {
+    let store = Arc::default();
+    let keeper = keeper(&store).await;
+    let month = Duration::from_secs(30 * 24 * 3600);
+    for key_use in [KeyUse::Jwt, KeyUse::TaskCaIntermediate] {
+        for second in 0..20 {
+            let kid = the_one(&keeper, key_use, KeyState::Active).kid;
+            done(&keeper, &Move::Compromise(kid), NOW.saturating_add(Duration::from_secs(second))).await;
+        }
+        assert_eq!(keys(&keeper, key_use, KeyState::Compromised).len(), 20);
+    }
+    let later = NOW.saturating_add(month * 2);
+    for (key_use, left) in [(KeyUse::Jwt, 16), (KeyUse::TaskCaIntermediate, 21)] {
+        let kid = the_one(&keeper, key_use, KeyState::Active).kid;
+        done(&keeper, &Move::Compromise(kid), later).await;
+        let remembered = keys(&keeper, key_use, KeyState::Compromised);
+        assert_eq!(remembered.len(), left, "an intermediate for as long as its certificate is valid");
+        assert!(remembered.iter().any(|key| key.kid == kid), "the newest stay");
+    }
+}
+
+#[tokio::test]
 async fn r5_two_operators_who_rotate_at_once_make_one_active_key() {
     let store = Arc::default();
     let (a, b) = (keeper(&store).await, keeper(&store).await);
