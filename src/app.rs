@@ -1,5 +1,6 @@
 //! The composition root: a [`Config`] becomes a running broker, and a running broker becomes a drained one.
 
+mod keys;
 mod publish;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,15 +22,13 @@ use crate::api::grpc;
 use crate::api::http::{self, Readiness};
 use crate::audience::AudienceRegister;
 use crate::audit::{LineSink, SINK_PATIENCE, Sink};
-use crate::config::{AuditTarget, Config, JwtAlgorithm, KeySource, RedisConfig, StoreConfig};
+use crate::config::{AuditTarget, Config, RedisConfig, StoreConfig};
 use crate::feed::Hub;
 use crate::identity::{
     self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustDomain,
 };
-use crate::keys::store::{AsRead, KeyringStore};
-use crate::keys::{
-    Account, Keeper, KeyEncryptionKey, KeyPlan, KeyWrapper, KeyringError, Successive, Times, Unaccounted,
-};
+use crate::keys::store::AsRead;
+use crate::keys::{Keeper, Unaccounted};
 use crate::ops::{Broker, ByFacts, KeepKeyring, KeepRevocationLists, KeyringRecord, Settings, Sweep};
 use crate::policy::PolicyEngine;
 use crate::revoke::history::{Durability, History};
@@ -38,7 +37,10 @@ use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::store::redis::{RedisDurability, RedisOptions, RedisStore, RedisTls, Refusal};
 use crate::time::Clock;
 
+use keys::open_keys;
 use publish::{keep_published, publish};
+
+pub use keys::declare_restored;
 
 /// Upper ends of the buckets for durations, in seconds.
 const SECONDS: [f64; 14] =
@@ -433,48 +435,4 @@ pub(crate) fn redis_options(redis: &RedisConfig) -> RedisOptions {
         tls: RedisTls { ca_file: redis.ca_file.clone(), cert_file, key_file },
         ..RedisOptions::new(&redis.url)
     }
-}
-
-async fn open_keys(
-    config: &Config,
-    settings: &Settings,
-    store: Arc<dyn KeyringStore>,
-    record: Arc<dyn Account>,
-    clock: &dyn Clock,
-) -> Result<Keeper, StartError> {
-    let key = |source: &KeySource| {
-        let key = match source {
-            KeySource::File(path) => KeyEncryptionKey::from_file(path),
-            KeySource::Environment(name) => KeyEncryptionKey::from_env(name),
-            KeySource::Credential(name) => KeyEncryptionKey::from_credential(name),
-        };
-        key.map_err(|e| StartError::configured("the key-encryption key", e))
-    };
-    let present = key(&config.keys.key_encryption_key)?;
-    let wrapper: Arc<dyn KeyWrapper> = match &config.keys.other_key_encryption_key {
-        Some(other) => Arc::new(Successive { present, other: key(other)? }),
-        None => Arc::new(present),
-    };
-    let algorithm = match config.keys.algorithm {
-        JwtAlgorithm::ES256 => taskpass_verifier::keyset::Algorithm::Es256,
-        JwtAlgorithm::EdDSA => taskpass_verifier::keyset::Algorithm::EdDsa,
-    };
-    let issuers = settings.issuers.keys().map(|name| (name.clone(), algorithm)).collect();
-    let times = Times {
-        refresh_hint: config.keys.refresh_hint,
-        cache: config.keys.jwks_max_age,
-        agreement: config.keys.agree_within,
-        longest_token: config.lifetimes.max_token,
-        longest_certificate: config.lifetimes.max_certificate,
-        rotate_every: config.keys.rotate_every,
-    };
-    let plan = KeyPlan { times, ..KeyPlan::new(settings.trust_domain.clone(), issuers) };
-    Keeper::open(store, wrapper, plan, record, clock.now()).await.map_err(|error| {
-        let fault = match &error {
-            KeyringError::WrongKeyEncryptionKey { .. } => StartFault::Configuration,
-            passing if passing.may_pass() => StartFault::Unreachable,
-            _ => StartFault::Other,
-        };
-        StartError { fault, ..StartError::new("the keyring", error) }
-    })
 }

@@ -2,13 +2,15 @@
 
 mod drill;
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::args::{Wait, at_least_one};
 use super::connect::{Client, Connection};
 use super::failure::{Exit, Failure, Outcome};
-use super::output::{Output, inline};
+use super::output::{Output, inline, say};
 use super::render;
 use crate::proto;
 use crate::time::{Clock as _, SystemClock, Timestamp};
@@ -16,7 +18,9 @@ use crate::time::{Clock as _, SystemClock, Timestamp};
 /// How many affected tasks are shown after a compromise; `key affected` shows them all.
 const AFFECTED_SHOWN: usize = 100;
 /// How many tasks the broker looks at for a page.
-const PAGE: i32 = 500;
+const PAGE: i32 = 100;
+/// How long a compromise goes on looking for them, when the receipt is there.
+const AFFECTED_WAIT: Duration = Duration::from_secs(5);
 
 /// The broker's keys: their public halves, where they stand, and their moves
 #[derive(Debug, Args)]
@@ -238,11 +242,19 @@ async fn compromise(client: &Client, out: Output, asked: Compromise) -> Outcome 
     let request = proto::CompromiseKeyRequest { kid: kid.clone(), dry_run, note, wait: wait.to_proto() };
     let answer = client.compromise_key(request).await?;
     let (moved, receipt) = (answer.r#move.unwrap_or_default(), answer.receipt);
-    let (tasks, more) = affected(client, &kid, AFFECTED_SHOWN).await.unwrap_or_else(|failure| {
-        out.warn(&format!("which tasks are affected is not known: {failure}"));
+    let now = SystemClock.now();
+    if !out.is_json() {
+        let receipt = receipt.as_ref().map(|receipt| render::key_fence_text(receipt, now));
+        say(&(render::key_move_text(&moved, now) + &receipt.unwrap_or_default() + "\n"))?;
+    }
+    let asking = tokio::time::timeout(AFFECTED_WAIT, affected(client, &kid, AFFECTED_SHOWN)).await;
+    let said = asking
+        .map_err(|_| "it takes longer than is waited for here; `taskpass key affected` waits".to_owned());
+    let said = said.and_then(|said| said.map_err(|failure| failure.to_string()));
+    let (tasks, more) = said.unwrap_or_else(|why| {
+        out.warn(&format!("not all tasks that are affected are known: {why}"));
         (Vec::new(), true)
     });
-    let now = SystemClock.now();
     let document = || {
         json!({
             "move": render::key_move(&moved),
@@ -251,14 +263,7 @@ async fn compromise(client: &Client, out: Output, asked: Compromise) -> Outcome 
             "more_affected": more,
         })
     };
-    let text = || {
-        let receipt = receipt.as_ref().map(|receipt| render::key_fence_text(receipt, now));
-        render::key_move_text(&moved, now)
-            + &receipt.unwrap_or_default()
-            + "\n"
-            + &affected_text(&tasks, more, now)
-    };
-    out.answer(document, text).map(|()| Exit::Done)
+    out.answer(document, || affected_text(&tasks, more, now)).map(|()| Exit::Done)
 }
 
 /// At most so many, and whether there are more.

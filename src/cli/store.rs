@@ -11,7 +11,7 @@ use super::host::bad_config;
 use super::output::Output;
 use crate::app;
 use crate::config::{self, StoreConfig};
-use crate::time::{Clock as _, SystemClock};
+use crate::time::SystemClock;
 
 /// Tell the store what it cannot know
 #[derive(Debug, Args)]
@@ -54,7 +54,8 @@ impl Store {
             }
             StoreConfig::Redis(_) => Failure::from(why),
         })?;
-        out.patiently("the store", store.declare_restored(clock.now())).await?;
+        let declared = app::declare_restored(&config, store.as_ref(), clock.as_ref());
+        out.patiently("the store", declared).await.map_err(Failure::from)?;
         store.leave().await;
         let text = || "Every task in the store has ended.".to_owned();
         out.answer(|| json!({ "declared": "restored" }), text).map(|()| Exit::Done)

@@ -140,7 +140,14 @@ impl Document {
     pub(super) fn encode(&self, seal: &RecordSeal) -> Result<Vec<u8>, KeyringError> {
         let body = serde_json::to_string(self).map_err(KeyringError::damaged)?;
         let tag = URL_SAFE_NO_PAD.encode(seal.tag_document(body.as_bytes()));
-        Ok(format!("{MAGIC} {FORMAT}\n{tag}\n{body}").into_bytes())
+        let document = format!("{MAGIC} {FORMAT}\n{tag}\n{body}").into_bytes();
+        if document.len() > MAX_BYTES {
+            // Written, it would be read by nobody.
+            let why =
+                "the keyring would be longer than 1 MiB: serve fewer trust domains, or move keys less often";
+            return Err(KeyringError::not_made(why));
+        }
+        Ok(document)
     }
 }
 

@@ -232,19 +232,22 @@ impl Keeper {
         dry_run: bool,
         now: Timestamp,
     ) -> Result<Result<Moved, Refusal>, KeyringError> {
+        let asked = feed::now();
         let _turn = self.turn.lock().await;
-        self.make_one(what, dry_run, now).await
+        self.make_one(what, dry_run, (now, asked)).await
     }
 
     async fn make_one(
         &self,
         what: &Move,
         dry_run: bool,
-        now: Timestamp,
+        (asked_at, asked): (Timestamp, Moment),
     ) -> Result<Result<Moved, Refusal>, KeyringError> {
         let (wrapper, plan) = (self.wrapper.as_ref(), &self.plan);
         for _ in 0..MAX_ATTEMPTS {
             let began = feed::now();
+            // What waits for something counts from the move, not from when it was asked for.
+            let now = asked_at.saturating_add(began.since(asked));
             let gone = || KeyringError::damaged("the store has no keyring");
             let (stored, current) = (self.store.load().await?.ok_or_else(gone)?, self.current());
             if stored.document != current.document() {

@@ -40,6 +40,7 @@ pub use error::KeyringError;
 pub use keeper::{Keeper, Moved, Seen};
 pub use kek::{KekError, KeyEncryptionKey};
 pub use keyring::{KeyPlan, KeyView, Keyring};
+pub use opening::renumber;
 pub use pages::{PageSeal, TaskList};
 pub use plan::{Move, Refusal, Times};
 pub use publish::KeySets;

@@ -99,3 +99,23 @@ impl Opening<'_> {
         Ok(Some(Unasked { written_back: false, forked, steps }))
     }
 }
+
+/// Gives the stored keyring a sequence that is later than any before it, and changes nothing else: for one that was put back, and that verifiers have seen a later one of. Nothing happens where
+/// there is none.
+pub async fn renumber(
+    store: &dyn KeyringStore,
+    wrapper: &dyn KeyWrapper,
+    plan: &KeyPlan,
+    now: Timestamp,
+) -> Result<(), KeyringError> {
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(stored) = store.load().await? else { return Ok(()) };
+        let mut opened = Opened::read(&stored.document, wrapper, plan).await?;
+        opened.renumber(now);
+        let document = opened.encode()?;
+        if store.compare_and_set(Some(stored.version), &document).await?.document == document {
+            return Ok(());
+        }
+    }
+    Err(KeyringError::Contended)
+}

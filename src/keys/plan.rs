@@ -16,8 +16,8 @@ use crate::time::Timestamp;
 pub const MAX_PUBLISHED: usize = 32;
 /// Keys of one use and trust domain that are over and are named still: the newest of each such state.
 pub const MAX_REMEMBERED: usize = 16;
-/// The same of compromised keys that somebody could take something under: what is known of them holds fences and revocation lists up.
-pub const MAX_COMPROMISED: usize = 256;
+/// The same of keys that somebody could take something under still, compromised ones and intermediates: what is known of them holds fences and revocation lists up.
+pub const MAX_IN_USE: usize = 256;
 /// How long a compromised key is remembered at least, where no certificate sets an end: longer than tasks, copies of key sets and backups of the day before live.
 const COMPROMISED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -403,16 +403,16 @@ impl Due {
     }
 }
 
-/// What goes when there are more keys of a use and trust domain that are over than are remembered: the oldest of each state. Compromised ones stay while somebody could take something under
-/// them, up to [`MAX_COMPROMISED`].
+/// What goes when there are more keys of a use and trust domain that are over than are remembered: the oldest of each state. While somebody could take something under a key it stays, up to
+/// [`MAX_IN_USE`].
 pub(super) fn forgotten(document: &Document, now: Timestamp) -> Vec<KeyId> {
     let mut forgotten = Vec::new();
     for state in [KeyState::Retired, KeyState::Compromised] {
         for entry in document.keys.iter().filter(|entry| entry.state() == state) {
             let newer = document.standing(entry.slot(), state);
             let newer = newer.filter(|other| other.standing.since() > entry.standing.since()).count();
-            let matters = state == KeyState::Compromised && matters_until(entry) > now;
-            if newer >= if matters { MAX_COMPROMISED } else { MAX_REMEMBERED } {
+            let most = if matters_until(entry) > now { MAX_IN_USE } else { MAX_REMEMBERED };
+            if newer >= most {
                 forgotten.push(entry.kid);
             }
         }
@@ -420,8 +420,11 @@ pub(super) fn forgotten(document: &Document, now: Timestamp) -> Vec<KeyId> {
     forgotten
 }
 
-/// Until when somebody could take what is under a compromised key.
+/// Until when somebody could take what is under a key that is over.
 fn matters_until(entry: &Entry) -> Timestamp {
-    let remembered = entry.standing.since().saturating_add(COMPROMISED_FOR);
+    let remembered = match entry.state() {
+        KeyState::Compromised => entry.standing.since().saturating_add(COMPROMISED_FOR),
+        _ => entry.standing.since(),
+    };
     entry.not_after.map_or(remembered, |end| end.max(remembered))
 }

@@ -4,6 +4,7 @@
 //! the key's trust domain, was made under it; around those two moments, for as long as brokers may disagree, it may have been.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::ids::TaskId;
@@ -23,7 +24,7 @@ use super::{Broker, Caller, answer};
 const CREDENTIALS: usize = 500;
 
 impl Broker {
-    /// A page of the live tasks with unexpired credentials that the key has signed, or may have, and the token to go on with. A task that policy does not let the caller see is left out.
+    /// A page of the live tasks with unexpired credentials that the key has signed, or may have, and the token to go on with.
     pub async fn list_affected_tasks(
         &self,
         caller: &Caller,
@@ -74,14 +75,14 @@ impl Broker {
         let (mut affected, mut asked) = (Vec::new(), HashMap::new());
         for view in page.tasks.iter().filter(|view| view.record.head.credentials > 0) {
             let Some(known) = self.readable(view, trail) else { continue };
-            let owner = &known.facts.owner;
-            if !*asked.entry(owner.clone()).or_insert_with(|| self.may_see(caller, owner)) {
+            let Some((credentials, expires_by)) = self.signed_under(key, &known.facts, now).await? else {
                 continue;
-            }
-            if let Some((credentials, expires_by)) = self.signed_under(key, &known.facts, now).await? {
-                let task = Self::answer_task(&known, view);
-                affected.push(answer::AffectedTask { task, credentials, expires_by });
-            }
+            };
+            let facts = Arc::clone(&known.facts);
+            let sees =
+                *asked.entry(facts.owner.clone()).or_insert_with(|| self.may_see(caller, &facts.owner));
+            let task = sees.then(|| Self::answer_task(&known, view));
+            affected.push(answer::AffectedTask { facts, task, credentials, expires_by });
         }
         Ok((affected, page.next))
     }

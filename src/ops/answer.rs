@@ -87,8 +87,10 @@ pub struct KeyMove {
 /// A task that holds what a key has signed, or may have.
 #[derive(Clone, Debug)]
 pub struct AffectedTask {
-    /// The task.
-    pub task: Task,
+    /// What of it never changes. Id and owner are for everybody who may ask, the rest for those who may list tasks of the owner.
+    pub facts: Arc<TaskFacts>,
+    /// All of it, for those.
+    pub task: Option<Task>,
     /// How many unexpired credentials.
     pub credentials: u32,
     /// When the last of them expires.

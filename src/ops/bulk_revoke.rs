@@ -129,7 +129,11 @@ impl Broker {
 
     /// Idempotent: a partition that has the fence is left as it is.
     async fn raise_everywhere(&self, intent: &FenceIntent, now: Timestamp) -> Result<Vec<(Partition, Sent)>> {
-        self.blocks.remember(std::slice::from_ref(intent), now);
+        // What refuses new tasks does so here from the first partition on. The fence of a key follows from the keyring, for as long as it is not known to stand everywhere.
+        let at_once = !matches!(intent.target, FenceTarget::Key(_));
+        if at_once {
+            self.blocks.remember(std::slice::from_ref(intent), now);
+        }
         let raised = join_all(Partition::all().map(async |partition| {
             let raised = self.store.raise(partition, intent, now).await;
             reach(Place::FenceRaisedInSome);
@@ -141,6 +145,9 @@ impl Broker {
                 "The end is recorded but not yet in force everywhere. Try again until this succeeds.";
             Error::new(Reason::NotFinished, sentence).with_detail(error)
         })?;
+        if !at_once {
+            self.blocks.remember(std::slice::from_ref(intent), now);
+        }
         // Places of what has just died can be taken at once.
         self.full.clear();
         reach(Place::FenceRaised);

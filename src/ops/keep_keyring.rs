@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::ids::Partition;
 use crate::keys::{
     Account, KeyState, KeyUse, KeyView, Keyring, KeyringError, Move, Moved, Seen, Step, Unasked,
 };
-use crate::revoke::fence::FenceTarget;
+use crate::revoke::fence::{FenceIntent, FenceTarget};
 use crate::task::state::Actor;
 use crate::time::{Clock, Timestamp};
 
@@ -119,8 +120,10 @@ impl Broker {
         let held = !matches!(seen, Seen::Lost | Seen::WrittenBack(false));
         in_store.set(if held { 1.0 } else { 0.0 });
         if held && self.check_audit().is_ok() {
-            self.fence_what_is_given_up(now).await?;
-            self.move_what_is_due(now).await?;
+            // One that fails holds up no other.
+            let fenced = self.fence_what_is_given_up(now).await;
+            let moved = self.move_what_is_due(now).await;
+            fenced.and(moved)?;
         }
         let signing = self.signing()?;
         show(&signing.keyring, now);
@@ -141,9 +144,14 @@ impl Broker {
         if unknown.is_empty() {
             return Ok(());
         }
-        // A fence that is raised is in every partition; of one that is not yet in all of them there is the intent, and the sweep goes on with it.
-        let standing = self.store.blocks(Partition::from_low_bits(0), now).await.map_err(store_error)?;
-        self.blocks.remember(&standing, now);
+        // One that another broker has raised stands in every partition; of one that does not, the intent may be lost.
+        let standing =
+            try_join_all(Partition::all().map(|partition| self.store.blocks(partition, now))).await;
+        let standing = standing.map_err(store_error)?;
+        let everywhere =
+            |fence: &FenceIntent| standing.iter().all(|of| of.iter().any(|it| it.id == fence.id));
+        let whole = standing.first().into_iter().flatten().filter(|fence| everywhere(fence)).cloned();
+        self.blocks.remember(&whole.collect::<Vec<_>>(), now);
         for key in unknown.iter().filter(|key| lacks(key)) {
             let mut trail = Trail::new("FenceKey", key.kid);
             trail.fact("by", "keyring");

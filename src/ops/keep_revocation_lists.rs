@@ -122,6 +122,10 @@ impl KeepRevocationLists {
     async fn round(&mut self) -> Result<()> {
         let now = self.clock.now();
         let changed = self.gathered.look(self.broker.store.as_ref(), now).await?;
+        if !self.broker.keys.is_confirmed() {
+            // It may lack an intermediate that another broker has given up.
+            return Err(Error::store("the keyring in force is not known to be the one in the store"));
+        }
         let keyring = self.broker.keyring();
         let due = self.signed.as_ref().is_none_or(|signed| {
             let renewed = signed.at.saturating_add(self.renewal());

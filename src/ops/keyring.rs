@@ -77,7 +77,10 @@ impl Broker {
 /// As far as a caller may know.
 pub(super) fn keyring_error(error: KeyringError) -> Error {
     match error {
-        KeyringError::RanBack { .. } | KeyringError::Damaged(_) => Error::store(error),
+        KeyringError::RanBack { .. }
+        | KeyringError::Damaged(_)
+        | KeyringError::WrongKeyEncryptionKey { .. }
+        | KeyringError::KeyDoesNotOpen { .. } => Error::store(error),
         other => other.into(),
     }
 }

@@ -80,7 +80,7 @@ pub struct Broker {
     blocks: Blocks,
     lists: watch::Sender<Option<Arc<RevocationLists>>>,
     /// Held by whoever looks at the store for those whom nobody knows.
-    looking: Semaphore,
+    looking: Arc<Semaphore>,
 }
 
 /// The part of the configuration that operations need.
@@ -126,7 +126,7 @@ impl Broker {
             full: memory::full_workloads(),
             blocks: Blocks::default(),
             lists: watch::Sender::new(None),
-            looking: Semaphore::new(1),
+            looking: Arc::new(Semaphore::new(1)),
         })
     }
 }

@@ -109,6 +109,9 @@ impl Broker {
     /// The stored keyring, as it is now.
     pub(super) async fn newest_keyring(&self, now: Timestamp) -> Result<Arc<Keyring>> {
         self.keys.look(now).await.map_err(keyring_error)?;
+        if !self.keys.is_confirmed() {
+            return Err(Error::store("the keyring in force is not the one in the store"));
+        }
         Ok(self.keyring())
     }
 

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
 use super::Broker;
-use super::keyring::Signing;
+use super::keyring::{Signing, keyring_error};
 
 /// The longest wait for a look at the store.
 const LOOK: Duration = Duration::from_secs(2);
@@ -53,9 +53,19 @@ impl Broker {
     pub async fn published(&self, now: Timestamp) -> Result<Published> {
         if !self.keys.is_confirmed() {
             let unsure = || Error::store("the keyring in force is not known to be the one in the store");
-            let Ok(_only_one) = self.looking.try_acquire() else { return Err(unsure()) };
-            let looked = tokio::time::timeout(LOOK, self.signing_now(now)).await;
-            looked.map_err(|_| unsure())??;
+            let Ok(only_one) = Arc::clone(&self.looking).try_acquire_owned() else { return Err(unsure()) };
+            let keys = Arc::clone(&self.keys);
+            // To its end, whoever hangs up meanwhile: it may mend what is amiss.
+            let look = tokio::spawn(async move {
+                let looked = keys.look(now).await;
+                drop(only_one);
+                looked.map(drop)
+            });
+            let looked = tokio::time::timeout(LOOK, look).await.map_err(|_| unsure())?;
+            looked.map_err(|_| unsure())?.map_err(keyring_error)?;
+            if !self.keys.is_confirmed() {
+                return Err(unsure());
+            }
         }
         // In this order: the older keyring with the younger age would be a lie.
         let age = self.keys.confirmed_for();

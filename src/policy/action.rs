@@ -244,7 +244,7 @@ actions! {
     RetireKey(Keys<'a>, KeyFacts);
     /// Give a key up.
     CompromiseKey(Keys<'a>, KeyFacts);
-    /// See which tasks hold what a key has signed; each of them also by `ListAllTasks`.
+    /// See which tasks hold what a key has signed, by id and owner; more of a task by `ListAllTasks`.
     ListAffectedTasks(Keys<'a>, ());
     /// Read the lists of certificates that are good no longer.
     GetRevocationList((), ());

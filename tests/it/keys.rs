@@ -308,6 +308,17 @@ async fn the_tasks_that_a_key_has_signed_for_are_named_before_and_after_it_is_gi
         tasks.into_iter().map(|it| (it.task.unwrap().id, it.credentials)).collect()
     };
     let expected = BTreeSet::from([(first.id.clone(), 2), (other.id.clone(), 1)]);
+    // The platform is told which tasks and whose they are, and nothing of what they are for.
+    let platform = Operator(broker.platform());
+    let told = platform.affected(&kid).await.unwrap();
+    assert_eq!(named(told.clone()), expected);
+    let tasks: Vec<_> = told.into_iter().filter_map(|it| it.task).collect();
+    assert!(
+        tasks.iter().all(|it| !it.owner.is_empty() && it.goal.is_empty() && it.grants.is_empty()),
+        "{tasks:?}"
+    );
+    let seen = operator.affected(&kid).await.unwrap();
+    assert!(seen.iter().all(|it| !it.task.as_ref().unwrap().goal.is_empty()), "{seen:?}");
     assert_eq!(named(operator.affected(&kid).await.unwrap()), expected);
     operator.compromise(&kid).await.unwrap();
     assert_eq!(named(operator.affected(&kid).await.unwrap()), expected);
@@ -317,7 +328,6 @@ async fn the_tasks_that_a_key_has_signed_for_are_named_before_and_after_it_is_gi
         assert!(operator.affected(&standby).await.unwrap().is_empty());
     }
     // Certificates are under the task CA.
-    let platform = Operator(broker.platform());
     let keys = platform.list(BROKER_DOMAIN).await.unwrap();
     let intermediate = in_state(&keys, KeyUse::TaskCaIntermediate, KeyState::Active).remove(0);
     let certified = named(platform.affected(&intermediate).await.unwrap());

@@ -16,9 +16,9 @@ use crate::support::story::{mint_for, read_token, shown};
 use crate::support::world::{DOCS, ISSUER};
 use crate::support::{Store, now};
 
-/// What takes minutes and hours elsewhere: a standby waits for three seconds, and a key is replaced as soon as its standby has waited.
+/// What takes minutes and hours elsewhere: a standby waits for four seconds, a second longer than a copy of the key set may be kept, and a key is replaced as soon as its standby has waited.
 const TIMES: &str =
-    "rotate_every = \"2s\"\nrefresh_hint = \"1s\"\njwks_max_age = \"1s\"\nagree_within = \"1s\"";
+    "rotate_every = \"2s\"\nrefresh_hint = \"1s\"\njwks_max_age = \"3s\"\nagree_within = \"1s\"";
 const LENGTH: Duration = Duration::from_secs(120);
 /// Between two mints.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -133,6 +133,6 @@ async fn r1_two_minutes_of_rotations_under_load_refuse_no_good_token() {
         assert!(asked.active, "by the other broker");
         tokio::time::sleep(PAUSE).await;
     }
-    assert!(kids.len() >= 15, "a key signs for some three seconds: {}", kids.len());
-    assert!(judged >= 1_000 && reader.epoch > 15 && reader.unchanged > 15, "{judged}");
+    assert!(kids.len() >= 15, "a key signs for some four seconds: {}", kids.len());
+    assert!(judged >= 1_000 && reader.epoch > 10 && reader.unchanged > 5, "{judged}");
 }

@@ -191,8 +191,15 @@ const fn key_state(state: answer::KeyState) -> proto::KeyState {
 }
 
 pub(super) fn affected_task(affected: &answer::AffectedTask) -> proto::AffectedTask {
+    let facts = &affected.facts;
+    let bare = || proto::Task {
+        id: facts.id.to_string(),
+        root_id: facts.root().to_string(),
+        owner: facts.owner.to_string(),
+        ..Default::default()
+    };
     proto::AffectedTask {
-        task: Some(task(&affected.task)),
+        task: Some(affected.task.as_ref().map_or_else(bare, task)),
         credentials: affected.credentials,
         expires_by: Some(timestamp(affected.expires_by)),
     }

@@ -89,7 +89,7 @@ pub(in crate::cli) fn key_move_text(moved: &KeyMove, now: Timestamp) -> String {
             KeyState::Unspecified => "is made,".to_owned(),
             from => format!("{} to", word(from)),
         };
-        let until = step.until.as_ref().map(|until| format!(", published until {}", when(Some(until), now)));
+        let until = step.until.as_ref().map(|until| format!(", published for {}", left(Some(until), now)));
         format!("  {kid}  {from} {}{}\n", word(step.to()), until.unwrap_or_default())
     });
     let keys = if moved.dry_run { "As they are:" } else { "As they are now:" };
@@ -190,7 +190,7 @@ mod tests {
         let moved = KeyMove { dry_run: true, steps, ..Default::default() };
         let shown = key_move_text(&moved, Timestamp::from_secs(1_000));
         assert!(shown.starts_with("It would do this:"), "{shown}");
-        assert!(shown.contains("old  active to retiring, published until in 16m 40s"), "{shown}");
+        assert!(shown.contains("old  active to retiring, published for 16m 40s"), "{shown}");
         assert!(shown.contains("a new key  is made, prepared"), "{shown}");
     }
 }

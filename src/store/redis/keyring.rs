@@ -32,7 +32,8 @@ pub(super) fn stored(answer: &Value) -> StepResult<Option<StoredKeyring>> {
 #[async_trait]
 impl KeyringStore for RedisStore {
     async fn load(&self) -> StepResult<Option<StoredKeyring>> {
-        stored(&self.link.command(&question(&self.context), false).await?)
+        // As sure as a write: a primary that has lost its replicas must not go on confirming a keyring that was left behind.
+        stored(&self.link.command(&question(&self.context), true).await?)
     }
 
     async fn compare_and_set(&self, expected: Option<u64>, document: &[u8]) -> StepResult<StoredKeyring> {

@@ -155,10 +155,19 @@ fn a_restored_store_ends_every_task_that_is_in_it() {
     let token = dev.mint(&task);
     let busy = dev.run(&["store", "restored", "--config", ".taskpass/broker.toml", "--yes"]).expect(1);
     assert!(busy.stderr.contains("stop the broker"), "{busy:?}");
+    let sequence = |dev: &Dev| {
+        let keys = dev.run(&["key", "list", "--as", "operator", "--json"]).expect(0).json();
+        keys["keyring_sequence"].as_u64().unwrap()
+    };
+    let before = sequence(&dev);
     let home = dev.stop();
     run(home.path(), &["store", "restored", "--config", ".taskpass/broker.toml"]).expect(2);
     run(home.path(), &["store", "restored", "--config", ".taskpass/broker.toml", "--yes"]).expect(0);
     let dev = Dev::again(home);
+    assert!(
+        sequence(&dev) > before,
+        "verifiers may have seen a later keyring than the one that was put back"
+    );
     dev.validate(&token).expect(4);
     let got = dev.run(&["task", "get", &task, "--as", "agent", "--json"]).expect(0).json();
     assert_eq!(got["end"]["reason"], "generation_changed");
