@@ -246,8 +246,9 @@ impl Keeper {
         let (wrapper, plan) = (self.wrapper.as_ref(), &self.plan);
         for _ in 0..MAX_ATTEMPTS {
             let began = feed::now();
-            // What waits for something counts from the move, not from when it was asked for.
-            let now = asked_at.saturating_add(began.since(asked));
+            // What waits for something counts from the move, not from when it was asked for; in whole seconds, as clocks of brokers may be one apart.
+            let waited = Duration::from_secs(began.since(asked).as_secs());
+            let now = asked_at.saturating_add(waited);
             let gone = || KeyringError::damaged("the store has no keyring");
             let (stored, current) = (self.store.load().await?.ok_or_else(gone)?, self.current());
             if stored.document != current.document() {

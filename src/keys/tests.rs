@@ -198,6 +198,16 @@ async fn a_corrupt_wrapped_key_refuses_and_names_the_key() {
 }
 
 #[tokio::test]
+async fn a_keyring_that_nobody_could_read_is_not_written() {
+    let names: Vec<_> = (0..600).map(|n| format!("tenant-{n}.test")).collect();
+    let issuers: Vec<_> = names.iter().map(|name| (name.as_str(), Algorithm::Es256)).collect();
+    let store = MemoryStore::default();
+    let refused = open(&store, &plan(&issuers)).await.unwrap_err();
+    assert!(matches!(&refused, KeyringError::NotMade(why) if why.contains("1 MiB")), "{refused}");
+    assert!(store.stored.lock().unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_keyring_of_another_broker_refuses() {
     let store = MemoryStore::default();
     open(&store, &plan(&[])).await.unwrap();

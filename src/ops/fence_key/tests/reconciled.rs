@@ -37,7 +37,29 @@ async fn the_fence_of_a_key_that_was_given_up_long_ago_is_not_raised_again(place
     assert_eq!(fences, [("FenceKey", not_yet.to_string()), ("FenceKey", not_yet.to_string())]);
 }
 
+/// Of the intent nothing is left, as after a server that has lost its last second.
+async fn a_fence_that_stands_in_a_part_of_the_store_alone_is_raised_in_the_rest(place: Place) {
+    let world = World::at(&place).await;
+    let (key, other) = (world.key("acme.test"), world.key("beta.test"));
+    let given_up = world.compromise(key).await;
+    let forget_at = world.broker.key_fence_ends(&given_up);
+    let intent = FenceIntent {
+        id: intent_id(&key, given_up.since),
+        target: FenceTarget::Key(key),
+        at: given_up.since,
+        block_until: forget_at,
+        forget_at,
+        by: Actor { spiffe_id: "spiffe://broker.test".to_owned(), note: String::new() },
+    };
+    for partition in Partition::all().take(20) {
+        world.store.raise(partition, &intent, now()).await.unwrap();
+    }
+    world.broker.keep_keyring(now()).await.unwrap();
+    world.stands_everywhere(key, other).await;
+}
+
 on_both_stores!(
+    a_fence_that_stands_in_a_part_of_the_store_alone_is_raised_in_the_rest,
     a_compromised_key_whose_broker_died_before_its_fence_is_fenced_by_any_other,
     the_fence_of_a_key_that_was_given_up_long_ago_is_not_raised_again,
 );
