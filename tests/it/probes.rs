@@ -452,12 +452,21 @@ async fn what_was_acknowledged_survives_kill_9(store: Store) {
 
 on_both_stores!(what_was_acknowledged_survives_kill_9);
 
+/// A broker that finds its audit log full when it starts again. At its first start it would not start: it makes keys then, and nothing is done without its record.
+async fn with_a_full_audit_log(setup: Setup) -> Broker {
+    let mut broker = Broker::process(setup).await;
+    broker.as_process().signal("-TERM");
+    assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
+    let path = broker.world.path("audit.jsonl");
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    broker.restart_killed().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_whose_audit_log_is_full_refuses_until_there_is_room() {
-    let setup = Setup::on(Store::Embedded);
-    let (path, room) = (setup.world.path("audit.jsonl"), setup.world.path("room.jsonl"));
-    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-    let mut broker = Broker::process(setup).await;
+    let mut broker = with_a_full_audit_log(Setup::on(Store::Embedded)).await;
+    let (path, room) = (broker.world.path("audit.jsonl"), broker.world.path("room.jsonl"));
     let agent = broker.agent();
     // The first is begun, as nothing has failed yet; but nobody is told.
     refused(agent.begin(begin(&[docs()])).await, Code::Unavailable, "AUDIT_UNAVAILABLE");
@@ -481,9 +490,7 @@ async fn a_broker_whose_audit_log_is_full_refuses_until_there_is_room() {
 
 #[tokio::test]
 async fn a_broker_whose_audit_log_is_full_ends_all_the_same() {
-    let setup = Setup::on(Store::Embedded).with("", "drain = \"1s\"");
-    std::os::unix::fs::symlink("/dev/full", setup.world.path("audit.jsonl")).unwrap();
-    let mut broker = Broker::process(setup).await;
+    let mut broker = with_a_full_audit_log(Setup::on(Store::Embedded).with("", "drain = \"1s\"")).await;
     let _ = broker.agent().begin(begin(&[docs()])).await;
     eventually("not ready", async || broker.page("/readyz").await.0 == 503).await;
     let began = Instant::now();
