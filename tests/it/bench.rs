@@ -36,38 +36,36 @@ async fn the_empty_rpc_answers_a_verified_peer_and_nobody_else_and_leaves_no_tra
     assert!(lines.iter().all(|line| line["action"] == "KeepKeyring"), "{lines:?}");
 }
 
-#[test]
-fn the_bench_of_ends_sees_every_follower_of_two_brokers_refuse_and_says_how_long_it_took() {
+/// What it says of itself. It leaves nothing behind.
+fn bench(args: &[&str]) -> serde_json::Value {
     let dir = tempfile::tempdir().unwrap();
     let bench = std::process::Command::new(env!("CARGO_BIN_EXE_taskpass"))
-        .args(["bench", "revoke", "--followers", "4", "--ends", "6", "--json", "--dir"])
+        .arg("bench")
+        .args(args)
+        .args(["--json", "--dir"])
         .arg(dir.path())
         .output()
         .unwrap();
-    let notes = String::from_utf8_lossy(&bench.stderr);
-    assert!(bench.status.success(), "{notes}");
-    let said: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
+    assert!(bench.status.success(), "{}", String::from_utf8_lossy(&bench.stderr));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
+    serde_json::from_slice(&bench.stdout).unwrap()
+}
+
+#[test]
+fn the_bench_of_ends_sees_every_follower_of_two_brokers_refuse_and_says_how_long_it_took() {
+    let said = bench(&["revoke", "--followers", "4", "--ends", "6"]);
     assert_eq!((&said["followers"], &said["ends"]), (&4.into(), &6.into()));
     assert_eq!(said["causes"], serde_json::json!(["task_ended"]));
     let p50 = |what: &str| said[what]["p50_ms"].as_f64().unwrap();
     assert!(0.0 < p50("first_refused") && p50("first_refused") <= p50("all_refused"), "{said}");
     assert!(p50("all_refused") <= p50("receipt"), "{said}");
     assert!(said["verdicts_asked"].as_u64() >= said["verdicts_accepted"].as_u64(), "{said}");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
 }
 
 #[test]
 fn the_bench_of_compromises_sees_every_follower_refuse_round_after_round_without_a_wait() {
-    let dir = tempfile::tempdir().unwrap();
     // More than the keyring remembers.
-    let bench = std::process::Command::new(env!("CARGO_BIN_EXE_taskpass"))
-        .args(["bench", "compromise", "--followers", "4", "--rounds", "18", "--json", "--dir"])
-        .arg(dir.path())
-        .output()
-        .unwrap();
-    let notes = String::from_utf8_lossy(&bench.stderr);
-    assert!(bench.status.success(), "{notes}");
-    let said: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
+    let said = bench(&["compromise", "--followers", "4", "--rounds", "18"]);
     assert_eq!((&said["followers"], &said["rounds"]), (&4.into(), &18.into()));
     let causes = said["causes"].as_array().unwrap();
     assert!(causes.iter().all(|cause| *cause == "unknown_key" || *cause == "key_fenced"), "{said}");
@@ -75,5 +73,4 @@ fn the_bench_of_compromises_sees_every_follower_refuse_round_after_round_without
     assert!(0.0 < p50("first_refused") && p50("first_refused") <= p50("half_refused"), "{said}");
     assert!(p50("half_refused") <= p50("all_refused") && p50("all_refused") <= p50("receipt"), "{said}");
     assert!(said["verdicts_asked"].as_u64() >= said["verdicts_accepted"].as_u64(), "{said}");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was left behind");
 }

@@ -25,6 +25,7 @@ mod ends;
 mod feed;
 mod fenced_keys;
 mod followed;
+mod full_audit_log;
 mod hostile;
 mod identity;
 mod input;
