@@ -65,6 +65,16 @@ impl KeyUse {
         matches!(self, Self::Jwt | Self::Feed | Self::TaskCaIntermediate)
     }
 
+    /// How many keys stand by. Of JWT keys copies are kept that are older than the newest key, so one of two stays aged when a rotation uses the other one up (R2). Followers read
+    /// feed keys anew when they meet one that they do not know, and an intermediate comes with what it has signed: there any standby will do.
+    pub(super) const fn standbys(self) -> usize {
+        match self {
+            Self::Jwt => 2,
+            Self::Feed | Self::TaskCaIntermediate => 1,
+            Self::TaskCaRoot | Self::RecordMac => 0,
+        }
+    }
+
     /// Whether a key that is retiring still signs something: an intermediate does, the list of the certificates that were revoked under it.
     pub(super) const fn signs_when_retiring(self) -> bool {
         matches!(self, Self::TaskCaIntermediate)

@@ -1,6 +1,7 @@
 //! A keyring document with its private parts in clear: where keys are made, wrapped and unwrapped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
@@ -113,8 +114,8 @@ impl Opened {
             let slot = Slot { key_use, trust_domain };
             let make = |signs| Change::Make { key_use, trust_domain: trust_domain.clone(), signs };
             changes.extend(self.document.active(slot)?.is_none().then(|| make(true)));
-            let lacks_standby = self.document.standing(slot, KeyState::Prepared).next().is_none();
-            changes.extend((lacks_standby && key_use.moves()).then(|| make(false)));
+            let standbys = self.document.standing(slot, KeyState::Prepared).count();
+            changes.extend((standbys..key_use.standbys()).map(|_| make(false)));
         }
         let steps = changes.iter().map(|change| step(&self.document, change)).collect();
         let mut changed = self.apply(wrapper, plan, changes, now).await?;
@@ -190,7 +191,7 @@ impl Opened {
                 Change::Make { key_use, trust_domain, signs } => {
                     let slot = Slot { key_use, trust_domain: &trust_domain };
                     let made = self.made(slot, plan, now)?;
-                    let wait = plan.times.publish_wait();
+                    let wait = plan.times.publish_wait().max(self.longest_copy(slot));
                     let standby = Standing::Prepared(Prepared { since: now, wait });
                     let standing = if signs { signing(now) } else { standby };
                     self.add(wrapper, slot, made, standing, plan, now).await?;
@@ -205,6 +206,12 @@ impl Opened {
         self.private.retain(|kid, _| has_private.contains(kid));
         self.document.changed(now);
         Ok(true)
+    }
+
+    /// How long a copy of the present key set may be kept, by what any broker promised while a key in it was published: also where the promise was made shorter since (R1).
+    fn longest_copy(&self, slot: Slot<'_>) -> Duration {
+        let published = self.document.of(slot).filter(|entry| entry.state().is_published());
+        published.map(|entry| entry.kept.longest()).max().unwrap_or_default()
     }
 
     /// A key of the use, whatever the document has already.

@@ -131,6 +131,12 @@ pub enum Refusal {
         /// When it may sign.
         until: Timestamp,
     },
+    /// The standby is known to all, and no other one is: if it signed, there would be nothing to switch to in need (R2).
+    #[error("Until {until} no other standby is known to every verifier: this one is kept for a compromise.")]
+    LastAged {
+        /// When another one is aged.
+        until: Timestamp,
+    },
     /// Credentials under it live.
     #[error("The key {kid} is needed until {until}: only then has the last credential under it expired.")]
     StillNeeded {
@@ -141,7 +147,7 @@ pub enum Refusal {
     },
     /// It is the only standby that is aged: without it there would be nothing to switch to in need.
     #[error(
-        "The key {0} is the one standby that is aged. Rotate if it is to sign; if others may have it, say that it is compromised."
+        "The key {0} is the one standby that is aged, and is kept for a compromise. If others may have it, say that it is compromised."
     )]
     LastStandby(KeyId),
     /// As many keys are published as may be.
@@ -158,9 +164,10 @@ impl Refusal {
     /// When the same move may go well.
     pub const fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::NotAged { until, .. } | Self::StillNeeded { until, .. } | Self::TooMany { until } => {
-                Some(*until)
-            }
+            Self::NotAged { until, .. }
+            | Self::LastAged { until }
+            | Self::StillNeeded { until, .. }
+            | Self::TooMany { until } => Some(*until),
             _ => None,
         }
     }
@@ -195,7 +202,7 @@ impl<'a> At<'a> {
         if entry.key_use.moves() { Ok(entry) } else { Err(Refusal::Stays(entry.key_use)) }
     }
 
-    /// The standbys, that which is aged first at the head.
+    /// The standbys, in the order in which they may sign; the names decide between two that were made together.
     fn standbys(&self, slot: Slot<'_>) -> Vec<(&'a Entry, Prepared)> {
         let mut found: Vec<_> = self
             .document
@@ -207,7 +214,7 @@ impl<'a> At<'a> {
                 _ => None,
             })
             .collect();
-        found.sort_by_key(|(_, prepared)| prepared.aged_at());
+        found.sort_by_key(|(entry, prepared)| (prepared.aged_at(), entry.kid));
         found
     }
 
@@ -236,12 +243,25 @@ impl<'a> At<'a> {
         };
         let to = prepared.activate(self.now).map_err(|NotBefore(until)| Refusal::NotAged { kid, until })?;
         let slot = standby.slot();
-        let alone = self.standbys(slot).len() == 1;
-        self.room(slot, usize::from(alone))?;
+        let others: Vec<_> = self.standbys(slot).into_iter().filter(|(other, _)| other.kid != kid).collect();
+        self.aged_but_one(slot, &others)?;
+        let lacking = slot.key_use.standbys().saturating_sub(others.len());
+        self.room(slot, lacking)?;
         let mut changes = self.stopped(slot);
         changes.push(Change::Set { kid, to: Standing::Active(to) });
-        changes.extend(alone.then(|| make(slot, false)));
+        changes.extend(standbys_made(slot, lacking));
         Ok(changes)
+    }
+
+    /// Whether the standbys that stay are aged, all but that which is made next.
+    fn aged_but_one(&self, slot: Slot<'_>, others: &[(&Entry, Prepared)]) -> Result<(), Refusal> {
+        let Some(last) = slot.key_use.standbys().checked_sub(2) else { return Ok(()) };
+        let until = match others.get(last) {
+            Some((_, prepared)) => prepared.aged_at(),
+            // The broker makes it within moments.
+            None => self.now.saturating_add(self.times.publish_wait()),
+        };
+        if self.now < until { Err(Refusal::LastAged { until }) } else { Ok(()) }
     }
 
     /// What signs now does not any more.
@@ -287,11 +307,9 @@ impl<'a> At<'a> {
         }
         let given_up = Standing::Compromised(entry.standing.compromise(self.now));
         let mut changes = vec![Change::Set { kid, to: given_up }];
-        let mut standbys = self.standbys(slot);
-        standbys.retain(|(standby, _)| standby.kid != kid);
-        let had = standbys.len();
+        let mut standbys = self.standbys(slot).into_iter().filter(|(standby, _)| standby.kid != kid);
         if entry.state() == KeyState::Active {
-            match standbys.first() {
+            match standbys.next() {
                 Some((standby, prepared)) => {
                     let to = Standing::Active(prepared.activate_in_need(self.now));
                     changes.push(Change::Set { kid: standby.kid, to });
@@ -299,9 +317,10 @@ impl<'a> At<'a> {
                 None => changes.push(make(slot, true)),
             }
         }
-        let left = had.saturating_sub(usize::from(entry.state() == KeyState::Active));
-        let over = matches!(entry.state(), KeyState::Retiring | KeyState::Retired);
-        changes.extend((left == 0 && !over).then(|| make(slot, false)));
+        if matches!(entry.state(), KeyState::Prepared | KeyState::Active) {
+            let lacking = slot.key_use.standbys().saturating_sub(standbys.count());
+            changes.extend(standbys_made(slot, lacking));
+        }
         Ok(changes)
     }
 
@@ -323,6 +342,11 @@ fn make(slot: Slot<'_>, signs: bool) -> Change {
     Change::Make { key_use: slot.key_use, trust_domain: slot.trust_domain.clone(), signs }
 }
 
+/// So many standbys more.
+fn standbys_made(slot: Slot<'_>, lacking: usize) -> impl Iterator<Item = Change> {
+    std::iter::repeat_with(move || make(slot, false)).take(lacking)
+}
+
 const fn wrong(entry: &Entry, hint: &'static str) -> Refusal {
     Refusal::WrongState { kid: entry.kid, state: entry.standing.state(), hint }
 }
@@ -336,7 +360,7 @@ pub(super) struct Due {
     pub(super) next: Option<Timestamp>,
 }
 
-/// Keys whose last credential has expired go, a standby is made where there is none, keys that have signed long enough or whose certificate comes near its end are replaced.
+/// Keys whose last credential has expired go, standbys are made where they are lacking, keys that have signed long enough or whose certificate comes near its end are replaced.
 pub(super) fn due(document: &Document, times: &Times, plan: &KeyPlan, now: Timestamp) -> Due {
     let mut due = Due::default();
     for entry in &document.keys {
@@ -355,12 +379,13 @@ fn due_of(slot: Slot<'_>, at: &At<'_>, due: &mut Due) {
     let standbys = at.standbys(slot);
     let aged = standbys.iter().filter(|(_, prepared)| prepared.aged_at() <= now).count();
     let named = |what: fn(KeyUse, TrustDomain) -> Move| what(slot.key_use, slot.trust_domain.clone());
-    let Some((standby, prepared)) = standbys.first() else {
-        due.moves.push(named(Move::Prepare));
+    let wanted = slot.key_use.standbys();
+    let Some(((standby, _), (_, last))) = standbys.first().zip(standbys.get(wanted.saturating_sub(1))) else {
+        due.moves.extend((standbys.len()..wanted).map(|_| named(Move::Prepare)));
         return;
     };
-    if aged > 1 {
-        // The newer one, which lives longer, has come of age.
+    if aged > wanted {
+        // The newest one, which lives longest, has come of age.
         due.moves.push(Move::Retire(standby.kid));
         return;
     }
@@ -369,7 +394,7 @@ fn due_of(slot: Slot<'_>, at: &At<'_>, due: &mut Due) {
         .find_map(|root| root.not_after);
     // Where the root ends first, a new one would end no later: it is no better.
     let outlived = |entry: &Entry| entry.not_after.is_some_and(|end| root_ends.is_none_or(|root| end < root));
-    if standbys.len() == 1 && outlived(standby) {
+    if standbys.len() == wanted && outlived(standby) {
         due.at(share_of_life(standby, 1), now, || named(Move::Prepare));
     }
     let Some(active) = document.standing(slot, KeyState::Active).next() else { return };
@@ -380,7 +405,7 @@ fn due_of(slot: Slot<'_>, at: &At<'_>, due: &mut Due) {
     let better = standby.not_after > active.not_after;
     let by_end = better.then(|| share_of_life(active, 2));
     let Some(when) = by_age.into_iter().chain(by_end).min() else { return };
-    let when = when.max(prepared.aged_at());
+    let when = when.max(last.aged_at());
     match at.rotate(slot) {
         Err(Refusal::TooMany { until }) if when <= now => due.next(until),
         _ => due.at(when, now, || named(Move::Rotate)),

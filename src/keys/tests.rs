@@ -123,7 +123,7 @@ async fn keyrings_of_older_formats_open_and_are_completed() {
         assert_eq!(old.kid(), new.kid(), "what signed goes on");
         let state =
             |state| keyring.keys().filter(|key| key.key_use == KeyUse::Jwt && key.state == state).count();
-        assert_eq!((state(KeyState::Active), state(KeyState::Prepared)), (1, 1), "a standby is made");
+        assert_eq!((state(KeyState::Active), state(KeyState::Prepared)), (1, 2), "standbys are made");
         for key in keyring.keys() {
             let signs = key.state == KeyState::Active;
             assert_eq!(key.signed, signs.then_some((key.created_at, None)), "since it was made");
@@ -274,7 +274,11 @@ async fn a44_neither_the_document_nor_debug_shows_private_bytes() {
     let document = String::from_utf8(store.document()).unwrap();
     let body: serde_json::Value = serde_json::from_str(document.splitn(3, '\n').nth(2).unwrap()).unwrap();
     let keys = body["keys"].as_array().unwrap();
-    assert_eq!(keys.len(), 12, "two JWT keys, two feed keys, intermediate, each with a standby; root, MAC");
+    assert_eq!(
+        keys.len(),
+        14,
+        "two JWT keys, two feed keys, intermediate, each with what stands by; root, MAC"
+    );
     for key in keys {
         let text = |name: &str| key[name].as_str().unwrap().to_owned();
         let (kid, trust_domain) = (text("kid"), text("trust_domain"));

@@ -7,7 +7,7 @@ use taskpass_verifier::keyset::KeyId;
 
 use crate::error::{Error, Reason, Result};
 use crate::identity::TrustDomain;
-use crate::keys::{KeyUse, KeyView, Keyring, Move, Refusal};
+use crate::keys::{KeyState, KeyUse, KeyView, Keyring, Move, Refusal};
 use crate::policy::action::{self, Action, KeyFacts, Keys};
 use crate::time::Timestamp;
 
@@ -195,8 +195,10 @@ pub(super) fn find(keyring: &Keyring, kid: &KeyId) -> Result<KeyView> {
 
 fn shown(keyring: &Keyring, seen: impl Fn(&KeyView) -> bool) -> answer::Keys {
     let mut keys: Vec<_> = keyring.keys().filter(|key| seen(key)).collect();
-    let order =
-        |key: &KeyView| (key.trust_domain.clone(), key.key_use, key.state, Reverse(key.since), key.kid);
+    let order = |key: &KeyView| {
+        let signs_next = (key.state == KeyState::Prepared).then_some(key.waits_until);
+        (key.trust_domain.clone(), key.key_use, key.state, signs_next, Reverse(key.since), key.kid)
+    };
     keys.sort_by_cached_key(order);
     answer::Keys { keys, sequence: keyring.sequence() }
 }
@@ -207,7 +209,10 @@ fn refused(refusal: &Refusal) -> Error {
         Refusal::UnknownKey(_) | Refusal::NoKey { .. } => Reason::KeyNotFound,
         Refusal::Stays(_) => Reason::KeyWrongUse,
         Refusal::WrongState { .. } | Refusal::LastStandby(_) => Reason::KeyWrongState,
-        Refusal::NotAged { .. } | Refusal::StillNeeded { .. } | Refusal::TooMany { .. } => Reason::KeyWaits,
+        Refusal::NotAged { .. }
+        | Refusal::LastAged { .. }
+        | Refusal::StillNeeded { .. }
+        | Refusal::TooMany { .. } => Reason::KeyWaits,
     };
     Error::new(reason, refusal.to_string())
 }

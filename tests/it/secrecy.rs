@@ -158,8 +158,8 @@ async fn keyring(setup: &Setup, secrets: &mut Secrets) {
         }
         secrets.private_key(&format!("the {} key", key_use.as_str()), private.expose());
     }
-    // For each of two tenants that which signs, and its standby.
-    assert_eq!(signers, 4);
+    // For each of two tenants that which signs, and two that stand by.
+    assert_eq!(signers, 6);
 }
 
 /// A key with its proof for a task, as RPC input; both are nobody else's business.

@@ -27,13 +27,13 @@ fn keys_of(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// The keys of the tenant's key set, as the RPC gives them: that which signs and its standby, in no order.
+/// The keys of the tenant's key set, as the RPC gives them: that which signs and two that stand by, in no order.
 async fn published_keys(client: &Client) -> (String, Vec<Value>) {
     let request = proto::GetKeySetRequest { trust_domain: "example.org".into() };
     let set = client.directory().get_key_set(request).await.unwrap().into_inner();
     let jwks: Value = serde_json::from_str(&set.jwks_json).unwrap();
     let keys = jwks["keys"].as_array().unwrap();
-    assert_eq!(keys.len(), 2);
+    assert_eq!(keys.len(), 3);
     assert!(keys.iter().all(|key| key.get("d").is_none()), "a private key is published");
     (set.issuer, keys.clone())
 }

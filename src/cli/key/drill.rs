@@ -202,11 +202,8 @@ async fn begin(agent: &Client, goal: &str) -> Result<Task, Failure> {
 /// The one key of that use in that state, of those that this operator sees.
 async fn key_of(operator: &Client, key_use: KeyUse, state: KeyState) -> Result<crate::proto::Key, Failure> {
     let listed = operator.list_keys(ListKeysRequest::default()).await?.keys;
-    let mut found = listed.into_iter().filter(|key| key.r#use() == key_use && key.state() == state);
-    match (found.next(), found.next()) {
-        (Some(key), None) => Ok(key),
-        _ => Err(Failure::failed(format_args!("not one {key_use:?} key that is {state:?}"))),
-    }
+    let found = listed.into_iter().find(|key| key.r#use() == key_use && key.state() == state);
+    found.ok_or_else(|| Failure::failed(format_args!("no {key_use:?} key is {state:?}")))
 }
 
 /// What a step that tells nothing gives.

@@ -160,7 +160,7 @@ async fn r10_a_rotation_whose_broker_died_of_it_is_made_whole_or_not_at_all(stor
             let keys = keys_in(&setup, &after).await;
             assert_eq!(
                 (count(&keys, KeyState::Active), count(&keys, KeyState::Prepared)),
-                (1, 1),
+                (1, 2),
                 "{keys:?}"
             );
         }

@@ -36,6 +36,8 @@ pub(super) struct Case {
     thing: &'static str,
     /// and what followers had made of it.
     known: &'static str,
+    /// What may be said of the standby that takes over.
+    standby: &'static str,
     /// Until when those may accept it who neither follow nor ask.
     unheard: &'static str,
 }
@@ -48,6 +50,7 @@ pub(super) const TOKEN: Case = Case {
     found: "It is the `kid` in the header of every token under it",
     thing: "token",
     known: "verified and remembered",
+    standby: "which every verifier knows for long",
     unheard: "until they read the key set again, as often as they were told",
 };
 
@@ -59,6 +62,7 @@ pub(super) const CERTIFICATE: Case = Case {
     found: "`key list` names it; it is the thumbprint of the second certificate's key in every chain",
     thing: "certificate",
     known: "accepted",
+    standby: "young as it is, for verifiers trust the root",
     unheard: "until the intermediate's certificate ends",
 };
 
@@ -130,8 +134,9 @@ async fn dry_run(cast: &Cast, case: &Case, held: &Held) -> Told<()> {
     expect("the key that signs after a dry run", signs.kid, held.key().to_string())?;
     let next = steps.iter().find(|step| step.to() == KeyState::Active);
     nothing_but(format!(
-        "The dry run: this key goes, the standby {} signs at once, young as it is, and another standby is made.",
-        next.map(|step| step.kid.as_str()).unwrap_or_default()
+        "The dry run: this key goes, the standby {}, {}, signs at once, and another standby is made.",
+        next.map(|step| step.kid.as_str()).unwrap_or_default(),
+        case.standby
     ))
 }
 

@@ -75,7 +75,7 @@ async fn waiting(operator: &Client) -> Told<Standby> {
     let may_sign = moment(standby.waits_until.as_ref())
         .ok_or_else(|| Failure::failed("the standby does not say when it may sign"))?;
     let text = format!(
-        "An operator asks what a rotation would do. Refused: KEY_WAITS. The standby {} was published a moment ago, and may sign {}.",
+        "An operator asks what a rotation would do. Refused: KEY_WAITS. Two standbys were published a moment ago; the first, {}, may sign {}.",
         standby.kid,
         when(standby.waits_until.as_ref(), SystemClock.now())
     );
@@ -138,7 +138,7 @@ async fn moved(operator: &Client, standby: &Standby, signed: KeyId) -> Told<()> 
     expect("the steps of the rotation", steps.as_slice(), wanted.as_slice())?;
     let until = moved.steps.first().and_then(|step| step.until.as_ref());
     nothing_but(format!(
-        "It is done, in one write ({}): the standby signs, another standby is published, and the old key stays published until the last token under it has expired, {}.",
+        "It is done, in one write ({}): the standby signs, another one is published beside that which is left, and the old key stays published until the last token under it has expired, {}.",
         moved.durability,
         when(until, SystemClock.now())
     ))

@@ -125,7 +125,7 @@ async fn r3_the_time_within_which_any_broker_agrees_counts_for_what_it_waits_for
     a.look(NOW).await.unwrap();
     // The longest copy, of a key set that the slowest broker may have given away.
     let aged = NOW.saturating_add(40 * minute);
-    assert_eq!(the_one(&a, KeyUse::Jwt, KeyState::Prepared).waits_until, Some(aged));
+    assert_eq!(standby(&a, KeyUse::Jwt).waits_until, Some(aged));
     let old = the_one(&a, KeyUse::Jwt, KeyState::Active);
     assert_eq!(old.outlives, Some(40 * minute));
     done(&a, &rotate(KeyUse::Jwt), aged).await;
