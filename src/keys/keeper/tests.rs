@@ -353,7 +353,11 @@ async fn moves_that_lead_nowhere_are_refused_with_what_to_do_instead() {
     let now = NOW.saturating_add(WAIT);
     let nobody = KeyId::from_bytes([7; 32]);
     assert_eq!(refused(&keeper, &Move::Retire(nobody), now).await, Refusal::UnknownKey(nobody));
-    assert_eq!(refused(&keeper, &Move::Retire(standby), now).await, Refusal::LastStandby(standby));
+    assert_eq!(
+        refused(&keeper, &Move::Retire(standby), NOW).await,
+        Refusal::LastStandby(standby),
+        "the other is young"
+    );
     assert!(matches!(refused(&keeper, &Move::Retire(active), now).await, Refusal::WrongState { .. }));
     let elsewhere = Move::Rotate(KeyUse::Jwt, domain("nowhere.test"));
     assert!(matches!(refused(&keeper, &elsewhere, now).await, Refusal::NoKey { .. }));
