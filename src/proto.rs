@@ -8,6 +8,10 @@
     reason = "generated; documented in proto/"
 )]
 
+mod codec;
+
+pub use codec::SmallBuffers;
+
 tonic::include_proto!("taskpass.v1");
 
 /// The descriptors of all services, for reflection and for tests that walk every RPC.

@@ -22,6 +22,8 @@ const OUTBOX: usize = 32;
 /// Beats in a bound: as many as a broker looks at its store, so that each look answers a new one. Each heartbeat is answered with the next beat; by themselves they
 /// come later, when that heartbeat is late.
 const BEATS_IN_A_BOUND: u32 = 4;
+/// How long an acknowledgement waits for the next frame, so that one speaks for all that come together, and a broker tells everybody before it hears from the first.
+const GATHER: Duration = Duration::from_millis(1);
 /// The bound that beats keep to before it is known.
 const BOUND_AT_FIRST: Duration = Duration::from_secs(3);
 /// How often the files are looked at.
@@ -58,8 +60,8 @@ pub(super) struct Session<'a> {
     /// How many streams before it ended behind.
     behind: u32,
     outbox: Option<mpsc::Sender<FollowRequest>>,
-    /// The newest frame that is applied and not acknowledged.
-    unacknowledged: Option<u64>,
+    /// The newest frame that is applied and not acknowledged, and when it is.
+    unacknowledged: Option<(u64, Instant)>,
     no_room: bool,
     /// When a frame made something fresher; none before.
     fresh: Option<Instant>,
@@ -121,7 +123,6 @@ impl<'a> Session<'a> {
         let mut files = interval_at(self.opened + FILES, FILES);
         files.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // The next frame before the acknowledgement, so that one acknowledges all that have come.
             tokio::select! {
                 biased;
                 () = sleep_until(next_beat) => {
@@ -144,7 +145,7 @@ impl<'a> Session<'a> {
                         Instant::now() + between.saturating_mul(3) / 2
                     };
                 }
-                () = std::future::ready(()), if self.unacknowledged.is_some() && !self.no_room => self.acknowledge(),
+                () = sleep_until(self.acknowledge_at()), if self.unacknowledged.is_some() && !self.no_room => self.acknowledge(),
             }
         }
     }
@@ -188,12 +189,16 @@ impl<'a> Session<'a> {
         self.no_room = false;
     }
 
+    fn acknowledge_at(&self) -> Instant {
+        self.unacknowledged.map_or(self.opened + NEVER, |(_, when)| when)
+    }
+
     fn acknowledge(&mut self) {
-        if let Some(sequence) = self.unacknowledged.take()
+        if let Some((sequence, when)) = self.unacknowledged.take()
             && !self.send(follow_request::Message::Ack(FollowAck { sequence }))
         {
             // No room, because the broker does not read. With the next beat there may be.
-            self.unacknowledged = Some(sequence);
+            self.unacknowledged = Some((sequence, when));
             self.no_room = true;
         }
     }
@@ -248,7 +253,8 @@ impl<'a> Session<'a> {
         // The key is known: another one that comes later is asked for again.
         self.asked_for_keys = false;
         if applied && to_acknowledge {
-            self.unacknowledged = Some(sequence);
+            let when = self.unacknowledged.map_or_else(|| Instant::now() + GATHER, |(_, when)| when);
+            self.unacknowledged = Some((sequence, when));
         }
         if fresher {
             self.fresh = Some(Instant::now());
