@@ -12,8 +12,7 @@ use crate::time::Timestamp;
 
 use super::command::{IssueCertificate, KeyRequest};
 use super::keyring::Signing;
-use super::mint_token::MINIMUM_LIFETIME;
-use super::recording::Recorded;
+use super::recording::{Recorded, wanted};
 use super::tasks::{Known, not_found};
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
@@ -40,11 +39,12 @@ impl Broker {
     ) -> Result<answer::Certificate> {
         let mut known = self.known_task(command.task, now).await?.ok_or_else(|| not_found(command.task))?;
         Self::owned(caller, &known.facts)?;
-        let asked = command.lifetime.unwrap_or(self.settings.lifetimes.default_certificate);
+        let wanted =
+            wanted(command.lifetime, command.minimum_lifetime, self.settings.lifetimes.default_certificate)?;
         let permit = self.permit_on_task::<action::IssueCertificate>(
             caller,
             &known.facts,
-            action::Lifetime(asked),
+            action::Lifetime(wanted.lifetime),
             trail,
         )?;
         let cap = permit.certificate_lifetime(self.settings.lifetimes.max_certificate);
@@ -55,7 +55,6 @@ impl Broker {
                 ProvenPublicKey::from_proof(spki_der, signature, command.task, caller.spiffe_id())?
             }
         };
-        let minimum = command.minimum_lifetime.unwrap_or(MINIMUM_LIFETIME);
         let mut signing = self.signing_now(now).await?;
         // What cannot be named in a certificate is refused before anything is recorded.
         let _name =
@@ -64,13 +63,14 @@ impl Broker {
             .record(&mut known, &mut signing, now, |known: &Known, signing: &Signing| {
                 let ca = signing.certificates.ca();
                 let bounds = Bounds {
-                    asked,
+                    asked: wanted.lifetime,
                     policy_cap: cap,
                     // notAfter is the last second in which a certificate is good (RFC 5280 4.1.2.5); a deadline is the first in which it is not.
                     deadline: known.deadline.saturating_sub(Duration::from_secs(1)),
                     signer_end: Some(ca.not_after()),
                     caller_end: caller.peer.valid_until(),
                 };
+                let minimum = wanted.minimum(known.deadline.since(known.facts.began_at));
                 Ok(lifetime::expiry(now, &bounds, minimum).map(|expires_at| RecordCredential {
                     task: known.facts.id,
                     version: known.version,

@@ -20,13 +20,10 @@ use super::command::MintToken;
 use super::decide::for_policy;
 use super::draft::draft;
 use super::keyring::Signing;
-use super::recording::Recorded;
+use super::recording::{Recorded, wanted};
 use super::tasks::{Known, not_found};
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
-
-/// A token that would live shorter is of no use, unless the caller says otherwise.
-pub(super) const MINIMUM_LIFETIME: Duration = Duration::from_secs(60);
 
 /// What the token will be bound to, and until when that is good.
 struct Binding {
@@ -58,9 +55,10 @@ impl Broker {
         let mut known = self.known_task(command.task, now).await?.ok_or_else(|| not_found(command.task))?;
         Self::owned(caller, &known.facts)?;
         let audience = self.audience(&command.audience)?;
-        let asked = command.lifetime.unwrap_or(self.settings.lifetimes.default_token);
+        let wanted =
+            wanted(command.lifetime, command.minimum_lifetime, self.settings.lifetimes.default_token)?;
         let facts = Arc::clone(&known.facts);
-        let cap = self.permit_mint(caller, &command, &known, &audience, asked, trail);
+        let cap = self.permit_mint(caller, &command, &known, &audience, wanted.lifetime, trail);
         let cap = cap.map_err(|error| match facts.grant(&command.audience) {
             // Whoever was granted it knows of it.
             Some(_) => error,
@@ -74,17 +72,17 @@ impl Broker {
         if !Self::token_issuer(&signing, &audience)?.fits(&draft)? {
             return Err(too_long());
         }
-        let minimum = command.minimum_lifetime.unwrap_or(MINIMUM_LIFETIME);
         let Recorded { id, generation, began_seq, expires_at } = self
             .record(&mut known, &mut signing, now, |known: &Known, signing: &Signing| {
                 let signer = Self::token_issuer(signing, &audience)?.signer();
                 let bounds = Bounds {
-                    asked,
+                    asked: wanted.lifetime,
                     policy_cap: cap,
                     deadline: known.deadline,
                     signer_end: signer.not_after(),
                     caller_end: binding.until,
                 };
+                let minimum = wanted.minimum(known.deadline.since(known.facts.began_at));
                 Ok(lifetime::expiry(now, &bounds, minimum).map(|expires_at| RecordCredential {
                     task: known.facts.id,
                     version: known.version,

@@ -9,7 +9,7 @@ use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
 use crate::ids::{CredentialId, Generation, TaskId};
 use crate::task::Status;
-use crate::task::lifetime::TooShort;
+use crate::task::lifetime::{TooShort, Wanted};
 use crate::task::store::{CheckOutcome, RecordCredential, RecordOutcome};
 use crate::time::Timestamp;
 
@@ -26,6 +26,17 @@ pub(super) struct Recorded {
     pub(super) generation: Generation,
     pub(super) began_seq: u64,
     pub(super) expires_at: Timestamp,
+}
+
+/// How long a credential is to live.
+pub(super) fn wanted(
+    lifetime: Option<Duration>,
+    minimum: Option<Duration>,
+    default: Duration,
+) -> Result<Wanted> {
+    let contradiction =
+        || Error::new(Reason::InvalidDuration, "minimum_lifetime: at most lifetime, which it is longer than");
+    Wanted::new(lifetime, minimum, default).ok_or_else(contradiction)
 }
 
 impl Broker {

@@ -26,6 +26,30 @@ pub struct TooShort {
     pub left: Duration,
 }
 
+/// The shortest life that a caller has use for who does not say: a minute, but no more than was asked for, nor than half of its task's life.
+const MINIMUM: Duration = Duration::from_secs(60);
+
+/// How long a credential is asked to live, and how long it must: what the caller says of either, each as it is said. An error if it contradicts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// At most.
+    pub lifetime: Duration,
+    minimum: Option<Duration>,
+}
+
+impl Wanted {
+    /// `default`: where no lifetime is said; longer, if the minimum is. `None`: the minimum is longer than the lifetime.
+    pub fn new(lifetime: Option<Duration>, minimum: Option<Duration>, default: Duration) -> Option<Self> {
+        let asked = lifetime.unwrap_or_else(|| minimum.map_or(default, |minimum| minimum.max(default)));
+        minimum.is_none_or(|minimum| minimum <= asked).then_some(Self { lifetime: asked, minimum })
+    }
+
+    /// At least, for a task that lives so long altogether.
+    pub fn minimum(&self, task: Duration) -> Duration {
+        self.minimum.unwrap_or_else(|| MINIMUM.min(self.lifetime).min(task / 2))
+    }
+}
+
 /// When a credential that is issued at `now` expires: the least of the bounds, in whole seconds, rounded down. An error if that leaves
 /// less than `minimum`, and never a credential that is born dead.
 pub fn expiry(now: Timestamp, bounds: &Bounds, minimum: Duration) -> Result<Timestamp, TooShort> {
@@ -37,8 +61,11 @@ pub fn expiry(now: Timestamp, bounds: &Bounds, minimum: Duration) -> Result<Time
         .min();
     let expires = least.unwrap_or(issued).floor_to_second();
     let left = expires.since(issued);
-    let minimum = minimum.max(Duration::from_secs(1)).min(bounds.asked.max(Duration::from_secs(1)));
-    if left < minimum || expires <= now { Err(TooShort { left }) } else { Ok(expires) }
+    if left < minimum.max(Duration::from_secs(1)) || expires <= now {
+        Err(TooShort { left })
+    } else {
+        Ok(expires)
+    }
 }
 
 /// When half of a credential's life is over: the time to renew it.
@@ -88,8 +115,25 @@ mod tests {
     }
 
     #[test]
-    fn asking_for_less_than_the_minimum_is_granted() {
-        assert!(expiry(NOW, &Bounds { asked: secs(5), ..wide() }, secs(60)).is_ok());
+    fn r7_a_minimum_that_is_said_is_never_cut() {
+        let said = |lifetime: Option<u64>, minimum| {
+            let wanted = Wanted::new(lifetime.map(secs), Some(secs(minimum)), secs(120))?;
+            Some((wanted.lifetime.as_secs(), wanted.minimum(secs(10)).as_secs()))
+        };
+        assert_eq!(said(None, 30), Some((120, 30)));
+        assert_eq!(said(None, 600), Some((600, 600)), "more than the default is asked for, then");
+        assert_eq!(said(Some(600), 600), Some((600, 600)));
+        assert_eq!(said(Some(300), 600), None, "it contradicts itself");
+    }
+
+    #[test]
+    fn a_minimum_that_is_not_said_follows_what_is_asked_for_and_what_the_task_has() {
+        let unsaid = |lifetime: Option<u64>, task| {
+            Wanted::new(lifetime.map(secs), None, secs(120)).unwrap().minimum(secs(task)).as_secs()
+        };
+        assert_eq!(unsaid(None, 3_600), 60);
+        assert_eq!(unsaid(Some(5), 3_600), 5);
+        assert_eq!(unsaid(None, 60), 30, "a task of a minute is no mistake");
     }
 
     #[test]

@@ -173,7 +173,8 @@ async fn a_token_that_would_be_of_no_use_is_an_error_and_leaves_no_record(store:
     let agent = broker.agent();
     let task =
         agent.begin(proto::BeginTaskRequest { lifetime: seconds(40), ..begin(&[docs()]) }).await.unwrap();
-    refused(agent.mint(mint(&task, DOCS)).await, Code::FailedPrecondition, "NO_LIFETIME_LEFT");
+    let useful = proto::MintTokenRequest { minimum_lifetime: seconds(60), ..mint(&task, DOCS) };
+    refused(agent.mint(useful).await, Code::FailedPrecondition, "NO_LIFETIME_LEFT");
     let svid = broker.world.tenant.svid_with("agent/a1", |params| valid(params, 0, now().as_secs() + 30));
     let long = broker.client(&svid).docs_task().await;
     let status = broker.client(&svid).mint(mint(&long, DOCS)).await;
@@ -181,6 +182,20 @@ async fn a_token_that_would_be_of_no_use_is_an_error_and_leaves_no_record(store:
     for task in [task, long] {
         assert_eq!(agent.get(&task.id).await.unwrap().credentials_issued, 0);
     }
+}
+
+async fn r7_who_says_how_long_a_credential_must_live_gets_that_or_an_error(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let task = agent.docs_task().await;
+    let at_least =
+        |minimum| proto::MintTokenRequest { minimum_lifetime: seconds(minimum), ..mint(&task, DOCS) };
+    let (_, claims) = read_token(&agent.mint(at_least(240)).await.unwrap().token);
+    let lives = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+    assert_eq!(lives, 240, "longer than by default");
+    refused(agent.mint(at_least(600)).await, Code::FailedPrecondition, "NO_LIFETIME_LEFT");
+    let contradiction = proto::MintTokenRequest { lifetime: seconds(60), ..at_least(240) };
+    refused(agent.mint(contradiction).await, Code::InvalidArgument, "INVALID_DURATION");
 }
 
 async fn a_token_may_carry_less_than_the_task_grants_and_never_more(store: Store) {
@@ -359,6 +374,7 @@ on_both_stores!(
     g7_the_configured_ceiling_holds_whatever_policy_allows,
     a07_renewing_without_end_never_passes_the_deadline,
     a_token_that_would_be_of_no_use_is_an_error_and_leaves_no_record,
+    r7_who_says_how_long_a_credential_must_live_gets_that_or_an_error,
     a_token_may_carry_less_than_the_task_grants_and_never_more,
     limits_on_arguments_are_in_the_token,
     a_token_is_bound_to_the_key_that_its_audience_asks_for,
