@@ -1,5 +1,7 @@
 //! Begin: a workload declares what it is about to do.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -24,7 +26,7 @@ use super::{Broker, Caller, answer};
 
 /// A task that took its place this long ago and is not stored will not be: both steps are bounded by less.
 const BEGINNING: Duration = Duration::from_secs(12);
-/// Holders of places that one call looks at, at most.
+/// Holders of places that are looked at to see whether there are dead ones; if there are, all are looked at, so many at a time.
 const LOOK_AT: usize = 32;
 /// A workload whose places were looked at is not looked at again for so long.
 const SEARCH_AGAIN: Duration = Duration::from_secs(1);
@@ -149,29 +151,50 @@ impl Broker {
             return Ok(None);
         }
         metrics::counter!("taskpass_limit_reached_total", "limit" => "live_tasks_per_workload").increment(1);
-        let sentence =
-            format!("This workload has {limit} live tasks, which is the limit. Complete one first.");
+        let sentence = format!(
+            "All {limit} places for live tasks of this workload are taken. Complete a task first; if some have just ended, try again in a second."
+        );
         Err(Error::new(Reason::TooManyTasks, sentence))
     }
 
-    /// Gives back the places of tasks that are dead: true if there were any. Looks at some of the holders, others each time, and for one workload no more than
-    /// once in a while: whoever calls again and again at its limit makes no more work than others do.
+    /// Gives back the places of tasks that are dead: true if there were any, or if a search that was under way has ended. Looks at some of the holders, others each time, and for one
+    /// workload no more than once in a while: whoever calls again and again at its limit makes no more work than others do. Where one of them is dead it looks at all: after an end of many, or a
+    /// new generation, there is room for as many as before.
     async fn give_back_dead(
         &self,
         facts: &TaskFacts,
         mut holders: Vec<TaskId>,
         now: Timestamp,
     ) -> Result<bool> {
-        let searched = self.full.get(&facts.owner);
-        if searched.is_some_and(|at| now >= at && now.since(at) < SEARCH_AGAIN) {
+        let search = self.full.get_or_insert_with(&facts.owner, || Ok::<_, Infallible>(Arc::default()));
+        let search = search.unwrap_or_else(|never| match never {});
+        let Ok(mut searched) = search.try_lock() else {
+            let _over = search.lock().await;
+            return Ok(true);
+        };
+        if searched.is_some_and(|at: Timestamp| now >= at && now.since(at) < SEARCH_AGAIN) {
             return Ok(false);
         }
-        self.full.insert(facts.owner.clone(), now);
+        *searched = Some(now);
         let [first, second, ..] = *facts.id.as_bytes().last_chunk::<8>().unwrap_or(&[0; 8]);
         let turn = usize::from(u16::from_be_bytes([first, second]));
         let turn = turn.checked_rem(holders.len()).unwrap_or_default();
         holders.rotate_left(turn);
-        holders.truncate(LOOK_AT);
+        let mut any = false;
+        for some in holders.chunks(LOOK_AT) {
+            let dead = self.dead_of(some, now).await?;
+            if !dead.is_empty() {
+                self.store.release(facts.owner.as_str(), &dead).await.map_err(store_error)?;
+                any = true;
+            }
+            if !any {
+                break;
+            }
+        }
+        Ok(any)
+    }
+
+    async fn dead_of(&self, holders: &[TaskId], now: Timestamp) -> Result<Vec<TaskId>> {
         let looked = holders.iter().map(async |holder| {
             let dead = match self.read_task(*holder, now).await? {
                 Some((_, view)) => !view.status.is_live(),
@@ -180,11 +203,7 @@ impl Broker {
             };
             Ok::<_, Error>(dead.then_some(*holder))
         });
-        let dead: Vec<TaskId> = try_join_all(looked).await?.into_iter().flatten().collect();
-        if !dead.is_empty() {
-            self.store.release(facts.owner.as_str(), &dead).await.map_err(store_error)?;
-        }
-        Ok(!dead.is_empty())
+        Ok(try_join_all(looked).await?.into_iter().flatten().collect())
     }
 
     async fn store_task(
@@ -232,7 +251,7 @@ impl Broker {
         match outcome {
             BeginOutcome::Begun(view) => {
                 let known = Known {
-                    facts: std::sync::Arc::new(facts),
+                    facts: Arc::new(facts),
                     deadline: view.record.head.deadline,
                     version: view.record.head.version,
                     stored_bytes: view.record.facts.0.len(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use tokio::sync::Mutex;
 
 use crate::identity::SpiffeId;
 use crate::ids::TaskId;
@@ -42,8 +43,8 @@ impl Weighter<[u8; 32], Arc<Seen>> for Size {
     }
 }
 
-/// Workloads whose places were all taken, and when they were looked at.
-pub(super) type FullWorkloads = Cache<SpiffeId, Timestamp>;
+/// Workloads whose places were all taken, and when they were looked at: held while somebody looks.
+pub(super) type FullWorkloads = Cache<SpiffeId, Arc<Mutex<Option<Timestamp>>>>;
 
 pub(super) fn full_workloads() -> FullWorkloads {
     Cache::new(FULL)

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use taskpass::proto;
 use tonic::Code;
 
@@ -263,7 +264,7 @@ async fn each_workload_lists_its_own_tasks_in_pages(store: Store) {
 async fn a_workload_has_so_many_live_tasks_and_no_more(store: Store) {
     let broker = Broker::of(Setup::on(store).with("limits", "live_tasks_per_workload = 3")).await;
     let agent = broker.agent();
-    let answers = futures_util::future::join_all((0..10).map(|_| agent.begin(begin(&[docs()])))).await;
+    let answers = join_all((0..10).map(|_| agent.begin(begin(&[docs()])))).await;
     let (begun, over): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     assert_eq!(begun.len(), 3);
     for answer in over {
@@ -289,6 +290,18 @@ async fn a_retry_at_the_limit_finds_its_task_also_when_that_has_ended(store: Sto
     let other = proto::BeginTaskRequest { goal: "Delete the handbook".into(), ..keyed("k1") };
     refused(agent.begin(other).await, Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED");
     refused(agent.begin(keyed("k2")).await, Code::ResourceExhausted, "TOO_MANY_TASKS");
+}
+
+async fn after_an_end_of_all_a_workload_begins_as_many_anew_at_once(store: Store) {
+    let broker = Broker::of(Setup::on(store).with("limits", "live_tasks_per_workload = 50")).await;
+    let agent = broker.agent();
+    let fifty = async || join_all((0..50).map(|_| agent.begin(begin(&[docs()])))).await;
+    assert!(fifty().await.iter().all(Result::is_ok));
+    refused(agent.begin(begin(&[docs()])).await, Code::ResourceExhausted, "TOO_MANY_TASKS");
+    broker.operator().revoke_workload("spiffe://example.org/agent/a1", 0).await.unwrap();
+    let anew = fifty().await;
+    assert_eq!(anew.iter().filter(|answer| answer.is_ok()).count(), 50, "{:?}", anew.last());
+    refused(agent.begin(begin(&[docs()])).await, Code::ResourceExhausted, "TOO_MANY_TASKS");
 }
 
 #[tokio::test]
@@ -392,6 +405,7 @@ on_both_stores!(
     an_operator_sees_and_stops_the_tasks_of_its_own_tenant_alone,
     each_workload_lists_its_own_tasks_in_pages,
     a_workload_has_so_many_live_tasks_and_no_more,
+    after_an_end_of_all_a_workload_begins_as_many_anew_at_once,
     a_retry_at_the_limit_finds_its_task_also_when_that_has_ended,
     tasks_that_lapse_or_are_revoked_give_their_places_back,
     a_task_is_issued_so_many_credentials_and_no_more,
