@@ -117,26 +117,31 @@ impl RedisStore {
         Ok((position, more.then_some(last)))
     }
 
+    /// Whether the server's clock, read after `now`, may be right.
     fn judge_clock(&self, server: Timestamp, now: Timestamp) -> StepResult<()> {
-        let apart = server.since(now).max(now.since(server));
+        let present = self.present(now).unwrap_or(now);
+        let apart = server.since(present).max(now.since(server));
         if apart > self.context.options.clock_skew { Err(StoreError::ClockSkew(apart)) } else { Ok(()) }
     }
 
-    async fn register_some(&self, some: &[Registration], now: Timestamp) -> StepResult<()> {
-        let clock = Pack::new().time(now).u64(millis(self.context.options.clock_skew));
+    async fn register_some(&self, some: &[Registration], mut now: Timestamp) -> StepResult<()> {
+        let deadline = self.link.deadline();
         let most = Pack::new().u32(MAX_REGISTRATIONS);
         let values = some.iter().map(packed).collect::<StepResult<Vec<_>>>()?;
-        let mut args = vec![clock.as_ref(), most.as_ref()];
-        for (registration, value) in some.iter().zip(&values) {
-            args.extend([registration.stream.as_bytes().as_slice(), value.as_ref()]);
-        }
         let key = self.context.names.followers();
-        let (bytes, _) = self.link.run(Step::Register, &key, &args, true, self.link.deadline()).await?;
-        match Reader(&bytes).byte()? {
-            b'r' => Ok(()),
-            b'x' => Err(full()),
-            b'K' => Err(skewed(&bytes)),
-            _ => Err(odd()),
+        loop {
+            let clock = Pack::new().time(now).u64(millis(self.context.options.clock_skew));
+            let mut args = vec![clock.as_ref(), most.as_ref()];
+            for (registration, value) in some.iter().zip(&values) {
+                args.extend([registration.stream.as_bytes().as_slice(), value.as_ref()]);
+            }
+            let (bytes, _) = self.link.run(Step::Register, &key, &args, true, deadline).await?;
+            match Reader(&bytes).byte()? {
+                b'r' => return Ok(()),
+                b'x' => return Err(full()),
+                b'K' => now = self.present(now).ok_or_else(|| skewed(&bytes))?,
+                _ => return Err(odd()),
+            }
         }
     }
 }

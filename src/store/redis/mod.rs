@@ -51,6 +51,7 @@ mod wire;
 mod witnesses;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use taskpass_verifier::ids::Partition;
@@ -71,6 +72,9 @@ use names::Names;
 use scripts::Step;
 use wire::{Pack, Reader};
 use witnesses::Witnesses;
+
+/// What a call may have waited, so that its `now` is no longer the present.
+const WAITED: Duration = Duration::from_millis(100);
 
 /// What all parts of the store know.
 struct Context {
@@ -141,7 +145,7 @@ impl RedisStore {
         partition: Partition,
         args: &[&[u8]],
         sure: bool,
-        now: Timestamp,
+        mut now: Timestamp,
     ) -> StepResult<Answer> {
         let deadline = self.link.deadline();
         let mut again = true;
@@ -155,7 +159,10 @@ impl RedisStore {
             let why = match bytes.first() {
                 Some(b'U') => "a partition is gone",
                 Some(b'R') => "a partition has gone back in time",
-                Some(b'K') => return Err(skewed(&bytes)),
+                Some(b'K') => {
+                    now = self.present(now).ok_or_else(|| skewed(&bytes))?;
+                    continue;
+                }
                 _ => return self.accept(partition, bytes, sure),
             };
             distrust.raise(why);
@@ -163,6 +170,12 @@ impl RedisStore {
                 return Err(StoreError::Unavailable(why.to_owned()));
             }
         }
+    }
+
+    /// What a step goes by whose `now` is too far from the server's clock, if that is because the call has waited since: for a slow server, say. `None`: the clocks are apart.
+    fn present(&self, now: Timestamp) -> Option<Timestamp> {
+        let present = self.context.clock.now();
+        (present.since(now) >= WAITED).then_some(present)
     }
 
     /// Takes note of the position that comes with an answer. Where replicas count, only what they have is taken for acknowledged.
@@ -195,7 +208,7 @@ impl Answer {
 
 fn skewed(bytes: &[u8]) -> StoreError {
     let apart = Reader(bytes.get(1..).unwrap_or_default()).u64().unwrap_or(u64::MAX);
-    StoreError::ClockSkew(std::time::Duration::from_millis(apart))
+    StoreError::ClockSkew(Duration::from_millis(apart))
 }
 
 #[async_trait]

@@ -17,25 +17,28 @@ impl QuotaStore for RedisStore {
         task: TaskId,
         deadline: Timestamp,
         limit: u32,
-        now: Timestamp,
+        mut now: Timestamp,
     ) -> StepResult<Result<(), Vec<TaskId>>> {
-        let clock = Pack::new().time(now).u64(millis(self.context.options.clock_skew));
+        let deadline_of_step = self.link.deadline();
         let asked = Pack::new().bytes(task.as_bytes()).time(deadline).u32(limit);
         let key = self.context.names.places(owner);
-        let args = [clock.as_ref(), asked.as_ref()];
-        let (bytes, _) = self.link.run(Step::Reserve, &key, &args, false, self.link.deadline()).await?;
-        let mut reader = Reader(&bytes);
-        match reader.byte()? {
-            b'r' => Ok(Ok(())),
-            b'x' => {
-                let mut holders = Vec::new();
-                while !reader.0.is_empty() {
-                    holders.push(reader.task_id()?);
+        loop {
+            let clock = Pack::new().time(now).u64(millis(self.context.options.clock_skew));
+            let args = [clock.as_ref(), asked.as_ref()];
+            let (bytes, _) = self.link.run(Step::Reserve, &key, &args, false, deadline_of_step).await?;
+            let mut reader = Reader(&bytes);
+            match reader.byte()? {
+                b'r' => return Ok(Ok(())),
+                b'x' => {
+                    let mut holders = Vec::new();
+                    while !reader.0.is_empty() {
+                        holders.push(reader.task_id()?);
+                    }
+                    return Ok(Err(holders));
                 }
-                Ok(Err(holders))
+                b'K' => now = self.present(now).ok_or_else(|| skewed(&bytes))?,
+                _ => return Err(odd()),
             }
-            b'K' => Err(skewed(&bytes)),
-            _ => Err(odd()),
         }
     }
 

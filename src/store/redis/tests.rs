@@ -7,6 +7,7 @@ mod records;
 mod suite;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use taskpass_verifier::ids::{CredentialId, Partition, TaskId};
@@ -32,6 +33,27 @@ fn now() -> Timestamp {
 
 async fn connect(options: &RedisOptions, history: &Arc<History>) -> Result<RedisStore, Refusal> {
     RedisStore::connect(options.clone(), Arc::clone(history), Arc::new(SystemClock)).await
+}
+
+/// The machine's clock, and so many milliseconds beside it.
+#[derive(Default)]
+struct Off(AtomicI64);
+
+impl Off {
+    fn by(&self, apart: i64) {
+        self.0.store(apart, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Off {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(now().as_millis().saturating_add_signed(self.0.load(Ordering::SeqCst)))
+    }
+}
+
+/// A broker's store whose clock can be put wrong.
+async fn fresh_by(clock: &Arc<Off>, options: &RedisOptions) -> RedisStore {
+    RedisStore::connect(options.clone(), Arc::default(), Arc::clone(clock) as _).await.unwrap()
 }
 
 /// A broker that remembers nothing yet.

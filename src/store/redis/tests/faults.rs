@@ -284,12 +284,29 @@ async fn a_broker_learns_positions_that_others_wrote() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_is_too_far_off_takes_no_step() {
+async fn a_call_that_had_to_wait_is_not_taken_for_a_clock_that_is_off() {
     let server = RedisServer::plain();
     let store = fresh(&RedisOptions::new(server.url())).await;
     let task = store.begun(1).await;
-    let apart = Duration::from_secs(5);
-    for now in [now().saturating_add(apart), now().saturating_sub(apart)] {
+    // It came three seconds ago, and other steps have kept it since.
+    let then = now().saturating_sub(Duration::from_secs(3));
+    assert!(store.read(task, then).await.unwrap().unwrap().status.is_live());
+    assert_eq!(store.reserve(AGENT, task, now().saturating_add(HOUR), 1, then).await, Ok(Ok(())));
+    store.positions(then).await.unwrap();
+    store.registrations(then).await.unwrap();
+    store.register(&[], then).await.unwrap();
+    store.end(ending(task), then).await.unwrap();
+    assert!(!store.read(task, then).await.unwrap().unwrap().status.is_live());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_too_far_off_takes_no_step() {
+    let (server, clock) = (RedisServer::plain(), Arc::<Off>::default());
+    let store = fresh_by(&clock, &RedisOptions::new(server.url())).await;
+    let task = store.begun(1).await;
+    for apart in [5_000, -5_000] {
+        clock.by(apart);
+        let now = clock.now();
         for refused in [
             store.read(task, now).await.map(drop),
             store.end(ending(task), now).await.map(drop),

@@ -173,10 +173,11 @@ async fn a_master_whose_replica_has_gone_shows_no_positions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_is_too_far_off_sees_nothing() {
-    let server = RedisServer::plain();
-    let store = fresh(&RedisOptions::new(server.url())).await;
-    let apart = Duration::from_secs(5);
-    for now in [now().saturating_add(apart), now().saturating_sub(apart)] {
+    let (server, clock) = (RedisServer::plain(), Arc::<Off>::default());
+    let store = fresh_by(&clock, &RedisOptions::new(server.url())).await;
+    for apart in [5_000, -5_000] {
+        clock.by(apart);
+        let now = clock.now();
         for refused in [
             store.positions(now).await.map(drop),
             store.entries(P, 0, 10, now).await.map(drop),
