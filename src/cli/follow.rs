@@ -162,7 +162,7 @@ fn told(event: &Event<'_>, verbose: bool) -> Option<Told> {
             ("disconnected", text, json!({ "broker": broker, "why": why }))
         }
         Event::Synchronised { partition, generation, seq, entries } => {
-            if !verbose && entries.is_empty() {
+            if !verbose {
                 return None;
             }
             let text =

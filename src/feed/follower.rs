@@ -1,7 +1,7 @@
-//! One stream: what its follower has been told, has acknowledged, and has still to be told.
+//! The sending half of a stream: what its follower has been told, and has still to be told.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use taskpass_verifier::ids::{Generation, PARTITIONS, Partition};
@@ -9,21 +9,17 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::hub::{CLOCKS_APART, Hub, Look, REGISTRATION_SLACK};
+use super::hub::{Hub, Look};
 use super::mirror::{Due, Item, Sent};
+use super::stream::{Reader, Shared};
 use crate::task::store::Position;
 use crate::time::Timestamp;
 
 /// Entries in one frame.
 const MOST_ENTRIES: usize = 256;
-/// Frames that may wait for their acknowledgement; a follower that reads on without acknowledging is let go.
-const MOST_UNACKNOWLEDGED: usize = 4_096;
-/// A follower that takes or acknowledges nothing for longer than its bound, or this if it is more, is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Of which so much room is kept when all are acknowledged.
-const AT_REST: usize = 4;
-/// Beats that are remembered: more than one that keeps the pace has under way.
-const BEATS: usize = 16;
+/// About what a frame takes, and an entry in it.
+const FRAME_BYTES: usize = 300;
+const ENTRY_BYTES: usize = 48;
 /// A heartbeat is sent at a look if this share of the bound has gone by since the last one.
 const HEARTBEATS_IN_A_BOUND: u32 = 5;
 
@@ -91,165 +87,6 @@ pub struct Frame {
     pub content: Content,
 }
 
-/// What both halves of a stream and the hub know of it.
-pub(super) struct Shared {
-    pub(super) id: Uuid,
-    pub(super) follower: String,
-    pub(super) audience: Arc<str>,
-    /// Of the audience, as it was when the stream began.
-    trust_domain: Arc<str>,
-    pub(super) bound: Duration,
-    heard: Mutex<Heard>,
-}
-
-struct Heard {
-    /// The newest beats, and when each came.
-    beats: VecDeque<(u64, Instant)>,
-    /// When it last took a frame, or waited for the next.
-    took: Instant,
-    /// Frames that are not acknowledged, and how far each goes.
-    unacknowledged: VecDeque<(u64, Partition, Sent)>,
-    /// Since when it has acknowledged none of these.
-    waited_for: Instant,
-    /// It does not answer: nothing is told to it any more.
-    given_up: bool,
-    /// When its registration was last renewed.
-    registered: Option<Instant>,
-    /// When it ended.
-    left: Option<Instant>,
-}
-
-impl Shared {
-    pub(super) fn new(
-        id: Uuid,
-        follower: String,
-        audience: Arc<str>,
-        trust_domain: Arc<str>,
-        bound: Duration,
-    ) -> Self {
-        let now = Instant::now();
-        let heard = Heard {
-            beats: VecDeque::new(),
-            took: now,
-            unacknowledged: VecDeque::new(),
-            waited_for: now,
-            given_up: false,
-            registered: None,
-            left: None,
-        };
-        Self { id, follower, audience, trust_domain, bound, heard: Mutex::new(heard) }
-    }
-
-    fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Its registration was renewed at this moment.
-    pub(super) fn is_registered(&self, at: Instant) {
-        self.heard().registered = Some(at);
-    }
-
-    /// Its registration may have been lost.
-    pub(super) fn is_unregistered(&self) {
-        self.heard().registered = None;
-    }
-
-    /// It has ended.
-    pub(super) fn leave(&self) {
-        self.heard().left.get_or_insert_with(Instant::now);
-    }
-
-    pub(super) fn has_left(&self) -> bool {
-        self.heard().left.is_some()
-    }
-
-    /// It wants the next frame; false if it is given up.
-    fn takes(&self) -> bool {
-        let mut heard = self.heard();
-        heard.took = Instant::now();
-        !heard.given_up
-    }
-
-    /// Whether it is open and there is somebody behind it. One that neither takes what is told nor acknowledges it is given up: nobody waits for it, its registration goes, and
-    /// its stream ends as soon as it reads on. `looked`: when the last look began that it could have been told of.
-    pub(super) fn answers(&self, looked: Instant) -> bool {
-        let patience = self.bound.max(PATIENCE);
-        let mut heard = self.heard();
-        let is_slow = |since: Instant| looked.saturating_duration_since(since) > patience;
-        let stalls = is_slow(heard.took) || (!heard.unacknowledged.is_empty() && is_slow(heard.waited_for));
-        if stalls && !heard.given_up && heard.left.is_none() {
-            heard.given_up = true;
-            tracing::warn!(stream = %self.id, follower = %self.follower, "a follower does not read, or acknowledges nothing: it is given up");
-        }
-        heard.left.is_none() && !heard.given_up
-    }
-
-    /// Whether it has ended so long ago that it is registered no more.
-    pub(super) fn is_over(&self) -> bool {
-        self.heard().left.is_some_and(|left| left.elapsed() > self.bound + REGISTRATION_SLACK)
-    }
-
-    /// Whether its registration outlives what a look of this moment keeps fresh: if not, a receipt could leave out a follower that accepts.
-    fn outlives(&self, look: Instant) -> bool {
-        let registered = self.heard().registered;
-        registered.is_some_and(|at| look.saturating_duration_since(at) < REGISTRATION_SLACK - CLOCKS_APART)
-    }
-
-    /// The newest beat that had come by then; 0 if none.
-    fn beat_before(&self, moment: Instant) -> u64 {
-        self.heard().beats.iter().rev().find(|(_, came)| *came <= moment).map_or(0, |(number, _)| *number)
-    }
-}
-
-/// The reading half: what the follower says.
-#[derive(Clone)]
-pub struct Reader {
-    hub: Arc<Hub>,
-    shared: Arc<Shared>,
-}
-
-impl Reader {
-    /// A beat came in.
-    pub fn beat(&self, number: u64) {
-        let mut heard = self.shared.heard();
-        if heard.beats.back().is_some_and(|(last, _)| *last >= number) {
-            return;
-        }
-        if heard.beats.len() >= BEATS {
-            heard.beats.pop_front();
-        }
-        let first = heard.beats.is_empty();
-        heard.beats.push_back((number, Instant::now()));
-        drop(heard);
-        if first {
-            // A look that began before it keeps nobody fresh: the next one is not waited for.
-            self.hub.look_soon();
-        }
-    }
-
-    /// The follower has applied everything up to this frame. What it was never sent it cannot have applied: that is passed over.
-    pub fn acknowledge(&self, sequence: u64) {
-        let mut applied = Vec::new();
-        {
-            let mut heard = self.shared.heard();
-            while let Some((_, partition, told)) =
-                heard.unacknowledged.pop_front_if(|(frame, ..)| *frame <= sequence)
-            {
-                applied.push((partition, told));
-            }
-            if !applied.is_empty() {
-                heard.waited_for = Instant::now();
-            }
-            if heard.unacknowledged.is_empty() {
-                heard.unacknowledged.shrink_to(AT_REST);
-            }
-        }
-        if !applied.is_empty() {
-            self.hub.acknowledged.applied_here(self.shared.id, &applied, self.hub.clock.now());
-        }
-    }
-}
-
 /// The sending half. Dropping it ends the stream.
 pub struct Following {
     hub: Arc<Hub>,
@@ -288,6 +125,16 @@ impl std::fmt::Debug for Following {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Following({} by {} for {})", self.shared.id, self.shared.follower, self.shared.audience)
     }
+}
+
+/// What a frame takes, about.
+fn about_bytes(content: &Content) -> usize {
+    FRAME_BYTES
+        + match content {
+            Content::Snapshot { entries, .. } | Content::Delta { entries, .. } => entries.len() * ENTRY_BYTES,
+            Content::KeySet { jwks, .. } => jwks.len(),
+            Content::Heartbeat { .. } => 0,
+        }
 }
 
 impl Following {
@@ -336,13 +183,14 @@ impl Following {
 
     /// For what the follower says.
     pub fn reader(&self) -> Reader {
-        Reader { hub: Arc::clone(&self.hub), shared: Arc::clone(&self.shared) }
+        Reader::new(Arc::clone(&self.hub), Arc::clone(&self.shared))
     }
 
     /// The next frame; waits until there is something to say. `None`: the follower acknowledges nothing, has not read for too long, or the hub is gone.
     pub async fn next(&mut self) -> Option<Frame> {
         loop {
             self.shared.takes().then_some(())?;
+            self.shared.has_room().await.then_some(())?;
             if let Some(content) = self.due() {
                 self.sequence += 1;
                 return self.note(&content).then_some(Frame { sequence: self.sequence, content });
@@ -432,23 +280,16 @@ impl Following {
         Partition::all().filter(told).fold(0, |bits, partition| bits | 1 << partition.number())
     }
 
-    /// Remembers what is to be acknowledged. False: too much is not.
+    /// Remembers what is told. False: too much is not acknowledged.
     fn note(&self, content: &Content) -> bool {
-        let (partition, generation, seq) = match content {
-            Content::Snapshot { partition, generation, seq, more: false, .. } => {
-                (*partition, *generation, *seq)
+        let upto = match content {
+            Content::Heartbeat { .. } => return true,
+            Content::Snapshot { partition, generation, seq, more: false, .. }
+            | Content::Delta { partition, generation, to: seq, .. } => {
+                Some((*partition, Sent { generation: *generation, seq: *seq }))
             }
-            Content::Delta { partition, generation, to, .. } => (*partition, *generation, *to),
-            _ => return true,
+            Content::Snapshot { .. } | Content::KeySet { .. } => None,
         };
-        let mut heard = self.shared.heard();
-        if heard.unacknowledged.len() >= MOST_UNACKNOWLEDGED {
-            return false;
-        }
-        if heard.unacknowledged.is_empty() {
-            heard.waited_for = Instant::now();
-        }
-        heard.unacknowledged.push_back((self.sequence, partition, Sent { generation, seq }));
-        true
+        self.shared.is_told(self.sequence, upto, about_bytes(content))
     }
 }

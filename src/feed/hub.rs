@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::follower::{Following, Shared};
+use super::follower::Following;
 use super::mirror::{Concern, Item, Mirror};
 use super::receipt::Acknowledged;
+use super::stream::Shared;
 use crate::error::{Error, Reason, Result};
 use crate::ids::random;
 use crate::revoke::feed::{FeedEntry, FeedStore, Happened, Registration};
@@ -33,6 +34,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// Streams of one broker, and of one SPIFFE ID at it.
 const MOST_STREAMS: usize = 10_000;
 const MOST_OF_ONE_FOLLOWER: usize = 2_000;
+/// So that the verifiers of one audience leave room for others, here and in the store.
+const MOST_OF_ONE_AUDIENCE: usize = 2_500;
 /// Entries that are read in one step.
 const PAGE: usize = 512;
 /// Partitions that are read at a time.
@@ -151,9 +154,16 @@ impl Hub {
         let id = Uuid::from_bytes(random()?);
         let shared = Arc::new(Shared::new(id, follower, audience, trust_domain, bound));
         let following = Following::new(Arc::clone(self), self.taken_in(&shared)?, self.looks.subscribe());
-        self.register(std::slice::from_ref(&shared)).await.map_err(|error| {
+        let unregistered = self.register(std::slice::from_ref(&shared)).await.map_err(|error| {
             Error::new(Reason::StoreUnavailable, "The store does not answer. Try again.").with_detail(error)
         })?;
+        if !unregistered.is_empty() {
+            drop(following);
+            self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            return Err(too_many(
+                "There are too many streams of the feed at all brokers together. End some.",
+            ));
+        }
         self.changed.notify_one();
         // Not from what was seen before it was registered.
         self.look().await;
@@ -204,10 +214,11 @@ impl Hub {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let of_it = streams.values().filter(|one| one.follower == stream.follower).count();
         let open = streams.values().filter(|one| !one.has_left()).count();
-        if open >= MOST_STREAMS || of_it >= MOST_OF_ONE_FOLLOWER {
-            metrics::counter!("taskpass_limit_reached_total", "limit" => "streams").increment(1);
-            let sentence = "There are too many streams of the feed. End some, or follow another broker.";
-            return Err(Error::new(Reason::TooManyStreams, sentence));
+        let of_audience = streams.values().filter(|one| one.audience == stream.audience).count();
+        if open >= MOST_STREAMS || of_it >= MOST_OF_ONE_FOLLOWER || of_audience >= MOST_OF_ONE_AUDIENCE {
+            return Err(too_many(
+                "There are too many streams of the feed. End some, or follow another broker.",
+            ));
         }
         streams.insert(stream.id, Arc::clone(stream));
         count(&streams);
@@ -395,15 +406,17 @@ impl Hub {
         futures_util::stream::iter(items).buffered(LOOKED_UP_AT_ONCE).collect().await
     }
 
-    async fn register(&self, streams: &[Arc<Shared>]) -> StepResult<()> {
+    /// Those for which there is no room are not registered, and so are kept fresh by nothing.
+    async fn register(&self, streams: &[Arc<Shared>]) -> StepResult<Vec<Uuid>> {
         let (began, now) = (Instant::now(), self.clock.now());
         let registrations: Vec<_> = streams.iter().map(|stream| stream.registration(now)).collect();
         if registrations.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        self.store.register(&registrations, now).await?;
-        streams.iter().for_each(|stream| stream.is_registered(began));
-        Ok(())
+        let refused = self.store.register(&registrations, now).await?;
+        let stored = streams.iter().filter(|stream| !refused.contains(&stream.id));
+        stored.for_each(|stream| stream.is_registered(began));
+        Ok(refused)
     }
 
     /// Whether anybody is there behind a registration: its stream is open here, or some broker has renewed it of late. What is left of a stream that has ended cannot answer, and only counts as
@@ -448,6 +461,11 @@ impl Hub {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.values().filter(|stream| stream.answers(looked)).map(|stream| stream.bound).min()
     }
+}
+
+fn too_many(sentence: &'static str) -> Error {
+    metrics::counter!("taskpass_limit_reached_total", "limit" => "streams").increment(1);
+    Error::new(Reason::TooManyStreams, sentence)
 }
 
 /// Tells how many are open.

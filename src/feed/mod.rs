@@ -2,7 +2,8 @@
 //!
 //! - [`hub`]: one for a broker. It looks at the store when there is news, and at each beat of the fastest follower; what it finds it keeps until it may be forgotten.
 //! - [`mirror`]: what it keeps: the unexpired part of each partition's history, once for all followers.
-//! - [`follower`]: one stream. It walks the mirror at the pace of its reader, so that a reader who never reads costs no more than its place.
+//! - [`follower`]: what a stream tells. It walks the mirror at the pace of its reader, so that a reader who never reads costs no more than its place and what may be on the way to it.
+//! - [`stream`]: what is known of a stream: registered, read, acknowledged, given up.
 //! - [`receipt`]: who has applied an end, of the followers of all brokers, and when the others close by themselves.
 //!
 //! Nothing here is believed because it was pushed: a nudge only makes the hub look sooner, and an announcement of another broker only turns a follower that counts as pending
@@ -14,8 +15,10 @@ pub mod follower;
 pub mod hub;
 mod mirror;
 pub mod receipt;
+mod stream;
 
-pub use follower::{Content, Following, Frame, Reader};
+pub use follower::{Content, Following, Frame};
 pub use hub::{Concerns, Hub};
 pub use mirror::{Concern, Item, Sent};
 pub use receipt::{Applied, Pending};
+pub use stream::Reader;

@@ -101,8 +101,9 @@ pub trait FeedStore: Send + Sync {
         now: Timestamp,
     ) -> StepResult<FeedPage>;
 
-    /// Stores registrations, or moves their `until` later, in the one fixed place. As durable as any write. Those past their `until` go.
-    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<()>;
+    /// Stores registrations, or moves their `until` later, in the one fixed place. As durable as any write. Those past their `until` go. Answers the streams for which there was no room: all others
+    /// are stored, and one that was is never refused.
+    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<Vec<Uuid>>;
 
     /// All registrations that are not past their `until`.
     async fn registrations(&self, now: Timestamp) -> StepResult<Vec<Registration>>;

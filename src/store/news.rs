@@ -55,13 +55,6 @@ pub(super) fn announceable(message: &[u8]) -> StepResult<()> {
     }
 }
 
-/// The answer to a registration for which there is no room.
-pub(super) fn full() -> StoreError {
-    StoreError::Unavailable(format!(
-        "there are {MAX_REGISTRATIONS} registrations of followers, and no more are stored"
-    ))
-}
-
 /// So many registrations at most. It bounds what one look at all of them costs.
 pub(super) const MAX_REGISTRATIONS: u32 = 20_000;
 /// So many entries on a page at most, however many are asked for.

@@ -81,7 +81,8 @@ impl FeedFace {
             caller,
             told: followed.key_set.clone(),
             followed,
-            nonce: hello.nonce,
+            // Of its own: the one in the message holds all of it.
+            nonce: prost::bytes::Bytes::copy_from_slice(&hello.nonce),
             positions: Arc::clone(&self.positions),
             brought: prost::bytes::Bytes::new(),
             stretch: 0,

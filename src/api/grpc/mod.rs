@@ -43,6 +43,8 @@ use health::{Health, Serving};
 use operations::Operations;
 use services::Face;
 
+/// The largest message of a follower, in bytes: a hello with the positions of all partitions takes half of it. What holds it stays with the stream.
+const FOLLOWER_SAYS: usize = 8 * 1024;
 /// The largest list of headers, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// How long a connection may be silent before it is asked whether its peer is there still,
@@ -138,7 +140,10 @@ fn routes(face: Face, feed: FeedFace, health: Health, most: usize) -> Routes {
             proto::directory_service_server::DirectoryServiceServer::new(face)
                 .max_decoding_message_size(most),
         )
-        .add_service(proto::feed_service_server::FeedServiceServer::new(feed).max_decoding_message_size(most))
+        .add_service(
+            proto::feed_service_server::FeedServiceServer::new(feed)
+                .max_decoding_message_size(most.min(FOLLOWER_SAYS)),
+        )
         .add_service(HealthServer::new(health).max_decoding_message_size(most));
     if let Ok(v1) = reflection().build_v1() {
         routes.add_service(v1);

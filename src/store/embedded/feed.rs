@@ -16,7 +16,7 @@ use super::view::{self, Fault, Stepped, Table, View};
 use crate::revoke::feed::{FeedEntry, FeedPage, FeedStore, Happened, Registration};
 use crate::revoke::fence::FenceTarget;
 use crate::revoke::history::Durability;
-use crate::store::news::{MAX_ENTRIES, MAX_REGISTRATIONS, announceable, full};
+use crate::store::news::{MAX_ENTRIES, MAX_REGISTRATIONS, announceable};
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::{Timestamp, millis};
 
@@ -109,10 +109,11 @@ pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<Registration, StoreErro
     Ok(Registration { stream, follower, audience, bound, until })
 }
 
-fn register(txn: &mut Txn<'_>, registrations: &[Registration], now: Timestamp) -> Stepped<()> {
+fn register(txn: &mut Txn<'_>, registrations: &[Registration], now: Timestamp) -> Stepped<Vec<Uuid>> {
     let number = |bytes: &[u8]| Cursor(bytes, "number of registrations").array().map(u32::from_be_bytes);
     let before = view::get(txn.table(), COUNT_KEY, number)?.unwrap_or_default();
     let mut count = before.saturating_sub(forget(txn, now)?);
+    let mut refused = Vec::new();
     for registration in registrations {
         let key = registration_key(registration.stream);
         let old = view::get(txn.table(), &key, |bytes| {
@@ -123,7 +124,10 @@ fn register(txn: &mut Txn<'_>, registrations: &[Registration], now: Timestamp) -
         match old {
             Some((_, same)) if same == new => continue,
             Some((until, _)) => txn.remove(&until_key(until, registration.stream)).map(drop)?,
-            None if count >= MAX_REGISTRATIONS => return Err(full().into()),
+            None if count >= MAX_REGISTRATIONS => {
+                refused.push(registration.stream);
+                continue;
+            }
             None => count = count.saturating_add(1),
         }
         txn.put(&key, &new)?;
@@ -132,7 +136,7 @@ fn register(txn: &mut Txn<'_>, registrations: &[Registration], now: Timestamp) -
     if count != before {
         txn.put(COUNT_KEY, &count.to_be_bytes())?;
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// Takes away registrations whose time is over, and says how many.
@@ -188,7 +192,7 @@ impl FeedStore for EmbeddedStore {
         self.reading(partition, now, |view| entries(view, seq, limit)).await
     }
 
-    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<()> {
+    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<Vec<Uuid>> {
         let registrations = registrations.to_vec();
         self.writing(move |txn| register(txn, &registrations, now)).await
     }

@@ -392,7 +392,7 @@ impl FeedStore for PlantedStore {
         self.sound.entries(partition, seq, limit, now).await
     }
 
-    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<()> {
+    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<Vec<Uuid>> {
         self.sound.register(registrations, now).await
     }
 

@@ -17,7 +17,7 @@ use super::{RedisStore, skewed};
 use crate::revoke::feed::{FeedEntry, FeedPage, FeedStore, Happened, Registration};
 use crate::revoke::fence::FenceTarget;
 use crate::revoke::history::Durability;
-use crate::store::news::{MAX_ENTRIES, MAX_REGISTRATIONS, announceable, full};
+use crate::store::news::{MAX_ENTRIES, MAX_REGISTRATIONS, announceable};
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::{Timestamp, millis};
 
@@ -124,7 +124,7 @@ impl RedisStore {
         if apart > self.context.options.clock_skew { Err(StoreError::ClockSkew(apart)) } else { Ok(()) }
     }
 
-    async fn register_some(&self, some: &[Registration], mut now: Timestamp) -> StepResult<()> {
+    async fn register_some(&self, some: &[Registration], mut now: Timestamp) -> StepResult<Vec<Uuid>> {
         let deadline = self.link.deadline();
         let most = Pack::new().u32(MAX_REGISTRATIONS);
         let values = some.iter().map(packed).collect::<StepResult<Vec<_>>>()?;
@@ -136,9 +136,15 @@ impl RedisStore {
                 args.extend([registration.stream.as_bytes().as_slice(), value.as_ref()]);
             }
             let (bytes, _) = self.link.run(Step::Register, &key, &args, true, deadline).await?;
-            match Reader(&bytes).byte()? {
-                b'r' => return Ok(()),
-                b'x' => return Err(full()),
+            let mut reader = Reader(&bytes);
+            match reader.byte()? {
+                b'r' => {
+                    let mut refused = Vec::new();
+                    while !reader.0.is_empty() {
+                        refused.push(Uuid::from_bytes(reader.array()?));
+                    }
+                    return Ok(refused);
+                }
                 b'K' => now = self.present(now).ok_or_else(|| skewed(&bytes))?,
                 _ => return Err(odd()),
             }
@@ -239,11 +245,12 @@ impl FeedStore for RedisStore {
         Ok(FeedPage { position, entries, more })
     }
 
-    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<()> {
+    async fn register(&self, registrations: &[Registration], now: Timestamp) -> StepResult<Vec<Uuid>> {
+        let mut refused = Vec::new();
         for some in registrations.chunks(AT_ONCE) {
-            self.register_some(some, now).await?;
+            refused.extend(self.register_some(some, now).await?);
         }
-        Ok(())
+        Ok(refused)
     }
 
     async fn registrations(&self, now: Timestamp) -> StepResult<Vec<Registration>> {

@@ -32,4 +32,32 @@ mod tests {
         let told = Duration::from_nanos(now().as_nanos());
         assert!((told.as_secs_f64() - seconds).abs() < 5.0, "{told:?} and {seconds} s");
     }
+
+    /// Tells its clock, in a process that believes that the machine slept for long.
+    const ASKED: &str = "TASKPASS_TELL_THE_CLOCK";
+
+    #[test]
+    fn it_runs_on_through_a_suspension() {
+        if std::env::var_os(ASKED).is_some() {
+            println!("clock={}", now().as_nanos());
+            return;
+        }
+        let slept = Duration::from_secs(100_000);
+        let mut asleep = std::process::Command::new("unshare");
+        asleep.args(["--time", "--boottime", &slept.as_secs().to_string(), "--"]);
+        asleep.arg(std::env::current_exe().unwrap()).args([
+            "--exact",
+            "feed::clock::tests::it_runs_on_through_a_suspension",
+            "--nocapture",
+        ]);
+        let told = asleep.env(ASKED, "1").output();
+        let told = told.map(|told| String::from_utf8_lossy(&told.stdout).into_owned()).unwrap_or_default();
+        let Some(clock) = told.lines().find_map(|line| line.split("clock=").nth(1)) else {
+            // Needs Linux 5.6, the tool, and the right to make a time namespace.
+            println!("skipped: a process cannot be given a clock of its own here");
+            return;
+        };
+        let apart = Duration::from_nanos(clock.trim().parse::<u64>().unwrap() - now().as_nanos());
+        assert!(apart.abs_diff(slept) < Duration::from_secs(30), "{apart:?}");
+    }
 }

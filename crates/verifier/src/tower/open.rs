@@ -13,13 +13,31 @@ use crate::expectations::Presented;
 use crate::refusal::Refusal;
 use crate::verifier::Grant;
 
-/// The body of a response. One whose length is known when the response begins is there already, and passes. One that goes on (server-sent events, gRPC streams) is
-/// judged again before each frame and whenever [`Protection::judge_streams_again`] says so; when its token is no longer good it ends with the error [`Cut`], so
-/// that what was cut never looks complete. Dropping it is enough to forget it.
+/// The body of a response. One whose length is known passes while it is there: as long as each of its frames is ready when it is asked for. One that goes on (server-sent events,
+/// gRPC streams), or of a known length that has kept somebody waiting (what a proxy passes on, or reads as it goes), is judged again before each frame and whenever
+/// [`Protection::judge_streams_again`] says so; when its token is no longer good it ends with the error [`Cut`], so that what was cut never looks complete. Dropping it is enough to
+/// forget it.
 pub struct Open<B> {
     /// None for an answer of the layer itself, which has no body.
     inner: Option<Pin<Box<B>>>,
-    guard: Option<Guard>,
+    watch: Watch,
+}
+
+/// How a response is watched.
+enum Watch {
+    /// Not at all: there is nothing.
+    Not,
+    /// Not yet: it is there.
+    There(Shown),
+    /// From frame to frame.
+    Judged(Guard),
+}
+
+/// What a response was permitted by.
+struct Shown {
+    protection: Protection,
+    grant: Grant,
+    presented: Presented,
 }
 
 /// The token of a request is no longer good in the middle of the response.
@@ -28,36 +46,49 @@ pub struct Open<B> {
 pub struct Cut(pub Refusal);
 
 struct Guard {
-    protection: Protection,
-    grant: Grant,
-    presented: Presented,
+    shown: Shown,
     place: u64,
 }
 
 impl<B: Body> Open<B> {
     pub(super) fn new(inner: B, protection: Protection, grant: Grant, presented: Presented) -> Self {
-        let guard = match inner.size_hint().exact() {
-            Some(_) => None,
-            None => {
-                let place = protection.0.streams.enter();
-                Some(Guard { protection, grant, presented, place })
-            }
+        let shown = Shown { protection, grant, presented };
+        let watch = match inner.size_hint().exact() {
+            Some(_) => Watch::There(shown),
+            None => Watch::Judged(Guard::of(shown)),
         };
-        Self { inner: Some(Box::pin(inner)), guard }
+        Self { inner: Some(Box::pin(inner)), watch }
+    }
+
+    /// It keeps somebody waiting: from now on it is judged.
+    fn waits(&mut self, waker: &Waker) -> Result<(), Refusal> {
+        let guard = match std::mem::replace(&mut self.watch, Watch::Not) {
+            Watch::Not => return Ok(()),
+            Watch::There(shown) => Guard::of(shown),
+            Watch::Judged(guard) => guard,
+        };
+        let verdict = guard.judge(waker);
+        self.watch = Watch::Judged(guard);
+        verdict
     }
 }
 
 impl<B> Default for Open<B> {
     /// Empty.
     fn default() -> Self {
-        Self { inner: None, guard: None }
+        Self { inner: None, watch: Watch::Not }
     }
 }
 
 impl Guard {
+    fn of(shown: Shown) -> Self {
+        let place = shown.protection.0.streams.enter();
+        Self { shown, place }
+    }
+
     /// The waker first: an end that comes after the verdict finds it.
     fn judge(&self, waker: &Waker) -> Result<(), Refusal> {
-        let Self { protection, grant, presented, place } = self;
+        let Self { shown: Shown { protection, grant, presented }, place } = self;
         protection.0.streams.wait(*place, waker);
         protection.verifier().judge_again(grant, presented, protection.now())
     }
@@ -65,7 +96,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.protection.0.streams.leave(self.place);
+        self.shown.protection.0.streams.leave(self.place);
     }
 }
 
@@ -81,13 +112,27 @@ where
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
-        if let Some(Err(why)) = self.guard.as_ref().map(|guard| guard.judge(context.waker())) {
-            *self = Self::default();
-            return Poll::Ready(Some(Err(Cut(why).into())));
+        let this = &mut *self;
+        let mut verdict = match &this.watch {
+            Watch::Judged(guard) => guard.judge(context.waker()),
+            _ => Ok(()),
+        };
+        if verdict.is_ok() {
+            let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+            match inner.as_mut().poll_frame(context) {
+                Poll::Ready(frame) => return Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+                Poll::Pending if matches!(this.watch, Watch::There(_)) => {
+                    verdict = this.waits(context.waker())
+                }
+                Poll::Pending => {}
+            }
         }
-        match &mut self.inner {
-            Some(inner) => inner.as_mut().poll_frame(context).map_err(Into::into),
-            None => Poll::Ready(None),
+        match verdict {
+            Ok(()) => Poll::Pending,
+            Err(why) => {
+                *this = Self::default();
+                Poll::Ready(Some(Err(Cut(why).into())))
+            }
         }
     }
 
@@ -102,7 +147,9 @@ where
 
 impl<B> fmt::Debug for Open<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Open").field("judged_again", &self.guard.is_some()).finish_non_exhaustive()
+        f.debug_struct("Open")
+            .field("judged_again", &matches!(self.watch, Watch::Judged(_)))
+            .finish_non_exhaustive()
     }
 }
 

@@ -57,7 +57,7 @@ pub(crate) async fn read_until(connection: &mut TcpStream, text: &str) -> String
     seen
 }
 
-/// What comes until the end, and whether the response was complete: the last chunk has no length.
+/// What comes until the end, and whether the response was complete: the last chunk has no length. Says nothing of responses that tell their length.
 pub(crate) async fn rest(mut connection: TcpStream) -> (String, bool) {
     let mut bytes = Vec::new();
     // A cut connection may be reset.

@@ -53,6 +53,16 @@ async fn a55_no_frame_leaves_after_the_end_though_nobody_has_said_so() {
 }
 
 #[tokio::test]
+async fn a55_what_a_proxy_passes_on_is_cut_though_its_length_is_known() {
+    let world = World::new().await;
+    let mut stream = begin(world.address, "/sized", &[bearer(&world.token())]).await;
+    read_until(&mut stream, "hello\n").await;
+    world.end_task(task(7, 2));
+    world.says.send("secret\n".into()).unwrap();
+    assert_cut(&ended(stream).await, "secret");
+}
+
+#[tokio::test]
 async fn the_end_of_an_ancestor_cuts_the_streams_below_it() {
     let world = World::new().await;
     let stream = open(&world, &world.token()).await;

@@ -174,11 +174,16 @@ fn app(protection: &Protection, says: &broadcast::Sender<String>, proven: Option
         let says = says.clone();
         async move || axum::body::Body::from_stream(lines(&says))
     };
+    let sized = {
+        let says = says.clone();
+        async move || axum::body::Body::new(Sized(lines(&says)))
+    };
     let protected = Router::new()
         .route("/whoami", get(whoami))
         .route("/call/{tool}", get(call))
         .route("/stream", get(stream))
         .route("/short", get(short))
+        .route("/sized", get(sized))
         .layer(Extension(protection.clone()))
         .layer(protection.clone())
         .layer(axum::middleware::map_response(show_refusal));
@@ -207,6 +212,28 @@ async fn whoami(Extension(grant): Extension<Grant>, request: Request) -> String 
 async fn short() -> axum::body::Body {
     let line: Result<_, std::convert::Infallible> = Ok("all of it\n");
     axum::body::Body::from_stream(tokio_stream::once(line))
+}
+
+/// Of a length that it tells at once, and longer on its way: as what a proxy passes on.
+struct Sized<S>(S);
+
+impl<S: tokio_stream::Stream<Item = Result<String, std::convert::Infallible>> + Unpin> http_body::Body
+    for Sized<S>
+{
+    type Data = axum::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        let next = std::pin::Pin::new(&mut self.0).poll_next(context);
+        next.map(|line| line.map(|line| line.map(|line| http_body::Frame::data(line.into()))))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(1_000)
+    }
 }
 
 /// Arguments come as `?path=...`.

@@ -181,7 +181,7 @@ async fn a_clock_that_is_too_far_off_sees_nothing() {
         for refused in [
             store.positions(now).await.map(drop),
             store.entries(P, 0, 10, now).await.map(drop),
-            store.register(&[follower(1)], now).await,
+            store.register(&[follower(1)], now).await.map(drop),
             store.registrations(now).await.map(drop),
         ] {
             assert!(matches!(refused, Err(StoreError::ClockSkew(by)) if by.as_secs().abs_diff(5) <= 1));
