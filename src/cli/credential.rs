@@ -22,7 +22,8 @@ pub(super) struct Credential {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// The unexpired credentials of a task
+    /// The unexpired credentials of a task, each with its state: active, revoked, task ended. `validate` gives verdicts; this list does not know whether the key
+    /// that signed them was given up
     List {
         /// The task
         #[arg(long, value_name = "TASK")]

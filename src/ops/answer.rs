@@ -140,6 +140,33 @@ pub struct Credential {
     pub record: CredentialRecord,
     /// Empty for certificates.
     pub audience: String,
+    /// As the records have it.
+    pub state: CredentialState,
+}
+
+/// What the records of a credential and of its task say of it. No verdict: which key signed it, and what it is bound to, is not in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialState {
+    /// Nothing in them has ended it.
+    Active,
+    /// Ended by itself.
+    Revoked,
+    /// Its task has ended.
+    TaskEnded,
+    /// Its time is over.
+    Expired,
+}
+
+impl CredentialState {
+    /// Of a record, at `now`, beside its task. What was done to the credential itself comes first.
+    pub fn of(record: &CredentialRecord, task: &Status, now: Timestamp) -> Self {
+        match task {
+            _ if record.revoked => Self::Revoked,
+            _ if record.expires_at <= now => Self::Expired,
+            Status::Ended(_) => Self::TaskEnded,
+            Status::Live => Self::Active,
+        }
+    }
 }
 
 /// A verdict on what a verifier was shown.

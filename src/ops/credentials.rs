@@ -8,7 +8,7 @@ use crate::feed::Applied;
 use crate::ids::{CredentialId, TaskId};
 use crate::policy::action;
 use crate::revoke::feed::Happened;
-use crate::task::TaskFacts;
+use crate::task::{Status, TaskFacts};
 use crate::task::store::{CredentialKind, CredentialRecord};
 use crate::time::Timestamp;
 
@@ -43,10 +43,11 @@ impl Broker {
         trail: &mut Trail,
     ) -> Result<(Vec<answer::Credential>, Option<u32>)> {
         // What the broker remembers does not count: the store may have forgotten the task, and its credentials with it.
-        let (known, _) = self.read_task(task, now).await?.ok_or_else(|| not_found(task))?;
+        let (known, view) = self.read_task(task, now).await?.ok_or_else(|| not_found(task))?;
         let _permit = self.permit_on_task::<action::ListCredentials>(caller, &known.facts, (), trail)?;
         let (records, next) = self.store.credentials(task, from, limit, now).await.map_err(store_error)?;
-        Ok((records.into_iter().map(|record| answered(&known.facts, record)).collect(), next))
+        let answered = records.into_iter().map(|record| answered(&known.facts, record, &view.status, now));
+        Ok((answered.collect(), next))
     }
 
     /// Ends one credential and leaves its task alive.
@@ -89,16 +90,22 @@ impl Broker {
         let concern = concern_of(&*self.store, &known.facts, 1, now).await;
         let spread = Spread::from(id.task.partition(), position, concern);
         let spread = spread.again(Happened::CredentialRevoked(id));
-        Ok((answered(&known.facts, record), spread))
+        // It is revoked now, which comes before all that may have ended its task.
+        Ok((answered(&known.facts, record, &Status::Live, now), spread))
     }
 }
 
-fn answered(facts: &TaskFacts, record: CredentialRecord) -> answer::Credential {
+fn answered(
+    facts: &TaskFacts,
+    record: CredentialRecord,
+    task: &Status,
+    now: Timestamp,
+) -> answer::Credential {
     let audience = match record.kind {
         CredentialKind::Certificate => String::new(),
         CredentialKind::Token => {
             facts.grants.get(usize::from(record.grant)).map(|g| g.audience.clone()).unwrap_or_default()
         }
     };
-    answer::Credential { record, audience }
+    answer::Credential { record, audience, state: answer::CredentialState::of(&record, task, now) }
 }

@@ -218,6 +218,16 @@ pub(super) fn credential(credential: &answer::Credential) -> proto::Credential {
         issued_at: Some(timestamp(credential.record.issued_at)),
         expires_at: Some(timestamp(credential.record.expires_at)),
         revoked: credential.record.revoked,
+        state: credential_state(credential.state).into(),
+    }
+}
+
+const fn credential_state(state: answer::CredentialState) -> proto::CredentialState {
+    match state {
+        answer::CredentialState::Active => proto::CredentialState::Active,
+        answer::CredentialState::Revoked => proto::CredentialState::Revoked,
+        answer::CredentialState::TaskEnded => proto::CredentialState::TaskEnded,
+        answer::CredentialState::Expired => proto::CredentialState::Expired,
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{at, embedded, fields, hex, left, text, when};
 use crate::cli::output::inline;
 use crate::proto::{
-    Credential, CredentialKind, GetRevocationListResponse, IssueCertificateResponse, MintTokenResponse,
+    Credential, CredentialKind, CredentialState, GetRevocationListResponse, IssueCertificateResponse, MintTokenResponse,
     ValidateResponse,
 };
 use crate::time::Timestamp;
@@ -42,6 +42,7 @@ pub(in crate::cli) fn credential(credential: &Credential) -> Value {
         "audience": text(&credential.audience),
         "issued_at": at(credential.issued_at.as_ref()),
         "expires_at": at(credential.expires_at.as_ref()),
+        "state": state(credential),
         "revoked": credential.revoked,
     })
 }
@@ -54,10 +55,22 @@ fn kind(credential: &Credential) -> &'static str {
     }
 }
 
+fn state(credential: &Credential) -> &'static str {
+    match credential.state() {
+        CredentialState::Active => "active",
+        CredentialState::Revoked => "revoked",
+        CredentialState::TaskEnded => "task_ended",
+        CredentialState::Expired => "expired",
+        // Of a broker that does not say it: what it says is no more than that.
+        CredentialState::Unspecified if credential.revoked => "revoked",
+        CredentialState::Unspecified => "unknown",
+    }
+}
+
 /// As a row: id, kind, state, time left, audience.
 pub(in crate::cli) fn credential_row(it: &Credential, now: Timestamp) -> [String; 5] {
-    let state = if it.revoked { "revoked" } else { "active" };
-    [inline(&it.id), kind(it).into(), state.into(), left(it.expires_at.as_ref(), now), inline(&it.audience)]
+    let state = state(it).replace('_', " ");
+    [inline(&it.id), kind(it).into(), state, left(it.expires_at.as_ref(), now), inline(&it.audience)]
 }
 
 /// A revocation list.
@@ -116,6 +129,13 @@ mod tests {
         let said = ValidateResponse { active: false, task_id: "t".into(), ..Default::default() };
         assert_eq!(verdict(&said), json!({ "active": false }));
         assert_eq!(verdict_text(&said, Timestamp::EPOCH), "inactive\n");
+    }
+
+    #[test]
+    fn a_broker_that_says_no_state_is_not_taken_to_say_active() {
+        let old = Credential { id: "c".into(), ..Default::default() };
+        assert_eq!(credential(&old)["state"], "unknown");
+        assert_eq!(credential(&Credential { revoked: true, ..old })["state"], "revoked");
     }
 
     #[test]

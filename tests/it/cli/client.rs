@@ -52,6 +52,38 @@ fn every_answer_is_one_json_document() {
 }
 
 #[test]
+fn a_list_of_credentials_says_what_has_become_of_each() {
+    let dev = Dev::start();
+    let states = |task: &str, who: &str| -> Vec<String> {
+        let said = dev.run(&["credential", "list", "--as", who, "--task", task, "--json"]).expect(0).json();
+        let listed = said["credentials"].as_array().unwrap().iter();
+        listed.map(|it| it["state"].as_str().unwrap_or("-").to_owned()).collect()
+    };
+    let mint = |task: &str| {
+        let args = ["token", "mint", "--as", "agent", "--task", task, "--audience", DOCS, "--json"];
+        dev.run(&args).expect(0).json()["credential_id"].as_str().unwrap().to_owned()
+    };
+    let task = dev.begin();
+    let (_first, second) = (mint(&task), mint(&task));
+    dev.run(&["cert", "issue", "--as", "agent", "--task", &task, "--key", "k"]).expect(0);
+    assert_eq!(states(&task, "agent"), ["active", "active", "active"]);
+    let revoked = dev.run(&["token", "revoke", &second, "--as", "agent", "--json"]).expect(0).json();
+    assert_eq!(revoked["state"], "revoked");
+    assert_eq!(states(&task, "agent"), ["active", "revoked", "active"]);
+    dev.run(&["task", "complete", &task, "--as", "agent"]).expect(0);
+    for who in ["agent", "operator"] {
+        assert_eq!(states(&task, who), ["task_ended", "revoked", "task_ended"]);
+    }
+    let text = dev.run(&["credential", "list", "--as", "operator", "--task", &task]).expect(0).stdout;
+    assert!(text.contains("task ended") && !text.contains("active"), "{text}");
+    // An end that is written nowhere near the task.
+    let task = dev.begin();
+    mint(&task);
+    dev.run(&["workload", "revoke", "spiffe://example.org/agent/support", "--as", "operator"]).expect(0);
+    assert_eq!(states(&task, "operator"), ["task_ended"]);
+}
+
+#[test]
 fn a_bulk_end_of_somebody_unknown_is_done_and_warned_of() {
     let home = Dev::start().stop();
     // By the samples that is for the platform, which is not among the identities of `dev`.
