@@ -18,6 +18,7 @@ use super::args::{Wait, duration, proto_duration};
 use super::connect::{Client, Connection};
 use super::credential::revoke;
 use super::failure::{Exit, Failure, Outcome};
+use super::input::Replacement;
 use super::output::{Output, inline, note};
 use super::token::ask;
 use super::{input, render};
@@ -103,17 +104,20 @@ impl Cert {
     pub(super) async fn run(self, out: Output) -> Outcome {
         match self.verb {
             Verb::Issue(issue) => {
+                let file = issue.file()?;
                 let key = issue.key_request()?;
                 let issued =
                     issue.ask(&self.connection, key, out).await.inspect_err(|_| issue.forget_key())?;
-                issue.tell(&issued, out)
+                issue.tell(&issued, file, out)
             }
             Verb::Validate(validate) => match validate.request()? {
                 Some(request) => ask(&self.connection.open(out).await?, request, out).await,
                 None => foreign(out),
             },
-            Verb::Crl { authority, out: file } => {
-                crl(&self.connection.open(out).await?, authority, file.as_deref(), out).await
+            Verb::Crl { authority, out: path } => {
+                let file = path.as_deref().map(|path| Replacement::of(path, 0o644)).transpose()?;
+                let lists = revocation_lists(&self.connection.open(out).await?, authority).await?;
+                tell_lists(&lists, path.as_deref().zip(file), out)
             }
             Verb::Revoke { serial, wait } => {
                 revoke(&self.connection.open(out).await?, serial, &wait, out).await
@@ -123,6 +127,15 @@ impl Cert {
 }
 
 impl Issue {
+    /// Where the chain goes, before the broker is asked for one: what could not be written would be lost.
+    fn file(&self) -> Result<Option<Replacement>, Failure> {
+        let Some(path) = &self.out else { return Ok(None) };
+        if self.key.as_ref() == Some(path) {
+            return Err(Failure::usage("--key and --out name the same file"));
+        }
+        Replacement::of(path, 0o644).map(Some)
+    }
+
     /// The new key is on disk before the certificate is asked for.
     fn key_request(&self) -> Result<Key, Failure> {
         if let Some(csr) = &self.csr {
@@ -163,9 +176,16 @@ impl Issue {
         connection.open(out).await?.issue_certificate(request).await
     }
 
-    fn tell(&self, issued: &proto::IssueCertificateResponse, out: Output) -> Outcome {
-        if let Some(path) = &self.out {
-            input::replace(path, &issued.chain_pem, 0o644)?;
+    fn tell(
+        &self,
+        issued: &proto::IssueCertificateResponse,
+        file: Option<Replacement>,
+        out: Output,
+    ) -> Outcome {
+        if let Some(Err(why)) = file.map(|file| file.fill(&issued.chain_pem)) {
+            // It is there and is on record: whoever asked for it shall have it.
+            out.answer(|| render::certificate(issued), || issued.chain_pem.clone())?;
+            return Err(why.hint("The certificate was issued all the same, and is on standard output."));
         }
         if !out.is_json() {
             note(format_args!(
@@ -229,7 +249,10 @@ fn foreign(out: Output) -> Outcome {
     Ok(Exit::Inactive)
 }
 
-async fn crl(client: &Client, authority: Option<String>, file: Option<&Path>, out: Output) -> Outcome {
+async fn revocation_lists(
+    client: &Client,
+    authority: Option<String>,
+) -> Result<Vec<proto::GetRevocationListResponse>, Failure> {
     let ask = async |authority: String| {
         client.get_revocation_list(proto::GetRevocationListRequest { authority }).await
     };
@@ -239,13 +262,22 @@ async fn crl(client: &Client, authority: Option<String>, file: Option<&Path>, ou
     for authority in others.into_iter().filter(|_| all) {
         lists.push(ask(authority).await?);
     }
+    Ok(lists)
+}
+
+fn tell_lists(
+    lists: &[proto::GetRevocationListResponse],
+    file: Option<(&Path, Replacement)>,
+    out: Output,
+) -> Outcome {
     let pem: String = lists.iter().map(|list| pem("X509 CRL", &list.crl_der)).collect();
-    if let Some(path) = file {
-        input::replace(path, &pem, 0o644)?;
-    }
+    let path = match file {
+        Some((path, file)) => file.fill(&pem).map(|()| Some(path))?,
+        None => None,
+    };
     if !out.is_json() {
         let now = SystemClock.now();
-        for list in &lists {
+        for list in lists {
             note(format_args!(
                 "{}: {} certificates, until {}",
                 inline(&list.authority),
@@ -254,7 +286,7 @@ async fn crl(client: &Client, authority: Option<String>, file: Option<&Path>, ou
             ));
         }
     }
-    let text = || file.map_or_else(|| pem.clone(), |path| format!("{}\n", path.display()));
+    let text = || path.map_or_else(|| pem.clone(), |path| format!("{}\n", path.display()));
     out.answer(|| json!({ "lists": lists.iter().map(render::revocation_list).collect::<Vec<_>>() }), text)
         .map(|()| Exit::Done)
 }

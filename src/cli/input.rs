@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -48,11 +48,43 @@ pub(super) fn create_private(path: &Path, text: &str) -> Result<(), Failure> {
 
 /// Writes a file at once: whoever reads it sees the old content or the new one.
 pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside);
-    written
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&aside, path))
-        .map_err(|why| Failure::at(path.display(), why))
+    Replacement::of(path, mode)?.fill(text)
+}
+
+/// A file that is about to be written at once. It is opened before there is anything to write, so that what stands in the way is known before anything is done that
+/// could not be told afterwards. One that is never filled leaves nothing.
+pub(super) struct Replacement {
+    path: PathBuf,
+    aside: PathBuf,
+    file: File,
+}
+
+impl Replacement {
+    /// Opens it, beside the file that it will replace.
+    pub(super) fn of(path: &Path, mode: u32) -> Result<Self, Failure> {
+        if path.metadata().is_ok_and(|there| !there.is_file()) {
+            return Err(Failure::at(path.display(), "it is there, and is not a file"));
+        }
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".new");
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside);
+        let file = opened.map_err(|why| Failure::at(path.display(), why))?;
+        Ok(Self { path: path.to_owned(), aside: aside.into(), file })
+    }
+
+    /// Writes all of it, and puts it in its place.
+    pub(super) fn fill(mut self, text: &str) -> Result<(), Failure> {
+        self.file
+            .write_all(text.as_bytes())
+            .and_then(|()| self.file.sync_all())
+            .and_then(|()| std::fs::rename(&self.aside, &self.path))
+            .map_err(|why| Failure::at(self.path.display(), why))
+    }
+}
+
+impl Drop for Replacement {
+    /// Where it was filled there is nothing left beside it.
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.aside));
+    }
 }

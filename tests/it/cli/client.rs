@@ -132,6 +132,53 @@ fn a_certificate_comes_for_a_key_of_ones_own_or_a_new_one() {
 }
 
 #[test]
+fn a_certificate_that_could_not_be_written_is_not_asked_for() {
+    let dev = Dev::start();
+    let task = dev.begin();
+    let (home, issued) = (dev.home.path(), || {
+        let args = ["credential", "list", "--as", "agent", "--task", &task, "--json"];
+        dev.run(&args).expect(0).json()["credentials"].as_array().unwrap().len()
+    });
+    let issue = |out: &str| {
+        dev.run(&["cert", "issue", "--as", "agent", "--task", &task, "--key", "new.key", "--out", out])
+    };
+    std::fs::create_dir(home.join("certs")).unwrap();
+    let fifo = std::process::Command::new("mkfifo").arg(home.join("fifo")).status().unwrap();
+    assert!(fifo.success());
+    for (bad, code) in [("certs", 1), ("nowhere/c.pem", 1), ("fifo", 1), ("new.key", 2)] {
+        let said = issue(bad).expect(code);
+        assert!(said.stderr.contains(if code == 1 { bad } else { "--out" }), "{said:?}");
+        let beside = [home.join("new.key"), home.join(format!("{bad}.new"))];
+        assert!(beside.iter().all(|it| !it.exists()) && issued() == 0, "{bad}: {said:?}");
+    }
+    assert_eq!(issue("certs/c.pem").expect(0).stdout, "certs/c.pem\n");
+    let pem = std::fs::read_to_string(home.join("certs/c.pem")).unwrap();
+    assert!(pem.starts_with("-----BEGIN CERTIFICATE-----") && !home.join("certs/c.pem.new").exists());
+    // The same for revocation lists: nobody is asked.
+    let crl = ["cert", "crl", "--as", "agent", "--broker", "https://127.0.0.1:1"];
+    dev.run(&[crl.as_slice(), &["--out", "certs"]].concat()).expect(1);
+    dev.run(&[crl.as_slice(), &["--out", "lists.pem"]].concat()).expect(3);
+    assert!(!home.join("lists.pem.new").exists());
+}
+
+#[test]
+fn a_certificate_that_finds_no_room_on_disk_is_told_all_the_same() {
+    let dev = Dev::start();
+    let task = dev.begin();
+    // A file of 512 bytes holds the key and no chain.
+    let line = format!(
+        "trap '' XFSZ; ulimit -f 1; exec {} cert issue --as agent --task {task} --key k --out c.pem",
+        env!("CARGO_BIN_EXE_taskpass")
+    );
+    let output = std::process::Command::new("sh").args(["-c", &line]).current_dir(dev.home.path()).output();
+    let said = super::Said::from(output.unwrap()).expect(1);
+    assert!(said.stdout.starts_with("-----BEGIN CERTIFICATE-----"), "{said:?}");
+    assert!(said.stderr.contains("c.pem") && said.stderr.contains("on standard output"), "{said:?}");
+    let there = |name: &str| dev.home.path().join(name).exists();
+    assert_eq!((there("k"), there("c.pem"), there("c.pem.new")), (true, false, false));
+}
+
+#[test]
 fn what_no_broker_has_made_is_inactive_and_what_another_key_has_signed_too() {
     let dev = Dev::start();
     let task = dev.begin();
@@ -171,15 +218,6 @@ fn a_key_is_not_left_behind_by_a_certificate_that_was_refused() {
         dev.run(&["cert", "issue", "--as", "agent", "--task", &task, "--key", "k", "--json"]).expect(1);
     assert_eq!(said.error()["reason"], "TASK_ENDED");
     assert!(!dev.home.path().join("k").exists());
-}
-
-#[test]
-fn a_key_whose_certificate_was_issued_stays_though_that_cannot_be_written() {
-    let dev = Dev::start();
-    let task = dev.begin();
-    let args = ["cert", "issue", "--as", "agent", "--task", &task, "--key", "k", "--out", "missing/c.pem"];
-    dev.run(&args).expect(1);
-    assert!(dev.home.path().join("k").exists());
 }
 
 #[test]
