@@ -182,7 +182,7 @@ fn load(
     Ok(OwnSvid { id, not_after, certified: Arc::new(certified) })
 }
 
-/// A certificate that `check` lets pass and the key that belongs to it, as their two files were read. An error names the file.
+/// A certificate that `check` lets pass and the key that belongs to it, as their two files were read. An error names each file in which something is wrong.
 pub(super) fn certified<T>(
     (certificate_file, key_file): (&Path, &Path),
     provider: &CryptoProvider,
@@ -190,20 +190,37 @@ pub(super) fn certified<T>(
     check: impl FnOnce(&CertificateDer<'_>) -> Result<T, String>,
 ) -> Result<(T, CertifiedKey), String> {
     let [certificate, key] = readings else { return Err("two files are needed".into()) };
-    let (certificate, key) =
-        (certificate.as_ref().map_err(Clone::clone)?, key.as_ref().map_err(Clone::clone)?);
-    let at_certificate = |what: &dyn fmt::Display| format!("{}: {what}", certificate_file.display());
-    let at_key = |what: &dyn fmt::Display| format!("{}: {what}", key_file.display());
-    key.private().map_err(|why| at_key(&why))?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&certificate.bytes)
+    match (checked(certificate_file, certificate, check), private_key(key_file, key)) {
+        (Ok((checked, chain)), Ok(key)) => {
+            let certified = CertifiedKey::from_der(chain, key, provider);
+            let at_key = |why| format!("{}: {}", key_file.display(), key_problem(&why));
+            certified.map(|certified| (checked, certified)).map_err(at_key)
+        }
+        (Err(certificate), Err(key)) => Err(format!("{certificate}; {key}")),
+        (Err(why), Ok(_)) | (Ok(_), Err(why)) => Err(why),
+    }
+}
+
+fn checked<T>(
+    file: &Path,
+    reading: &Reading,
+    check: impl FnOnce(&CertificateDer<'_>) -> Result<T, String>,
+) -> Result<(T, Vec<CertificateDer<'static>>), String> {
+    let content = reading.as_ref().map_err(Clone::clone)?;
+    let at_file = |what: &dyn fmt::Display| format!("{}: {what}", file.display());
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&content.bytes)
         .collect::<Result<_, _>>()
-        .map_err(|why| at_certificate(&why))?;
-    let leaf = chain.first().ok_or_else(|| at_certificate(&"there is no PEM certificate in it"))?;
-    let checked = check(leaf).map_err(|why| at_certificate(&why))?;
-    let key = PrivateKeyDer::from_pem_slice(&key.bytes)
-        .map_err(|_| at_key(&"there is no PEM private key in it"))?;
-    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|why| at_key(&key_problem(&why)))?;
-    Ok((checked, certified))
+        .map_err(|why| at_file(&why))?;
+    let leaf = chain.first().ok_or_else(|| at_file(&"there is no PEM certificate in it"))?;
+    let checked = check(leaf).map_err(|why| at_file(&why))?;
+    Ok((checked, chain))
+}
+
+fn private_key(file: &Path, reading: &Reading) -> Result<PrivateKeyDer<'static>, String> {
+    let content = reading.as_ref().map_err(Clone::clone)?;
+    let at_file = |what: &str| format!("{}: {what}", file.display());
+    content.private().map_err(at_file)?;
+    PrivateKeyDer::from_pem_slice(&content.bytes).map_err(|_| at_file("there is no PEM private key in it"))
 }
 
 /// Our own leaf keeps the rules that our peers will hold it to.

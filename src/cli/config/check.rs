@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::app;
@@ -95,11 +95,16 @@ impl Check {
             if it.bundles.is_empty() {
                 continue;
             }
-            if let Err(found) = BundleFiles::open(BTreeMap::from([(name, it.bundles.clone())])) {
-                found
-                    .iter()
-                    .for_each(|bad| self.problems.add(format!("trust_domains[{i}].bundles"), &bad.problem));
+            let bad = |files: &[PathBuf]| {
+                BundleFiles::open(BTreeMap::from([(name.clone(), files.to_vec())])).err().unwrap_or_default()
+            };
+            // Each file by itself, for one hides what is wrong with the next; and where all are good, all of them together.
+            let mut found: Vec<_> = it.bundles.iter().flat_map(|file| bad(std::slice::from_ref(file))).collect();
+            if found.is_empty() {
+                found = bad(&it.bundles);
             }
+            let key = format!("trust_domains[{i}].bundles");
+            found.iter().for_each(|bad| self.problems.add(key.clone(), &bad.problem));
         }
     }
 

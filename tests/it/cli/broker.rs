@@ -106,6 +106,9 @@ fn the_printed_example_is_well_formed() {
         said["problems"].as_array().unwrap().iter().map(|p| p["key"].as_str().unwrap()).collect();
     let files = ["identity", "trust_domains[0].bundles", "keys", "policy.dir", "policy.audiences"];
     assert!(keys.iter().all(|key| files.contains(key) || *key == "store.path"), "{said}");
+    // Each of them, though one belongs to the other.
+    let names = ["/etc/taskpass/identity/broker.pem", "/etc/taskpass/identity/broker.key"];
+    assert!(names.iter().all(|file| said.to_string().contains(file)), "{said}");
 }
 
 #[test]

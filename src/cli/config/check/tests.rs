@@ -52,6 +52,36 @@ fn every_problem_of_every_file_is_named_in_one_run() {
 }
 
 #[test]
+fn each_file_of_a_setting_is_named_though_another_is_wrong_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::open(dir.path(), NOW).unwrap();
+    let config = fs::read_to_string(sandbox.config()).unwrap();
+    let config = config
+        .replace("\"identities/broker.pem\"", "\"own.pem\"")
+        .replace("\"identities/broker.key\"", "\"own.key\"")
+        .replace("\"bundles/example.org.pem\"", "\"nope\", \"policy\", \"identities/agent.key\"");
+    let public =
+        "[public]\nlisten = \"127.0.0.1:0\"\ncertificate = \"web.pem\"\nkey = \"identities/agent.pem\"\n";
+    fs::write(sandbox.config(), config + public).unwrap();
+    let problems = all(&sandbox.config(), NOW);
+    let said = |key: &str| {
+        let said = problems.0.iter().filter(|it| it.key == key).map(|it| it.what.clone());
+        said.collect::<Vec<_>>().join("\n")
+    };
+    let found = [
+        ("identity", ["own.pem: there is no such file", "own.key: there is no such file"].as_slice()),
+        ("public", &["web.pem: there is no such file", "agent.pem: the file is open to others"]),
+        (
+            "trust_domains[0].bundles",
+            &["nope: there is no such file", "policy: not a regular file", "agent.key: "],
+        ),
+    ];
+    for (key, files) in found {
+        assert!(files.iter().all(|it| said(key).contains(it)), "{key}: {problems}");
+    }
+}
+
+#[test]
 fn an_expired_certificate_is_a_problem() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = Sandbox::open(dir.path(), NOW).unwrap();
