@@ -67,7 +67,7 @@ fn malformed_tasks() -> Vec<(&'static str, Begin)> {
 
 /// Durations that nobody means.
 fn bad_durations() -> Vec<prost_types::Duration> {
-    let year = 366 * 24 * 3_600;
+    let year = 365 * 24 * 3_600;
     [
         (0, 0),
         (-1, 0),

@@ -21,8 +21,8 @@ use crate::task::facts::{MAX_GOAL, MAX_SUBJECT};
 use crate::task::grant::{MAX_GRANT_BYTES, MAX_GRANTS, MAX_TOOLS};
 use crate::task::{Grant, TaskFacts};
 
-/// Longer lifetimes are a mistake, not a wish to be cut.
-const MAX_ASKED: Duration = Duration::from_secs(366 * 24 * 3600);
+/// A year. Such lifetimes and longer ones are a mistake, not a wish to be cut.
+const MAX_ASKED: Duration = Duration::from_secs(365 * 24 * 3600);
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: i32 = 500;
 /// The longest audience URI, in bytes.
