@@ -27,7 +27,7 @@ pub struct BeginTask {
     pub goal: String,
     /// 1 to 16, each audience once.
     pub grants: Vec<Grant>,
-    /// Positive.
+    /// A second or more.
     pub lifetime: Duration,
     /// On whose behalf.
     pub subject: Option<String>,

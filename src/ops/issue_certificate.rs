@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 
 use super::command::{IssueCertificate, KeyRequest};
 use super::keyring::Signing;
-use super::recording::{Recorded, wanted};
+use super::recording::{Recorded, expiry, wanted};
 use super::tasks::{Known, not_found};
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
@@ -71,7 +71,7 @@ impl Broker {
                     caller_end: caller.peer.valid_until(),
                 };
                 let minimum = wanted.minimum(known.deadline.since(known.facts.began_at));
-                Ok(lifetime::expiry(now, &bounds, minimum).map(|expires_at| RecordCredential {
+                Ok(expiry(now, &bounds, minimum).map(|expires_at| RecordCredential {
                     task: known.facts.id,
                     version: known.version,
                     kind: CredentialKind::Certificate,

@@ -20,7 +20,7 @@ use super::command::MintToken;
 use super::decide::for_policy;
 use super::draft::draft;
 use super::keyring::Signing;
-use super::recording::{Recorded, wanted};
+use super::recording::{Recorded, expiry, wanted};
 use super::tasks::{Known, not_found};
 use super::trail::Trail;
 use super::{Broker, Caller, answer};
@@ -83,7 +83,7 @@ impl Broker {
                     caller_end: binding.until,
                 };
                 let minimum = wanted.minimum(known.deadline.since(known.facts.began_at));
-                Ok(lifetime::expiry(now, &bounds, minimum).map(|expires_at| RecordCredential {
+                Ok(expiry(now, &bounds, minimum).map(|expires_at| RecordCredential {
                     task: known.facts.id,
                     version: known.version,
                     kind: CredentialKind::Token,

@@ -9,7 +9,7 @@ use crate::error::{Error, Reason, Result};
 use crate::failpoint::{Place, reach};
 use crate::ids::{CredentialId, Generation, TaskId};
 use crate::task::Status;
-use crate::task::lifetime::{TooShort, Wanted};
+use crate::task::lifetime::{self, Bounds, TooShort, Wanted};
 use crate::task::store::{CheckOutcome, RecordCredential, RecordOutcome};
 use crate::time::Timestamp;
 
@@ -19,6 +19,64 @@ use super::tasks::{Known, ended, not_found, store_error};
 
 /// How often the facts may change under a mint before it gives up.
 const ATTEMPTS: usize = 4;
+
+/// No credential may be made, for want of time.
+pub(super) struct Short {
+    left: u64,
+    cut_by: Cut,
+}
+
+/// Which of the bounds leaves so little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Deadline,
+    Caller,
+    Signer,
+    Policy,
+    Asked,
+}
+
+impl Short {
+    /// What is left of these bounds, for those who may do something about it. Where two leave the same, the one that can be moved.
+    fn of(short: TooShort, bounds: &Bounds, now: Timestamp) -> Self {
+        let until = |lifetime| Some(now.floor_to_second().saturating_add(lifetime));
+        let ends = [
+            (Cut::Deadline, Some(bounds.deadline)),
+            (Cut::Caller, Some(bounds.caller_end)),
+            (Cut::Signer, bounds.signer_end),
+            (Cut::Policy, until(bounds.policy_cap)),
+            (Cut::Asked, until(bounds.asked)),
+        ];
+        let ends = ends.into_iter().filter_map(|(cut, end)| Some((cut, end?)));
+        let first = ends.min_by_key(|(_, end)| *end);
+        Self { left: short.left.as_secs(), cut_by: first.map_or(Cut::Asked, |(cut, _)| cut) }
+    }
+
+    fn sentence(&self) -> String {
+        let left = self.left;
+        let smaller = "ask for a smaller minimum_lifetime";
+        match self.cut_by {
+            Cut::Deadline => format!("Only {left} s are left of the task; extend it, or {smaller}."),
+            Cut::Caller => format!("Only {left} s are left of your certificate; renew it, or {smaller}."),
+            Cut::Signer => format!(
+                "Only {left} s are left of the key that signs; its operators must replace it, or {smaller}."
+            ),
+            Cut::Policy => format!("Policy allows only {left} s; {smaller}."),
+            Cut::Asked => format!(
+                "You asked for {left} whole seconds, which is less than minimum_lifetime; ask for a longer lifetime, or {smaller}."
+            ),
+        }
+    }
+}
+
+/// When a credential expires that is made at `now`; see [`lifetime::expiry`].
+pub(super) fn expiry(
+    now: Timestamp,
+    bounds: &Bounds,
+    minimum: Duration,
+) -> std::result::Result<Timestamp, Short> {
+    lifetime::expiry(now, bounds, minimum).map_err(|short| Short::of(short, bounds, now))
+}
 
 /// A credential that may be made now.
 pub(super) struct Recorded {
@@ -47,11 +105,11 @@ impl Broker {
         known: &mut Known,
         signing: &mut Arc<Signing>,
         now: Timestamp,
-        plan: impl Fn(&Known, &Signing) -> Result<std::result::Result<RecordCredential, TooShort>>,
+        plan: impl Fn(&Known, &Signing) -> Result<std::result::Result<RecordCredential, Short>>,
     ) -> Result<Recorded> {
         let (id, mut fenced) = (known.facts.id, None);
         for _ in 0..ATTEMPTS {
-            let credential = plan(known, signing)?.map_err(|short| self.too_short(known, short, now))?;
+            let credential = plan(known, signing)?.map_err(|short| self.too_short(known, &short, now))?;
             if fenced == Some(credential.key) {
                 return Err(key_fenced(&credential.key));
             }
@@ -134,16 +192,12 @@ impl Broker {
         Ok(())
     }
 
-    fn too_short(&self, known: &Known, short: TooShort, now: Timestamp) -> Error {
+    fn too_short(&self, known: &Known, short: &Short, now: Timestamp) -> Error {
         if known.deadline <= now {
             self.known.remove(&known.facts.id);
             return Error::new(Reason::TaskEnded, "The task has ended (deadline). Begin another.");
         }
-        let left = short.left.max(Duration::ZERO).as_secs();
-        let sentence = format!(
-            "Only {left} s are left of the task, your certificate or the policy's cap; extend the task, renew the certificate, or ask for a smaller minimum_lifetime."
-        );
-        Error::new(Reason::NoLifetimeLeft, sentence)
+        Error::new(Reason::NoLifetimeLeft, short.sentence())
     }
 }
 
@@ -151,4 +205,36 @@ fn key_fenced(key: &KeyId) -> Error {
     let sentence =
         "The key that this broker signs with was withdrawn just now. Try again: it takes up the next.";
     Error::new(Reason::KeyFenced, sentence).with_detail(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_500);
+
+    fn said(bounds: &Bounds) -> String {
+        expiry(NOW, bounds, Duration::from_secs(60)).expect_err("too short").sentence()
+    }
+
+    #[test]
+    fn what_leaves_too_little_is_what_is_blamed() {
+        let far = Timestamp::from_secs(10_000);
+        let wide = Bounds {
+            asked: Duration::from_secs(120),
+            policy_cap: Duration::from_secs(900),
+            deadline: far,
+            signer_end: Some(far),
+            caller_end: far,
+        };
+        let soon = Timestamp::from_secs(1_020);
+        let of = |bounds| said(&bounds);
+        assert!(of(Bounds { deadline: soon, ..wide }).starts_with("Only 20 s are left of the task;"));
+        assert!(of(Bounds { caller_end: soon, ..wide }).starts_with("Only 20 s are left of your certificate;"));
+        assert!(of(Bounds { signer_end: Some(soon), ..wide }).contains("20 s are left of the key that signs"));
+        let cap = Bounds { policy_cap: Duration::from_secs(20), ..wide };
+        assert!(of(cap).starts_with("Policy allows only 20 s;"));
+        let asked = Bounds { asked: Duration::from_secs(20), ..wide };
+        assert!(of(asked).starts_with("You asked for 20 whole seconds,"));
+    }
 }

@@ -63,7 +63,7 @@ async fn a25_completing_a_task_that_was_revoked_or_is_over_tells_of_that_end(sto
     let answer = agent.complete(&revoked.id).await.unwrap();
     assert_eq!(end(&answer.task.unwrap()).reason(), EndReason::Revoked);
 
-    let short = agent.short_task(Duration::from_millis(600)).await;
+    let short = agent.short_task(Duration::from_secs(1)).await;
     eventually("the deadline", async || !is_live(&agent.get(&short.id).await.unwrap())).await;
     let answer = agent.complete(&short.id).await.unwrap();
     let ended = answer.task.unwrap();

@@ -130,6 +130,27 @@ async fn a07_durations_that_nobody_means_are_refused(store: Store) {
         };
         refused(operator.operator().revoke_workload(block).await, Code::InvalidArgument, "INVALID_DURATION");
     }
+    // What is dead when it is made.
+    for nanos in [1, 999_999_999] {
+        let lifetime = Some(prost_types::Duration { seconds: 0, nanos });
+        let extend = proto::ExtendTaskRequest { task_id: task.id.clone(), lifetime };
+        let issue = proto::IssueCertificateRequest {
+            task_id: task.id.clone(),
+            key: Some(proto::issue_certificate_request::Key::CsrDer(vec![0].into())),
+            lifetime,
+            minimum_lifetime: None,
+        };
+        let answers = [
+            agent.begin(Begin { lifetime, ..begin(&[docs()]) }).await.map(drop),
+            agent.tasks().extend_task(extend).await.map(drop),
+            agent.mint(proto::MintTokenRequest { lifetime, ..mint(&task, DOCS) }).await.map(drop),
+            agent.issue(issue).await.map(drop),
+        ];
+        for answer in answers {
+            let status = refused(answer, Code::InvalidArgument, "INVALID_DURATION");
+            assert!(status.message().contains("a second or more"), "{status:?}");
+        }
+    }
     let month = proto::RevokeWorkloadRequest {
         spiffe_id: task.owner.clone(),
         block_for: seconds(31 * 24 * 3_600),

@@ -326,8 +326,8 @@ async fn calls_at_the_limit_make_little_work() {
 async fn tasks_that_lapse_or_are_revoked_give_their_places_back(store: Store) {
     let broker = Broker::of(Setup::on(store).with("limits", "live_tasks_per_workload = 2")).await;
     let agent = broker.agent();
-    agent.short_task(Duration::from_millis(700)).await;
-    agent.short_task(Duration::from_millis(700)).await;
+    agent.short_task(Duration::from_secs(1)).await;
+    agent.short_task(Duration::from_secs(1)).await;
     eventually("places of lapsed tasks", async || agent.begin(begin(&[docs()])).await.is_ok()).await;
     eventually("the second place", async || agent.begin(begin(&[docs()])).await.is_ok()).await;
     refused(agent.begin(begin(&[docs()])).await, Code::ResourceExhausted, "TOO_MANY_TASKS");

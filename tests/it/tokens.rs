@@ -174,11 +174,13 @@ async fn a_token_that_would_be_of_no_use_is_an_error_and_leaves_no_record(store:
     let task =
         agent.begin(proto::BeginTaskRequest { lifetime: seconds(40), ..begin(&[docs()]) }).await.unwrap();
     let useful = proto::MintTokenRequest { minimum_lifetime: seconds(60), ..mint(&task, DOCS) };
-    refused(agent.mint(useful).await, Code::FailedPrecondition, "NO_LIFETIME_LEFT");
+    let status = refused(agent.mint(useful).await, Code::FailedPrecondition, "NO_LIFETIME_LEFT");
+    assert!(status.message().contains("left of the task;"), "{status:?}");
     let svid = broker.world.tenant.svid_with("agent/a1", |params| valid(params, 0, now().as_secs() + 30));
     let long = broker.client(&svid).docs_task().await;
     let status = broker.client(&svid).mint(mint(&long, DOCS)).await;
-    refused(status, Code::FailedPrecondition, "NO_LIFETIME_LEFT");
+    let status = refused(status, Code::FailedPrecondition, "NO_LIFETIME_LEFT");
+    assert!(status.message().contains("left of your certificate;"), "{status:?}");
     for task in [task, long] {
         assert_eq!(agent.get(&task.id).await.unwrap().credentials_issued, 0);
     }

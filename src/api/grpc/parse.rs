@@ -23,6 +23,8 @@ use crate::task::{Grant, TaskFacts};
 
 /// A year. Such lifetimes and longer ones are a mistake, not a wish to be cut.
 const MAX_ASKED: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Credentials are dated in whole seconds: what lives shorter is dead when it is made.
+const MIN_LIFETIME: Duration = Duration::from_secs(1);
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: i32 = 500;
 /// The longest audience URI, in bytes.
@@ -31,11 +33,11 @@ const MAX_AUDIENCE: usize = 1024;
 const MAX_CERTIFICATE: usize = 8 * 1024;
 
 pub(super) fn begin_task(m: proto::BeginTaskRequest) -> Result<command::BeginTask> {
-    let lifetime = m.lifetime.as_ref();
+    let lifetime = lifetime(m.lifetime.as_ref())?;
     Ok(command::BeginTask {
         goal: text("goal", m.goal, 1, MAX_GOAL)?,
         grants: grants(m.grants)?,
-        lifetime: duration("lifetime", lifetime)?
+        lifetime: lifetime
             .ok_or_else(|| Error::invalid("lifetime", "say how long the task may take"))?,
         subject: subject(m.subject)?,
         idempotency_key: optional_text("idempotency_key", m.idempotency_key, command::MAX_IDEMPOTENCY_KEY)?,
@@ -60,7 +62,7 @@ pub(super) fn mint_token(m: proto::MintTokenRequest) -> Result<command::MintToke
         task: id("task_id", &m.task_id)?,
         audience: audience("audience", m.audience)?,
         tools: tools(&m.tools)?,
-        lifetime: duration("lifetime", m.lifetime.as_ref())?,
+        lifetime: lifetime(m.lifetime.as_ref())?,
         minimum_lifetime: duration("minimum_lifetime", m.minimum_lifetime.as_ref())?,
         certificate: certificate(&m.certificate_der)?,
         jkt: thumbprint("dpop_jwk_sha256", &m.dpop_jwk_sha256)?,
@@ -80,7 +82,7 @@ pub(super) fn issue_certificate(m: proto::IssueCertificateRequest) -> Result<com
     Ok(command::IssueCertificate {
         task: id("task_id", &m.task_id)?,
         key,
-        lifetime: duration("lifetime", m.lifetime.as_ref())?,
+        lifetime: lifetime(m.lifetime.as_ref())?,
         minimum_lifetime: duration("minimum_lifetime", m.minimum_lifetime.as_ref())?,
     })
 }
@@ -194,6 +196,16 @@ pub(super) fn duration(field: &str, value: Option<&prost_types::Duration>) -> Re
         Duration::ZERO => Err(wrong("must be longer than zero; leave it out for the default")),
         d if d >= MAX_ASKED => Err(wrong("must be less than a year")),
         d => Ok(Some(d)),
+    }
+}
+
+/// How long a task or a credential shall live.
+pub(super) fn lifetime(value: Option<&prost_types::Duration>) -> Result<Option<Duration>> {
+    match duration("lifetime", value)? {
+        Some(short) if short < MIN_LIFETIME => {
+            Err(Error::new(Reason::InvalidDuration, "lifetime: must be a second or more"))
+        }
+        given => Ok(given),
     }
 }
 

@@ -105,7 +105,7 @@ impl proto::task_service_server::TaskService for Face {
         request: Request<proto::ExtendTaskRequest>,
     ) -> Answer<proto::ExtendTaskResponse> {
         self.answered("ExtendTask", request, |Call { broker, caller, now, message }| async move {
-            let lifetime = parse::duration("lifetime", message.lifetime.as_ref())?.ok_or_else(|| {
+            let lifetime = parse::lifetime(message.lifetime.as_ref())?.ok_or_else(|| {
                 Error::invalid("lifetime", "say how much longer the task may take, from now")
             })?;
             let task = broker.extend_task(&caller, parse::task_id(&message.task_id)?, lifetime, now).await?;

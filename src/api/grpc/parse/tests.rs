@@ -42,7 +42,11 @@ fn a07_no_lifetime_that_is_zero_negative_a_year_or_endless_is_taken() {
         assert!(sentence.starts_with("lifetime:"), "{sentence}");
     }
     assert!(begin_task(lifetime(year - 1, 0)).is_ok());
-    assert!(begin_task(lifetime(0, 1)).is_ok());
+    for nanos in [1, 999_999_999] {
+        let (reason, sentence) = refused(lifetime(0, nanos));
+        assert_eq!((reason, sentence.as_str()), (Reason::InvalidDuration, "lifetime: must be a second or more"));
+    }
+    assert!(begin_task(lifetime(1, 0)).is_ok());
 }
 
 #[test]
