@@ -174,5 +174,5 @@ fn everybody_learns_what_there_is_to_work_with() {
     assert_eq!(who_may(|who| engine.decide::<GetTaskCaBundle>(who, (), ()).is_ok()), EVERYBODY);
     assert_eq!(who_may(|who| engine.decide::<GetRevocationList>(who, (), ()).is_ok()), EVERYBODY);
     assert_eq!(who_may(|who| engine.decide::<CheckHealth>(who, (), ()).is_ok()), EVERYBODY);
-    assert_eq!(who_may(|who| engine.decide::<Reflect>(who, (), ()).is_ok()), [OPERATOR]);
+    assert_eq!(who_may(|who| engine.decide::<Reflect>(who, (), ()).is_ok()), EVERYBODY);
 }

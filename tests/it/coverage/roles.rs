@@ -170,7 +170,7 @@ pub(super) const ROLES: &[Entry] = &[
     Entry { method: "/grpc.health.v1.Health/Watch", may: &ALL, message: |_| Vec::new() },
     Entry {
         method: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        may: &[Operator],
+        may: &ALL,
         message: |_| {
             use reflection::v1::server_reflection_request::MessageRequest;
             reflection::v1::ServerReflectionRequest {
@@ -182,7 +182,7 @@ pub(super) const ROLES: &[Entry] = &[
     },
     Entry {
         method: "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-        may: &[Operator],
+        may: &ALL,
         message: |_| {
             use reflection::v1alpha::server_reflection_request::MessageRequest;
             reflection::v1alpha::ServerReflectionRequest {
