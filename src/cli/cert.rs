@@ -52,7 +52,8 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// End one certificate and leave its task alive
+    /// End one certificate and leave its task alive. Tokens that are bound to it stay good until they expire: revoke those that `credential list` shows too, or end
+    /// the task
     Revoke {
         /// Its serial number
         #[arg(value_name = "SERIAL")]

@@ -32,7 +32,7 @@ enum Verb {
         #[arg(long, value_name = "N", default_value = "100", value_parser = at_least_one)]
         limit: usize,
     },
-    /// End one credential and leave its task alive
+    /// End one credential and leave its task alive. Tokens that are bound to a certificate do not end with it: revoke those of the list too, or end the task
     Revoke {
         /// Its `jti` or serial number
         #[arg(value_name = "CREDENTIAL")]

@@ -16,7 +16,9 @@ use tonic::Code;
 use crate::support::broker::{Broker, Setup};
 use crate::support::ca::{pem, valid};
 use crate::support::client::Client;
-use crate::support::story::{begin, docs, millis, mint, payments, read_token, refused, seconds, serial};
+use crate::support::story::{
+    begin, docs, millis, mint, payments, read_token, refused, seconds, serial, shown,
+};
 use crate::support::world::{DOCS, PAYMENTS};
 use crate::support::{Store, now};
 
@@ -368,6 +370,35 @@ async fn a_token_can_be_bound_to_a_certificate_of_its_task_alone(store: Store) {
     refused(agent.mint(bound_to(&[0; 9_000])).await, Code::InvalidArgument, "INVALID_ARGUMENT");
 }
 
+/// What the documents say of it, so that nobody relies on more.
+async fn a_token_that_is_bound_to_a_certificate_is_ended_by_itself_or_with_the_task(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, verifier) = (broker.agent(), broker.workload("mcp/payments/p1"));
+    let task = agent.begin(begin(&[payments()])).await.unwrap();
+    let request = issue(&task, Key::CsrPem(csr(broker.world.dir(), "agent")));
+    let certificate = agent.issue(request).await.unwrap();
+    let bound = || proto::MintTokenRequest {
+        certificate_der: certificate.chain_der[0].clone(),
+        ..mint(&task, PAYMENTS)
+    };
+    let (first, second) = (agent.mint(bound()).await.unwrap(), agent.mint(bound()).await.unwrap());
+    let good = async |minted: &proto::MintTokenResponse| {
+        let shown = proto::ValidateRequest {
+            presented_certificate_sha256: certificate.sha256.clone(),
+            ..shown(&minted.token, PAYMENTS)
+        };
+        verifier.validate(shown).await.unwrap().active
+    };
+    agent.revoke_credential(&certificate.credential_id).await.unwrap();
+    let by_serial = serial(&certificate.credential_id, PAYMENTS);
+    assert!(!verifier.validate(by_serial).await.unwrap().active);
+    assert!(good(&first).await && good(&second).await);
+    agent.revoke_credential(&first.credential_id).await.unwrap();
+    assert!(!good(&first).await && good(&second).await);
+    agent.complete(&task.id).await.unwrap();
+    assert!(!good(&second).await);
+}
+
 on_both_stores!(
     a_certificate_is_issued_for_a_csr_and_openssl_takes_it,
     a54_of_a_csr_nothing_is_taken_but_its_key,
@@ -376,4 +407,5 @@ on_both_stores!(
     a_csr_that_proves_nothing_is_refused_and_leaves_no_record,
     g7_a_certificate_has_caps_of_its_own,
     a_token_can_be_bound_to_a_certificate_of_its_task_alone,
+    a_token_that_is_bound_to_a_certificate_is_ended_by_itself_or_with_the_task,
 );
