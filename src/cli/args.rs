@@ -17,6 +17,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|why| format!("{why}; write a duration such as 90s, 10m or 1h"))
 }
 
+/// The same for a time-out: without any time nothing can be done.
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("write a duration that is longer than zero, such as 10s".to_owned()),
+        given => Ok(given),
+    }
+}
+
 /// How long an end waits for those who follow.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Wait {
@@ -173,6 +181,8 @@ mod tests {
         assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
         assert!(duration("90").is_err());
         assert!(duration("-1s").is_err());
+        assert_eq!((duration("0s"), some_time("1ms")), (Ok(Duration::ZERO), Ok(Duration::from_millis(1))));
+        assert!(some_time("0s").is_err() && some_time("90").is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::io::AsyncBufReadExt as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-use super::args::duration;
+use super::args::some_time;
 use super::failure::Failure;
 use super::input;
 use super::output::Output;
@@ -62,7 +62,7 @@ pub(super) struct Connection {
     svid_key: Option<PathBuf>,
 
     /// How long to wait for a connection, and for each answer
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, global = true)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, global = true)]
     timeout: Duration,
 }
 

@@ -132,6 +132,13 @@ fn a_certificate_comes_for_a_key_of_ones_own_or_a_new_one() {
 }
 
 #[test]
+fn a_time_out_of_nothing_is_a_mistake_on_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = run(dir.path(), &["task", "list", "--as", "agent", "--timeout", "0s"]).expect(2);
+    assert!(said.stderr.contains("--timeout") && said.stderr.contains("longer than zero"), "{said:?}");
+}
+
+#[test]
 fn a_certificate_that_could_not_be_written_is_not_asked_for() {
     let dev = Dev::start();
     let task = dev.begin();
