@@ -1,6 +1,7 @@
 //! A broker in this process, until somebody says stop.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,9 @@ use super::output::Output;
 use crate::app::{self, Bound};
 use crate::config::{Config, StoreConfig};
 use crate::time::SystemClock;
+
+/// Signals that come within so long of the first are the same wish: who signals a process and then its group (`timeout`, shells, supervisors) says it twice.
+const ONE_WISH: Duration = Duration::from_millis(100);
 
 /// SIGTERM and SIGINT, from the moment that this is made.
 pub(super) struct Signals {
@@ -31,10 +35,21 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+
+    /// Waits for one that is another wish than the one that has just come.
+    async fn another(&mut self) {
+        let first = Instant::now();
+        loop {
+            self.next().await;
+            if first.elapsed() >= ONE_WISH {
+                return;
+            }
+        }
+    }
 }
 
-/// Starts a broker, says so by `ready`, and runs it until the first signal, which drains it, or the second, which does not wait for
-/// that. A broker that ends by itself has failed.
+/// Starts a broker, says so by `ready`, and runs it until the first signal, which drains it, or the second (not of the same moment), which
+/// does not wait for that. A broker that ends by itself has failed.
 pub(super) async fn run(
     config: Config,
     out: Output,
@@ -67,7 +82,7 @@ pub(super) async fn run(
     );
     tokio::select! {
         ended = out.patiently(&draining, ended) => ended.map(|()| Exit::Done).map_err(Failure::from),
-        () = signals.next() => Err(Failure::failed("ended at once, by a second signal")),
+        () = signals.another() => Err(Failure::failed("ended at once, by a second signal")),
     }
 }
 

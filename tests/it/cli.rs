@@ -200,6 +200,13 @@ impl Process {
         assert!(sent.success());
     }
 
+    /// Several in the same moment.
+    pub fn signals(&self, signals: &[&str]) {
+        let id = self.child.id();
+        let line: String = signals.iter().map(|signal| format!("kill {signal} {id}; ")).collect();
+        assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success());
+    }
+
     /// Waits for its end: status and standard error.
     pub fn wait(mut self) -> (ExitStatus, String) {
         let give_up = Instant::now() + PATIENCE;

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use tokio::task::JoinHandle;
+
 use super::{Dev, Process, run, taskpass};
 use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
@@ -128,10 +130,8 @@ fn sigterm_drains_and_the_log_is_json() {
     assert_eq!(messages.last().map(String::as_str), Some("drained"), "{messages:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_signal_does_not_wait_for_calls_in_flight() {
-    let setup =
-        Setup::on(Store::Embedded).with("", "drain = \"60s\"").with("limits", "calls_per_workload = 1");
+/// A broker with a call in flight that says nothing until it is aborted.
+async fn serving_a_silent_call(setup: &Setup) -> (Process, JoinHandle<Result<(), tonic::Status>>) {
     let file = setup.write_config();
     let mut command = taskpass(setup.world.dir());
     command.args(["serve", "--config", file.to_str().unwrap()]);
@@ -140,8 +140,30 @@ async fn a_second_signal_does_not_wait_for_calls_in_flight() {
     let log = process.stderr();
     let address = log.split("grpc=").nth(1).unwrap().split_whitespace().next().unwrap();
     let client = Client::new(address.parse().unwrap(), &setup.world.broker_ca, &setup.world.svid("agent/a1"));
-    let _silence = silent(&client);
+    let silence = silent(&client);
     eventually("a call in flight", async || is_full(&client).await).await;
+    (process, silence)
+}
+
+fn slow_to_drain() -> Setup {
+    Setup::on(Store::Embedded).with("", "drain = \"60s\"").with("limits", "calls_per_workload = 1")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signals_of_one_moment_are_one_as_timeout_sends_them_to_child_and_group() {
+    let setup = slow_to_drain();
+    let (process, silence) = serving_a_silent_call(&setup).await;
+    process.signals(&["-TERM", "-INT", "-TERM"]);
+    process.until_it_says("waiting for calls in flight, at most 1m");
+    silence.abort();
+    let (status, log) = process.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_does_not_wait_for_calls_in_flight() {
+    let setup = slow_to_drain();
+    let (process, _silence) = serving_a_silent_call(&setup).await;
     process.signal("-INT");
     process.until_it_says("draining");
     process.until_it_says("waiting for calls in flight, at most 1m");
