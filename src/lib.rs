@@ -22,6 +22,7 @@ pub mod ops;
 pub mod policy;
 pub mod proto;
 pub mod revoke;
+mod sampled;
 pub mod secret;
 pub mod store;
 pub mod task;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use taskpass::app;
 use taskpass::proto::{self, EndReason};
 use taskpass::time::{Clock as _, SystemClock};
@@ -207,6 +208,31 @@ async fn a26_an_end_that_a_paused_store_did_not_answer_is_an_error_and_a_retry_w
     // Two calls, one after the other.
     assert!(bounds.iter().any(|(failed, back)| *failed < SOON * 2 && *back < SOON), "{bounds:?}");
     eventually("readiness", async || probes(&broker).await == (200, 200)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_fail_while_the_store_is_away_do_not_flood_the_log() {
+    let mut broker = Broker::process(Setup::on(Store::Redis)).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let (_, token) = task_with_token(&agent).await;
+    broker.redis.as_mut().unwrap().kill();
+    let began = Instant::now();
+    let failed = std::cell::Cell::new(0);
+    let warnings = || -> Vec<u64> {
+        let lines = broker.as_process().lines().into_iter();
+        let warnings = lines.filter(|line| line["level"] == "WARN" && line["message"] == "a call failed");
+        warnings.map(|line| line["left_out"].as_u64().unwrap_or_default()).collect()
+    };
+    eventually("a line that says how many were left out", async || {
+        for answer in join_all((0..20).map(|_| verifier.validate(shown(&token, DOCS)))).await {
+            assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
+            failed.set(failed.get() + 1);
+        }
+        warnings().iter().sum::<u64>() > 0
+    })
+    .await;
+    let (told, seconds) = (warnings(), began.elapsed().as_secs());
+    assert!(told.len() as u64 <= seconds + 2 && failed.get() >= 20, "{told:?} in {seconds} s, of {failed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,7 +21,8 @@ use crate::time::{Clock, Timestamp};
 use super::gate::Admitted;
 use super::operations::Operations;
 use super::positions::{self, SignedPositions};
-use super::{parse, render, status};
+use super::status::{self, Failures};
+use super::{parse, render};
 
 /// What is signed is this, a zero byte, and the payload: so that no signature of a frame is one of anything else.
 const SIGNED_AS: &[u8] = b"taskpass-feed-v1\0";
@@ -58,7 +59,12 @@ impl FeedFace {
         Self { broker, clock, operations, positions: Arc::default(), stop }
     }
 
-    async fn begin(&self, caller: Caller, mut said: Streaming<proto::FollowRequest>) -> Result<Frames> {
+    async fn begin(
+        &self,
+        caller: Caller,
+        mut said: Streaming<proto::FollowRequest>,
+        failures: Arc<Failures>,
+    ) -> Result<Frames> {
         let hello = tokio::time::timeout(HELLO, said.message()).await;
         let hello = hello.map_err(|_| Error::invalid("hello", "it did not come within 5 s"))?;
         let hello = hello.map_err(|why| Error::invalid("hello", why.message()))?;
@@ -79,6 +85,7 @@ impl FeedFace {
         let sender = Sender {
             broker: Arc::clone(&self.broker),
             caller,
+            failures,
             told: followed.key_set.clone(),
             followed,
             // Of its own: the one in the message holds all of it.
@@ -103,12 +110,12 @@ impl proto::feed_service_server::FeedService for FeedFace {
         request: Request<Streaming<proto::FollowRequest>>,
     ) -> std::result::Result<Response<Frames>, Status> {
         let admitted = request.extensions().get::<Admitted>().cloned();
-        let Admitted { caller, slot } =
+        let Admitted { caller, slot, failures } =
             admitted.ok_or_else(|| status::to_status(&Error::internal("a call passed no gate")))?;
-        let begun = self.begin(caller.clone(), request.into_inner()).await;
+        let begun = self.begin(caller.clone(), request.into_inner(), Arc::clone(&failures)).await;
         // A stream is no call in flight: it has its own limit.
         drop(slot);
-        begun.map(Response::new).map_err(|error| status::refuse(&caller, "Follow", &error))
+        begun.map(Response::new).map_err(|error| failures.refuse(&caller, "Follow", &error))
     }
 }
 
@@ -128,6 +135,7 @@ async fn listen(mut said: Streaming<proto::FollowRequest>, reader: Reader, ended
 struct Sender {
     broker: Arc<Broker>,
     caller: Caller,
+    failures: Arc<Failures>,
     followed: Followed,
     nonce: prost::bytes::Bytes,
     positions: Arc<SignedPositions>,
@@ -176,7 +184,7 @@ impl Sender {
                 this.stretch += signed.payload.len();
                 Some((Ok(signed), Some(this)))
             }
-            Err(error) => Some((Err(status::refuse(&this.caller, "Follow", &error)), None)),
+            Err(error) => Some((Err(this.failures.refuse(&this.caller, "Follow", &error)), None)),
         }
     }
 

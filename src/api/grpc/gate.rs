@@ -28,7 +28,7 @@ use crate::time::{Clock, Timestamp};
 use super::meters::{Counting, Meters};
 use super::operations::Operations;
 use super::slots::{Slot, Slots};
-use super::status;
+use super::status::{self, Failures};
 
 /// Names the request in the answer's headers, for whoever reports it.
 const REQUEST_ID: &str = "x-request-id";
@@ -45,15 +45,17 @@ struct Shared {
     operations: Operations,
     meters: Meters,
     slots: Slots,
+    failures: Arc<Failures>,
     patience: Duration,
     stop: CancellationToken,
 }
 
-/// A call that may begin: whose it is, and its place among the calls in flight. Stands in the extensions of its request.
+/// A call that may begin: whose it is, its place among the calls in flight, and where it is told of if it fails. Stands in the extensions of its request.
 #[derive(Clone, Debug)]
 pub(super) struct Admitted {
     pub(super) caller: Caller,
     pub(super) slot: Arc<Slot>,
+    pub(super) failures: Arc<Failures>,
 }
 
 impl GateLayer {
@@ -68,7 +70,8 @@ impl GateLayer {
     ) -> Self {
         let slots = Slots::new(limits.calls, limits.calls_per_workload);
         let (meters, patience) = (Meters::new(), limits.call_timeout);
-        Self(Arc::new(Shared { broker, clock, operations, meters, slots, patience, stop }))
+        let failures = Arc::default();
+        Self(Arc::new(Shared { broker, clock, operations, meters, slots, failures, patience, stop }))
     }
 }
 
@@ -146,8 +149,8 @@ impl Shared {
         let slot =
             self.slots.take(caller.spiffe_id()).and_then(|slot| self.broker.check_audit().map(|()| slot));
         match slot {
-            Ok(slot) => Ok(Admitted { caller, slot }),
-            Err(error) => Err(status::refuse(&caller, counting.method(), &error)),
+            Ok(slot) => Ok(Admitted { caller, slot, failures: Arc::clone(&self.failures) }),
+            Err(error) => Err(self.failures.refuse(&caller, counting.method(), &error)),
         }
     }
 
@@ -188,14 +191,14 @@ impl Shared {
     async fn permit(
         &self,
         standard: Standard,
-        Admitted { caller, slot }: Admitted,
+        Admitted { caller, slot, failures }: Admitted,
         method: &Arc<str>,
     ) -> Result<(), tonic::Status> {
         let (broker, now, method) = (Arc::clone(&self.broker), self.clock.now(), Arc::clone(method));
         let permitted = self.operations.run(async move {
             let permitted = standard.permit(&broker, &caller, now).await;
             drop(slot);
-            permitted.map_err(|error| status::refuse(&caller, &method, &error))
+            permitted.map_err(|error| failures.refuse(&caller, &method, &error))
         });
         permitted.await.unwrap_or_else(|panicked| Err(status::to_status(&panicked)))
     }

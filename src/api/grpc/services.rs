@@ -51,7 +51,7 @@ impl Face {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let admitted = request.extensions().get::<Admitted>().cloned();
-        let Admitted { caller, slot } =
+        let Admitted { caller, slot, failures } =
             admitted.ok_or_else(|| status::to_status(&Error::internal("a call passed no gate")))?;
         let (broker, now, message) = (Arc::clone(&self.broker), self.clock.now(), request.into_inner());
         // On the heap at once: what it will hold is large, and would be copied at each step on the way there.
@@ -59,7 +59,7 @@ impl Face {
         let to_its_end = async move {
             let answer = operation.await;
             drop(slot);
-            answer.map(Response::new).map_err(|error| status::refuse(&caller, method, &error))
+            answer.map(Response::new).map_err(|error| failures.refuse(&caller, method, &error))
         };
         let answer = self.operations.run(to_its_end).await;
         answer.unwrap_or_else(|panicked| Err(status::to_status(&panicked)))

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use http::Response;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -10,6 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::error::{Error, Fault};
 use crate::ops::Caller;
+use crate::sampled::Sampled;
 
 /// The `domain` of every `ErrorInfo`.
 pub const DOMAIN: &str = "taskpass";
@@ -63,15 +65,28 @@ pub(super) fn unsupported_encoding() -> Status {
     status
 }
 
-/// Logs both halves of an error beside the request's id and gives the public half.
-pub(super) fn refuse(caller: &Caller, method: &str, error: &Error) -> Status {
-    let (peer, request, line) = (caller.spiffe_id(), caller.request, error.log_line());
-    match error.reason().fault() {
-        Fault::Internal => tracing::error!(%request, %peer, method, error = line, "a call failed"),
-        Fault::Dependency => tracing::warn!(%request, %peer, method, error = line, "a call failed"),
-        _ => tracing::debug!(%request, %peer, method, error = line, "a call was refused"),
+/// Where calls that failed are told of in the log. While a dependency is away every call fails, and who polls would fill the disk: of these, one for each reason
+/// is a warning a second, and the others are for `debug`.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Sampled);
+
+impl Failures {
+    /// Logs both halves of an error beside the request's id and gives the public half.
+    pub(super) fn refuse(&self, caller: &Caller, method: &str, error: &Error) -> Status {
+        let (peer, request, line) = (caller.spiffe_id(), caller.request, error.log_line());
+        let turn = || self.0.turn(error.reason().as_str(), Instant::now());
+        match error.reason().fault() {
+            Fault::Internal => tracing::error!(%request, %peer, method, error = line, "a call failed"),
+            Fault::Dependency => match turn() {
+                Some(left_out) => {
+                    tracing::warn!(%request, %peer, method, left_out, error = line, "a call failed");
+                }
+                None => tracing::debug!(%request, %peer, method, error = line, "a call failed"),
+            },
+            _ => tracing::debug!(%request, %peer, method, error = line, "a call was refused"),
+        }
+        to_status(error)
     }
-    to_status(error)
 }
 
 /// How the codec begins to say that what it was given is no message of ours. It has no code of its own for it: they are all "internal".
