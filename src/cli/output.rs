@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
+use crate::task::words::unseen;
 
 /// After this a command says what it is waiting for.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -121,9 +122,9 @@ fn spelled(text: &str, spell: impl Fn(char, &mut String)) -> String {
     out
 }
 
-/// Control characters, and those that turn the direction of what follows.
+/// Control characters, and those that do something unseen. Brokers take no such text; what it comes from may be older, or a file.
 fn is_steering(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control() || unseen(c).is_some()
 }
 
 #[cfg(test)]
@@ -133,6 +134,7 @@ mod tests {
     #[test]
     fn text_of_others_keeps_its_lines_and_loses_its_power() {
         assert_eq!(plain("a\nb\u{1b}[31m\u{202e}"), "a\n  b\\u{1b}[31m\\u{202e}");
+        assert_eq!(plain("\u{e0041}p\u{200b}ay"), "\\u{e0041}p\\u{200b}ay");
         assert_eq!(inline("a\nb\tc"), "a\\nb\\tc");
     }
 }

@@ -32,6 +32,12 @@ fn malformed_tasks() -> Vec<(&'static str, Begin)> {
         ("a goal of 4097 bytes", Begin { goal: "x".repeat(4_097), ..of(&[docs()]) }),
         ("a goal that would break a log line", Begin { goal: "a\r\nb".into(), ..of(&[docs()]) }),
         ("a goal with an escape sequence", Begin { goal: "\u{1b}[2J".into(), ..of(&[docs()]) }),
+        ("a goal that reads backwards", Begin { goal: "pay \u{202e}ynnep".into(), ..of(&[docs()]) }),
+        ("a goal with an isolate", Begin { goal: "pay \u{2067}x\u{2069}".into(), ..of(&[docs()]) }),
+        ("a goal with nothing to see in it", Begin { goal: "p\u{200b}ay".into(), ..of(&[docs()]) }),
+        ("a goal with hidden words", Begin { goal: "pay\u{e0069}\u{e0067}".into(), ..of(&[docs()]) }),
+        ("a goal of blanks", Begin { goal: " \n\t ".into(), ..of(&[docs()]) }),
+        ("a subject that reads backwards", Begin { subject: "\u{202e}nna".into(), ..of(&[docs()]) }),
         ("no grants", of(&[])),
         ("17 grants", of(&many)),
         ("an audience twice", of(&[docs(), docs()])),
@@ -316,11 +322,11 @@ async fn ids_and_page_tokens_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn notes_have_a_limit_and_no_control_characters() {
+async fn notes_have_a_limit_and_no_characters_that_steer_or_hide() {
     let broker = Broker::start(Store::Embedded).await;
     let agent = broker.agent();
     let task = agent.docs_task().await;
-    for note in ["n".repeat(1_025), "a\u{7}b".into(), "a\rb".into()] {
+    for note in ["n".repeat(1_025), "a\u{7}b".into(), "a\rb".into(), "a\u{2066}b".into(), "\u{feff}".into()] {
         let complete =
             proto::CompleteTaskRequest { task_id: task.id.clone(), note: note.clone(), wait: None };
         let answer = agent.tasks().complete_task(complete).await;

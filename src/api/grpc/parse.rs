@@ -18,6 +18,7 @@ use crate::ops::command;
 use crate::proto;
 use crate::secret::Secret;
 use crate::task::facts::{MAX_GOAL, MAX_SUBJECT};
+use crate::task::words::unseen;
 use crate::task::grant::{MAX_GRANT_BYTES, MAX_GRANTS, MAX_TOOLS};
 use crate::task::{Grant, TaskFacts};
 
@@ -276,7 +277,13 @@ fn text(field: &str, value: String, least: usize, most: usize) -> Result<String>
         _ if value.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) => {
             Err(Error::invalid(field, "must not hold control characters"))
         }
-        _ => Ok(value),
+        _ => match value.chars().find_map(|c| Some((c, unseen(c)?))) {
+            Some((c, does)) => {
+                Err(Error::invalid(field, format!("must not hold U+{:04X}, which {does}", u32::from(c))))
+            }
+            None if least > 0 && value.trim().is_empty() => Err(Error::invalid(field, "is blank")),
+            None => Ok(value),
+        },
     }
 }
 

@@ -99,6 +99,35 @@ fn control_characters_do_not_reach_the_logs() {
 }
 
 #[test]
+fn what_is_not_seen_is_in_no_text_and_is_named() {
+    let goal = |goal: String| refused(proto::BeginTaskRequest { goal, ..begin() }).1;
+    for range in [
+        0x200b..=0x200f,
+        0x202a..=0x202e,
+        0x2060..=0x2060,
+        0x2066..=0x2069,
+        0xfeff..=0xfeff,
+        0xe_0000..=0xe_007f,
+    ] {
+        for code in range {
+            let hidden = char::from_u32(code).unwrap();
+            let said = goal(format!("pay {hidden}the bill"));
+            assert!(said.contains(&format!("U+{code:04X}, which ")), "{said}");
+            assert!(end_wish(format!("done{hidden}"), None).is_err(), "{code:x}");
+        }
+    }
+    assert!(goal("pay\u{202e}".into()).ends_with("goal: must not hold U+202E, which turns the direction of text"));
+    for blank in [" ", "\n\t ", "\u{a0}\u{3000}"] {
+        assert!(goal(blank.into()).starts_with("goal: is blank"));
+    }
+    // Letters of any script, and what stands on them.
+    for good in ["résumé", "הצע מחיר", "計画 \u{1f4c5}", "\u{2764}\u{fe0f} e\u{301}"] {
+        assert!(begin_task(proto::BeginTaskRequest { goal: good.into(), ..begin() }).is_ok(), "{good}");
+    }
+    assert!(end_wish(" ".into(), None).is_ok());
+}
+
+#[test]
 fn the_same_audience_or_tool_twice_is_refused() {
     let twice = vec![grant(&["a"]), grant(&["b"])];
     assert!(refused(proto::BeginTaskRequest { grants: twice, ..begin() }).1.contains("named twice"));
