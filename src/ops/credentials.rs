@@ -8,8 +8,8 @@ use crate::feed::Applied;
 use crate::ids::{CredentialId, TaskId};
 use crate::policy::action;
 use crate::revoke::feed::Happened;
-use crate::task::{Status, TaskFacts};
 use crate::task::store::{CredentialKind, CredentialRecord};
+use crate::task::{Status, TaskFacts};
 use crate::time::Timestamp;
 
 use super::follow::concern_of;

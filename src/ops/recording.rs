@@ -230,8 +230,12 @@ mod tests {
         let soon = Timestamp::from_secs(1_020);
         let of = |bounds| said(&bounds);
         assert!(of(Bounds { deadline: soon, ..wide }).starts_with("Only 20 s are left of the task;"));
-        assert!(of(Bounds { caller_end: soon, ..wide }).starts_with("Only 20 s are left of your certificate;"));
-        assert!(of(Bounds { signer_end: Some(soon), ..wide }).contains("20 s are left of the key that signs"));
+        assert!(
+            of(Bounds { caller_end: soon, ..wide }).starts_with("Only 20 s are left of your certificate;")
+        );
+        assert!(
+            of(Bounds { signer_end: Some(soon), ..wide }).contains("20 s are left of the key that signs")
+        );
         let cap = Bounds { policy_cap: Duration::from_secs(20), ..wide };
         assert!(of(cap).starts_with("Policy allows only 20 s;"));
         let asked = Bounds { asked: Duration::from_secs(20), ..wide };

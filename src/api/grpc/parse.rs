@@ -18,8 +18,8 @@ use crate::ops::command;
 use crate::proto;
 use crate::secret::Secret;
 use crate::task::facts::{MAX_GOAL, MAX_SUBJECT};
-use crate::task::words::unseen;
 use crate::task::grant::{MAX_GRANT_BYTES, MAX_GRANTS, MAX_TOOLS};
+use crate::task::words::unseen;
 use crate::task::{Grant, TaskFacts};
 
 /// A year. Such lifetimes and longer ones are a mistake, not a wish to be cut.
@@ -38,8 +38,7 @@ pub(super) fn begin_task(m: proto::BeginTaskRequest) -> Result<command::BeginTas
     Ok(command::BeginTask {
         goal: text("goal", m.goal, 1, MAX_GOAL)?,
         grants: grants(m.grants)?,
-        lifetime: lifetime
-            .ok_or_else(|| Error::invalid("lifetime", "say how long the task may take"))?,
+        lifetime: lifetime.ok_or_else(|| Error::invalid("lifetime", "say how long the task may take"))?,
         subject: subject(m.subject)?,
         idempotency_key: optional_text("idempotency_key", m.idempotency_key, command::MAX_IDEMPOTENCY_KEY)?,
     })

@@ -99,7 +99,8 @@ impl Check {
                 BundleFiles::open(BTreeMap::from([(name.clone(), files.to_vec())])).err().unwrap_or_default()
             };
             // Each file by itself, for one hides what is wrong with the next; and where all are good, all of them together.
-            let mut found: Vec<_> = it.bundles.iter().flat_map(|file| bad(std::slice::from_ref(file))).collect();
+            let mut found: Vec<_> =
+                it.bundles.iter().flat_map(|file| bad(std::slice::from_ref(file))).collect();
             if found.is_empty() {
                 found = bad(&it.bundles);
             }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::{at, embedded, fields, hex, left, text, when};
 use crate::cli::output::inline;
 use crate::proto::{
-    Credential, CredentialKind, CredentialState, GetRevocationListResponse, IssueCertificateResponse, MintTokenResponse,
-    ValidateResponse,
+    Credential, CredentialKind, CredentialState, GetRevocationListResponse, IssueCertificateResponse,
+    MintTokenResponse, ValidateResponse,
 };
 use crate::time::Timestamp;
 

@@ -132,6 +132,17 @@ fn a_certificate_comes_for_a_key_of_ones_own_or_a_new_one() {
 }
 
 #[test]
+fn a_task_of_a_minute_gets_its_credentials_without_a_word_about_lifetimes() {
+    let dev = Dev::start();
+    let grant = format!("{DOCS}=search,read");
+    let args =
+        ["task", "begin", "--as", "agent", "--quiet", "--goal", "g", "--lifetime", "1m", "--grant", &grant];
+    let task = dev.run(&args).expect(0).stdout.trim().to_owned();
+    dev.run(&["cert", "issue", "--as", "agent", "--task", &task, "--key", "k"]).expect(0);
+    dev.run(&["token", "mint", "--as", "agent", "--task", &task, "--audience", DOCS]).expect(0);
+}
+
+#[test]
 fn a_time_out_of_nothing_is_a_mistake_on_the_command_line() {
     let dir = tempfile::tempdir().unwrap();
     let said = run(dir.path(), &["task", "list", "--as", "agent", "--timeout", "0s"]).expect(2);

@@ -44,7 +44,10 @@ fn a07_no_lifetime_that_is_zero_negative_a_year_or_endless_is_taken() {
     assert!(begin_task(lifetime(year - 1, 0)).is_ok());
     for nanos in [1, 999_999_999] {
         let (reason, sentence) = refused(lifetime(0, nanos));
-        assert_eq!((reason, sentence.as_str()), (Reason::InvalidDuration, "lifetime: must be a second or more"));
+        assert_eq!(
+            (reason, sentence.as_str()),
+            (Reason::InvalidDuration, "lifetime: must be a second or more")
+        );
     }
     assert!(begin_task(lifetime(1, 0)).is_ok());
 }
@@ -116,7 +119,9 @@ fn what_is_not_seen_is_in_no_text_and_is_named() {
             assert!(end_wish(format!("done{hidden}"), None).is_err(), "{code:x}");
         }
     }
-    assert!(goal("pay\u{202e}".into()).ends_with("goal: must not hold U+202E, which turns the direction of text"));
+    assert!(
+        goal("pay\u{202e}".into()).ends_with("goal: must not hold U+202E, which turns the direction of text")
+    );
     for blank in [" ", "\n\t ", "\u{a0}\u{3000}"] {
         assert!(goal(blank.into()).starts_with("goal: is blank"));
     }
