@@ -102,6 +102,8 @@ reasons! {
     TooManyStreams = "TOO_MANY_STREAMS", Exhausted;
     /// The store does not answer, or not as it must.
     StoreUnavailable = "STORE_UNAVAILABLE", Dependency;
+    /// The stored keyring is damaged or does not open.
+    KeyringUnusable = "KEYRING_UNUSABLE", Dependency;
     /// The audit log cannot be written, and there is no effect without its record.
     AuditUnavailable = "AUDIT_UNAVAILABLE", Dependency;
     /// This broker's clock and the store's are too far apart.

@@ -62,6 +62,8 @@ pub(super) fn step(document: &Document, change: &Change) -> Step {
 pub struct Unasked {
     /// The store has lost the keyring, or has an older one: it is given that of this broker.
     pub written_back: bool,
+    /// The same, but it was not seen for too long to be trusted: its keys are made anew.
+    pub begun_anew: bool,
     /// The store has another document of the sequence that this broker goes by: what it has goes on under a later one.
     pub forked: bool,
     /// Keys that were lacking are made; keys that the store has forgotten to be compromised are given up again. None where only times or wrappings change.

@@ -24,7 +24,7 @@ use super::wrap::KeyWrapper;
 use crate::failpoint::{Place, reach};
 use crate::time::Timestamp;
 
-/// A keyring that was not seen for longer is not written back: it could bring back a key that was given up since.
+/// A keyring that was not seen for longer is not written back as it is: it could bring back a key that was given up since.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(5 * 60);
 
 /// What a look at the store has found.
@@ -38,8 +38,8 @@ pub enum Seen {
     Mended,
     /// None, or an older one. Whether it holds ours again.
     WrittenBack(bool),
-    /// None, or an older one, and ours was not seen for too long to be written back.
-    Lost,
+    /// None, or an older one, and ours was not seen for too long to be written back: it has one of new keys now.
+    BegunAnew,
 }
 
 /// A move that is made, or would be.
@@ -205,23 +205,58 @@ impl Keeper {
     ) -> Result<Seen, KeyringError> {
         let (_, seen) = *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         if now.since(seen) > CONFIRMED_WITHIN {
-            return Ok(Seen::Lost);
+            return self.begin_anew(expected, current, began, now).await;
         }
         let change = Unasked { written_back: true, ..Unasked::default() };
-        self.account.intend(&change, now).await.map_err(KeyringError::not_recorded)?;
-        reach(Place::KeyringLost);
-        let written = self.store.compare_and_set(expected, current.document()).await;
-        if written.is_ok() {
-            reach(Place::KeyringKept);
-        }
-        let ours = written.map(|written| written.document == current.document()).map_err(KeyringError::from);
-        let outcome = self.account.outcome(&change, ours.clone(), now).await;
-        let ours = ours?;
+        let ours = self.put(expected, current.document(), &change, now).await?.is_some();
         if ours {
             self.confirm(began, now);
         }
-        outcome.map_err(KeyringError::not_recorded)?;
         Ok(Seen::WrittenBack(ours))
+    }
+
+    /// Which keys others have given up since this broker saw the keyring last is not known. What verifiers and records rest on is kept, and every key that moves is made anew: so none comes
+    /// back that was given up.
+    async fn begin_anew(
+        &self,
+        expected: Option<u64>,
+        current: &Keyring,
+        began: Moment,
+        now: Timestamp,
+    ) -> Result<Seen, KeyringError> {
+        let (wrapper, plan) = (self.wrapper.as_ref(), &self.plan);
+        let mut opened = Opened::read(current.document(), wrapper, plan).await?;
+        opened.forget_what_moves();
+        let steps = opened.complete(wrapper, plan, Rewrap::No, now).await?.unwrap_or_default();
+        let change = Unasked { begun_anew: true, steps, ..Unasked::default() };
+        let Some(written) = self.put(expected, &opened.encode()?, &change, now).await? else {
+            return Ok(Seen::WrittenBack(false));
+        };
+        self.swap(Keyring::from_opened(written, &opened, plan, now)?, began, now);
+        Ok(Seen::BegunAnew)
+    }
+
+    /// Writes a document that nobody has asked for. `None`: another broker was first.
+    async fn put(
+        &self,
+        expected: Option<u64>,
+        document: &[u8],
+        change: &Unasked,
+        now: Timestamp,
+    ) -> Result<Option<StoredKeyring>, KeyringError> {
+        self.account.intend(change, now).await.map_err(KeyringError::not_recorded)?;
+        reach(Place::KeyringLost);
+        let written = self.store.compare_and_set(expected, document).await;
+        if written.is_ok() {
+            reach(Place::KeyringKept);
+        }
+        let ours = |written: &StoredKeyring| written.document == document;
+        let written = written.map_err(KeyringError::from);
+        let outcome = written.as_ref().map(ours).map_err(Clone::clone);
+        let outcome = self.account.outcome(change, outcome, now).await;
+        let written = written?;
+        outcome.map_err(KeyringError::not_recorded)?;
+        Ok(Some(written).filter(ours))
     }
 
     /// Makes a move, or only tries what it would do. A refusal leaves the keyring as it is, and so does an error, unless the store has written and its answer was lost: the next look

@@ -99,6 +99,12 @@ impl Opened {
         Ok(steps)
     }
 
+    /// Forgets every key that moves and is not over: others take their places.
+    pub(super) fn forget_what_moves(&mut self) {
+        let stays = |entry: &Entry| !entry.key_use.moves() || !entry.state().is_published();
+        self.document.keys.retain(stays);
+    }
+
     /// Makes what the plan asks for and the document lacks, and notes the greatest of the times that brokers are configured with. The keys that are made, if anything changed.
     pub(super) async fn complete(
         &mut self,

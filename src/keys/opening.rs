@@ -96,7 +96,7 @@ impl Opening<'_> {
             return Ok(None);
         }
         let steps = steps.into_iter().chain(change.into_iter().flatten()).collect();
-        Ok(Some(Unasked { written_back: false, forked, steps }))
+        Ok(Some(Unasked { forked, steps, ..Unasked::default() }))
     }
 }
 

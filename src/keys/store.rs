@@ -35,5 +35,6 @@ pub trait KeyringStore: Send + Sync {
     async fn load(&self) -> StepResult<Option<StoredKeyring>>;
 
     /// Writes `document` if the stored version is still `expected` (`None`: nothing is stored) and returns what is stored then: ours, or that of whoever was first.
+    /// A store with a clock of its own refuses it of a broker whose clock is too far off: what keys wait for is counted by brokers' clocks.
     async fn compare_and_set(&self, expected: Option<u64>, document: &[u8]) -> StepResult<StoredKeyring>;
 }

@@ -3,7 +3,9 @@
 //!
 //! A broker that has moved a key announces it; who does not hear that finds it at the next look.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -100,10 +102,13 @@ impl Broker {
                 let sequence = self.keyring().sequence();
                 tracing::info!(sequence, "another broker has changed the keyring; it is in force here");
             }
-            Seen::Lost => {
+            Seen::BegunAnew => {
+                let keyring = self.keyring();
                 tracing::error!(
-                    "the store has lost the keyring, and this broker has not seen it there for too long to write it back"
+                    sequence = keyring.sequence(),
+                    "the store has lost the keyring, and this broker had not seen it there for long: every key but the task CA's root is made anew"
                 );
+                self.announce_keyring(&keyring).await;
             }
             Seen::Mended => {
                 let keyring = self.keyring();
@@ -117,17 +122,66 @@ impl Broker {
                 tracing::error!(ours, "the store had lost the keyring; it has one again");
             }
         }
-        let held = !matches!(seen, Seen::Lost | Seen::WrittenBack(false));
+        let held = !matches!(seen, Seen::WrittenBack(false));
+        if seen != Seen::Same {
+            self.suspect_keys();
+        }
         in_store.set(if held { 1.0 } else { 0.0 });
         if held && self.check_audit().is_ok() {
             // One that fails holds up no other.
+            let given_up = self.give_up_what_is_fenced(now).await;
             let fenced = self.fence_what_is_given_up(now).await;
             let moved = self.move_what_is_due(now).await;
-            fenced.and(moved)?;
+            given_up.and(fenced).and(moved)?;
         }
         let signing = self.signing()?;
         show(&signing.keyring, now);
         Ok(self.keys.due(now).1)
+    }
+
+    /// A key may be fenced that the keyring in force does not call compromised: the next look finds out.
+    pub(super) fn suspect_keys(&self) {
+        self.suspect_keys.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives up again what is fenced: the keyring was put back from before. Looks after a start, after each change of the keyring, and when a key that signs is found fenced.
+    async fn give_up_what_is_fenced(&self, now: Timestamp) -> Result<()> {
+        if !self.suspect_keys.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let given_up = self.give_up_each_fenced(now).await;
+        if given_up.is_err() {
+            self.suspect_keys();
+        }
+        given_up
+    }
+
+    async fn give_up_each_fenced(&self, now: Timestamp) -> Result<()> {
+        let standing =
+            try_join_all(Partition::all().map(|partition| self.store.blocks(partition, now))).await;
+        let fenced =
+            standing.map_err(store_error)?.into_iter().flatten().filter_map(|fence| match fence.target {
+                FenceTarget::Key(kid) => Some(kid),
+                _ => None,
+            });
+        for kid in fenced.collect::<BTreeSet<_>>() {
+            let state = self.keyring().keys().find(|key| key.kid == kid).map(|key| key.state);
+            if state.is_none_or(|state| state == KeyState::Compromised) {
+                continue;
+            }
+            tracing::error!(%kid, "a key is fenced that the keyring does not call compromised: it is given up again");
+            let what = Move::Compromise(kid);
+            let mut trail = Trail::new(name(&what), object(&what));
+            trail.fact("by", "fence");
+            self.intend(None, &trail, now).await?;
+            let made = self.keys.make(&what, false, now).await.map_err(keyring_error);
+            if let Ok(Ok(moved)) = &made {
+                self.announce_keyring(&moved.keyring).await;
+                trace(&mut trail, moved);
+            }
+            self.conclude(trail, made.map(drop), now).await?;
+        }
+        Ok(())
     }
 
     /// Raises the fence of each key that the keyring calls compromised and that is not known to be fenced: the broker that has moved it may have died before it came to that, or a store that came
@@ -253,6 +307,9 @@ impl KeyringRecord {
         let mut trail = Trail::new("KeepKeyring", "keyring");
         if change.written_back {
             trail.fact("written_back", true);
+        }
+        if change.begun_anew {
+            trail.fact("begun_anew", true);
         }
         if change.forked {
             trail.fact("forked", true);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cert::CertIssuer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::identity::TrustDomain;
 use crate::keys::{KeySets, Keyring, KeyringError, Signer};
 use crate::time::Timestamp;
@@ -77,10 +77,14 @@ impl Broker {
 /// As far as a caller may know.
 pub(super) fn keyring_error(error: KeyringError) -> Error {
     match error {
-        KeyringError::RanBack { .. }
-        | KeyringError::Damaged(_)
+        KeyringError::RanBack { .. } => Error::store(error),
+        KeyringError::Damaged(_)
         | KeyringError::WrongKeyEncryptionKey { .. }
-        | KeyringError::KeyDoesNotOpen { .. } => Error::store(error),
+        | KeyringError::KeyDoesNotOpen { .. } => Error::new(
+            Reason::KeyringUnusable,
+            "The stored keyring is damaged, or does not open under this broker's key-encryption key. Its operators find in its log what is wrong.",
+        )
+        .with_detail(error),
         other => other.into(),
     }
 }

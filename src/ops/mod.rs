@@ -38,6 +38,7 @@ mod validate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
@@ -77,6 +78,8 @@ pub struct Broker {
     known: memory::KnownTasks,
     seen: memory::SeenTokens,
     full: memory::FullWorkloads,
+    /// Whether fences of keys are held against the keyring at the next look.
+    suspect_keys: AtomicBool,
     blocks: Blocks,
     lists: watch::Sender<Option<Arc<RevocationLists>>>,
     /// Held by whoever looks at the store for those whom nobody knows.
@@ -124,6 +127,7 @@ impl Broker {
             known,
             seen,
             full: memory::full_workloads(),
+            suspect_keys: AtomicBool::new(true),
             blocks: Blocks::default(),
             lists: watch::Sender::new(None),
             looking: Arc::new(Semaphore::new(1)),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::task::store::StoreError;
 
 use super::Broker;
 
@@ -16,6 +17,8 @@ pub enum Obstacle {
     Audit,
     /// The store does not answer.
     Store,
+    /// This broker's clock and the store's are too far apart.
+    Clock,
     /// The keyring in force is not the stored one, or the key that signs is not among those that verifiers are told of.
     Keys,
 }
@@ -33,6 +36,7 @@ impl Broker {
         }
         match tokio::time::timeout(PROBE_TIMEOUT, self.store.probe()).await {
             Ok(Ok(())) => self.key_obstacle(),
+            Ok(Err(StoreError::ClockSkew(_))) => Some(Obstacle::Clock),
             Ok(Err(_)) | Err(_) => Some(Obstacle::Store),
         }
     }

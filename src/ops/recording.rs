@@ -186,7 +186,10 @@ impl Broker {
     async fn take_up_the_next(&self, signing: &mut Arc<Signing>, now: Timestamp) -> Result<()> {
         metrics::counter!("taskpass_mints_under_fenced_keys_total").increment(1);
         match self.keys.look(now).await {
-            Ok(_) => *signing = self.signing_now(now).await?,
+            Ok(_) => {
+                *signing = self.signing_now(now).await?;
+                self.suspect_keys();
+            }
             Err(error) => tracing::warn!(%error, "the stored keyring cannot be read"),
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,6 +11,7 @@ use serde_json::json;
 use taskpass::keys::{Keeper, KeyEncryptionKey, KeyPlan, Keyring, Move, Signer as _, Unaccounted};
 use taskpass::proto::{self, KeyState, KeyUse};
 use taskpass::store::embedded::{EmbeddedOptions, EmbeddedStore};
+use taskpass::time::{Clock, SystemClock, Timestamp};
 use taskpass_verifier::Refusal;
 use taskpass_verifier::keyset::Algorithm;
 use tonic::{Code, Status};
@@ -20,7 +22,7 @@ use crate::support::client::Client;
 use crate::support::follower::{BOUND, Server, minted};
 use crate::support::mortal::Mortal;
 use crate::support::story::{
-    begin, is_live, mint, other_docs, read_token, refused, seconds, seen_from_outside, serial,
+    begin, is_live, mint, other_docs, read_token, reason, refused, seconds, seen_from_outside, serial,
 };
 use crate::support::world::{BROKER_DOMAIN, DOCS, OTHER_DOCS, OTHER_TENANT, TENANT, World};
 use crate::support::{Store, eventually, now};
@@ -222,6 +224,44 @@ async fn r1_a_rotation_waits_until_every_verifier_knows_the_standby_and_says_unt
     // The old one is needed for as long as a token under it may live.
     let refused = refused(operator.retire(&kid_of(&token)).await, Code::FailedPrecondition, "KEY_WAITS");
     assert!(refused.message().contains("until 20"), "{refused:?}");
+}
+
+/// The machine's clock, and so many milliseconds beside it.
+#[derive(Default)]
+struct Off(AtomicI64);
+
+impl Clock for Off {
+    fn now(&self) -> Timestamp {
+        let off = self.0.load(Ordering::SeqCst);
+        Timestamp::from_millis(SystemClock.now().as_millis().saturating_add_signed(off))
+    }
+}
+
+#[tokio::test]
+async fn r5_a_broker_whose_clock_is_off_moves_no_key() {
+    let clock = Arc::new(Off::default());
+    let setup = Setup::on(Store::Redis).with("keys", &format!("{SOON}\nrotate_every = \"30s\""));
+    let broker = Broker::by_clock(setup, Arc::clone(&clock) as _).await;
+    let operator = Operator(broker.operator());
+    let before = operator.list(TENANT).await.unwrap();
+    let kid = in_state(&before, KeyUse::Jwt, KeyState::Active).remove(0);
+    for minutes in [10, -10] {
+        clock.0.store(minutes * 60_000, Ordering::SeqCst);
+        for moved in [
+            operator.compromise(&kid).await.map(drop),
+            operator.rotate(KeyUse::Jwt, TENANT, false).await.map(drop),
+        ] {
+            // What has not waited long enough by that clock either is refused for that.
+            let status = moved.unwrap_err();
+            assert!(["CLOCK_SKEW", "KEY_WAITS"].contains(&reason(&status).as_str()), "{status:?}");
+        }
+        let not_ready = async || broker.page("/readyz").await.1.contains("clocks");
+        eventually("its readiness to say so", not_ready).await;
+        clock.0.store(0, Ordering::SeqCst);
+    }
+    let unmoved =
+        |keys: &[proto::Key]| keys.iter().map(|key| (key.kid.clone(), key.state)).collect::<Vec<_>>();
+    assert_eq!(unmoved(&operator.list(TENANT).await.unwrap()), unmoved(&before));
 }
 
 #[tokio::test]

@@ -58,6 +58,9 @@ async fn ready(State(face): State<Face>) -> impl IntoResponse {
         true => match face.broker.obstacle().await {
             None => return (StatusCode::OK, "ready\n"),
             Some(Obstacle::Store) => "not ready: the store does not answer\n",
+            Some(Obstacle::Clock) => {
+                "not ready: the clocks of this broker and of its store are too far apart\n"
+            }
             Some(Obstacle::Keys) => {
                 "not ready: the keys in force are not those that are stored and published\n"
             }

@@ -189,10 +189,30 @@ async fn r8_a_store_that_ran_back_gets_the_later_keyring_and_no_broker_takes_the
     assert_eq!(keeper.look(NOW).await.unwrap(), Seen::WrittenBack(true));
     assert_eq!(keeper.current().sequence(), sequence);
     assert_eq!(store.document(), keeper.current().document());
-    // Not seen for too long: then nobody knows which of the two is right.
-    *store.stored.lock().unwrap() = old;
-    assert_eq!(keeper.look(NOW.saturating_add(2 * WAIT)).await.unwrap(), Seen::Lost);
-    assert!(!published(&keeper).contains(&bad));
+}
+
+#[tokio::test]
+async fn r8_a_keyring_that_is_lost_when_nobody_has_seen_it_for_long_begins_anew_under_the_same_root() {
+    for older in [true, false] {
+        let store = Arc::<MemoryStore>::default();
+        let keeper = keeper(&store).await;
+        let old = store.stored.lock().unwrap().clone();
+        let bad = the_one(&keeper, KeyUse::Jwt, KeyState::Active).kid;
+        done(&keeper, &Move::Compromise(bad), NOW).await;
+        let (before, root) = (published(&keeper), keeper.current().task_ca().root().clone());
+        let (sequence, record_mac) =
+            (keeper.current().sequence(), keys(&keeper, KeyUse::RecordMac, KeyState::Active));
+        *store.stored.lock().unwrap() = old.filter(|_| older);
+        // What others have given up in that time is not known.
+        assert_eq!(keeper.look(NOW.saturating_add(2 * WAIT)).await.unwrap(), Seen::BegunAnew);
+        assert!(published(&keeper).is_disjoint(&before) && published(&keeper).len() == 3);
+        assert!(keeper.current().sequence() > sequence && keeper.is_confirmed());
+        assert_eq!(keeper.current().state_of(&bad), Some(KeyState::Compromised));
+        assert_eq!(keeper.current().task_ca().root(), &root, "which verifiers hold");
+        assert_eq!(keys(&keeper, KeyUse::RecordMac, KeyState::Active), record_mac, "which records rest on");
+        assert_eq!(store.document(), keeper.current().document());
+        assert_eq!(keeper.look(NOW.saturating_add(3 * WAIT)).await.unwrap(), Seen::Same);
+    }
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ impl RedisStore {
     }
 
     /// Whether the server's clock, read after `now`, may be right.
-    fn judge_clock(&self, server: Timestamp, now: Timestamp) -> StepResult<()> {
+    pub(super) fn judge_clock(&self, server: Timestamp, now: Timestamp) -> StepResult<()> {
         let present = self.present(now).unwrap_or(now);
         let apart = server.since(present).max(now.since(server));
         if apart > self.context.options.clock_skew { Err(StoreError::ClockSkew(apart)) } else { Ok(()) }

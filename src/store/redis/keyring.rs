@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use redis::{Cmd, Value};
 
 use super::scripts::Step;
-use super::wire::{Reader, odd, text};
-use super::{Context, RedisStore};
+use super::wire::{Pack, Reader, odd, text};
+use super::{Context, RedisStore, skewed};
 use crate::keys::store::{KeyringStore, StoredKeyring};
 use crate::task::store::{StepResult, StoreError};
+use crate::time::millis;
 
 /// What to ask for the stored keyring.
 pub(super) fn question(context: &Context) -> Cmd {
@@ -38,13 +39,16 @@ impl KeyringStore for RedisStore {
 
     async fn compare_and_set(&self, expected: Option<u64>, document: &[u8]) -> StepResult<StoredKeyring> {
         let expected = expected.map(|version| version.to_string()).unwrap_or_default();
-        let args = [expected.as_bytes(), document];
+        let clock = Pack::new().time(self.context.clock.now()).u64(millis(self.context.options.clock_skew));
+        let args = [expected.as_bytes(), document, clock.as_ref()];
         let key = self.context.names.keyring();
         let (bytes, _) = self.link.run(Step::Swap, &key, &args, true, self.link.deadline()).await?;
-        if bytes.is_empty() {
-            return Err(StoreError::Damaged("the keyring is gone".to_owned()));
-        }
         let mut reader = Reader(&bytes);
-        Ok(StoredKeyring { version: reader.u64()?, document: reader.0.to_vec() })
+        match reader.byte()? {
+            b'v' => Ok(StoredKeyring { version: reader.u64()?, document: reader.0.to_vec() }),
+            b'g' => Err(StoreError::Damaged("the keyring is gone".to_owned())),
+            b'K' => Err(skewed(&bytes)),
+            _ => Err(odd()),
+        }
     }
 }

@@ -218,7 +218,9 @@ impl Maintenance for RedisStore {
     }
 
     async fn probe(&self) -> StepResult<()> {
-        self.link.command(&redis::cmd("PING"), false).await.map(drop)
+        let now = self.context.clock.now();
+        let (_, server, _) = self.link.look(Vec::new(), false).await?;
+        self.judge_clock(server, now)
     }
 
     async fn declare_restored(&self, _now: Timestamp) -> StepResult<()> {
