@@ -24,9 +24,7 @@ use crate::audience::AudienceRegister;
 use crate::audit::{LineSink, SINK_PATIENCE, Sink};
 use crate::config::{AuditTarget, Config, RedisConfig, StoreConfig};
 use crate::feed::Hub;
-use crate::identity::{
-    self, BundleFiles, Listener, PeerJudge, ServerTls, Side, SvidFiles, SvidSource, TrustDomain,
-};
+use crate::identity::{self, Listener, PeerJudge, ServerTls, Side, Sources, TrustDomain};
 use crate::keys::store::AsRead;
 use crate::keys::{Keeper, Unaccounted};
 use crate::ops::{Broker, ByFacts, KeepKeyring, KeepRevocationLists, KeyringRecord, Settings, Sweep};
@@ -147,7 +145,7 @@ pub async fn start(
     };
     let at = public.as_ref().map(|public| local(public.listener())).transpose()?;
     let bound = Bound { grpc: local(&grpc)?, ops: local(&ops)?, public: at };
-    let readiness = Arc::new(Readiness::default());
+    let readiness = Arc::new(Readiness::new(parts.sources.svid()));
     tokio::spawn(keep_metrics(metrics.clone(), stop.clone()));
     let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.broker), metrics);
     // Both sockets listen: whoever comes from now on is served.
@@ -166,18 +164,16 @@ struct Parts {
     store: Arc<dyn Store>,
     feed: Arc<Hub>,
     audit: Arc<dyn Sink>,
-    svid: SvidSource,
+    sources: Sources,
     public: Option<Public>,
-    bundles: BundleFiles,
     policy: PolicyEngine,
     audiences: AudienceRegister,
 }
 
 impl Parts {
     async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, StartError> {
-        let svid = open_svid(config, Arc::clone(clock))?;
+        let sources = open_sources(config, clock)?;
         let public = Public::open(config, clock)?;
-        let bundles = open_bundles(config)?;
         let policy =
             PolicyEngine::open(&config.policy_dir).map_err(|e| StartError::configured("policy", e))?;
         let audiences = AudienceRegister::open(&config.audience_dir)
@@ -190,7 +186,7 @@ impl Parts {
             let keys = open_keys(config, &settings, Arc::clone(&store) as _, record, clock.as_ref());
             Arc::new(keys.await?)
         };
-        publish(&keys.current(), bundles.bundles(), config.export_dir.as_deref())?;
+        publish(&keys.current(), sources.bundles(), config.export_dir.as_deref())?;
         let concerns = ByFacts::new(Arc::clone(&store), Arc::clone(&keys), audiences.clone());
         let feed = Arc::new(Hub::new(Arc::clone(&store) as _, Arc::clone(clock), Arc::new(concerns)));
         let broker = Broker::new(
@@ -203,18 +199,7 @@ impl Parts {
             settings,
         );
         let broker = broker.map_err(|e| StartError::new("the keys", e.log_line()))?;
-        Ok(Self {
-            broker: Arc::new(broker),
-            keys,
-            store,
-            feed,
-            audit,
-            svid,
-            public,
-            bundles,
-            policy,
-            audiences,
-        })
+        Ok(Self { broker: Arc::new(broker), keys, store, feed, audit, sources, public, policy, audiences })
     }
 }
 
@@ -230,20 +215,19 @@ async fn serve(
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 ) -> Result<(), StartError> {
-    let Parts { broker, keys, store, feed, audit, svid, public: _, bundles, policy, audiences } = parts;
+    let Parts { broker, keys, store, feed, audit, sources, public: _, policy, audiences } = parts;
     let background = CancellationToken::new();
     let tracker = TaskTracker::new();
     let interval = config.reload_interval;
-    let judge = Arc::new(PeerJudge::new(Arc::clone(bundles.bundles()), Side::Client));
-    let tls = ServerTls::new(svid.current(), judge, Arc::clone(&clock));
+    let judge = Arc::new(PeerJudge::new(Arc::clone(sources.bundles()), Side::Client));
+    let tls = ServerTls::new(sources.svid(), judge, Arc::clone(&clock));
     tracker.spawn(keep_published(
         keys.changes(),
-        Arc::clone(bundles.bundles()),
+        Arc::clone(sources.bundles()),
         config.export_dir.clone(),
         background.clone(),
     ));
-    tracker.spawn(svid.run(interval, background.clone()));
-    tracker.spawn(bundles.run(interval, background.clone()));
+    sources.run(&tracker, interval, &background);
     tracker.spawn(policy.keep_looking(interval, background.clone()));
     tracker.spawn(audiences.keep_looking(interval, background.clone()));
     tracker.spawn(KeepKeyring::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
@@ -339,21 +323,15 @@ async fn keep_metrics(metrics: PrometheusHandle, stop: CancellationToken) {
     }
 }
 
-fn open_svid(config: &Config, clock: Arc<dyn Clock>) -> Result<SvidSource, StartError> {
-    let files =
-        SvidFiles { certificate: config.identity.certificate.clone(), key: config.identity.key.clone() };
-    SvidSource::open(files, identity::Use::Server(parsed(&config.trust_domain)?), clock)
-        .map_err(|e| StartError::configured("the broker's certificate", e))
-}
-
-fn open_bundles(config: &Config) -> Result<BundleFiles, StartError> {
-    let mut files = BTreeMap::new();
+fn open_sources(config: &Config, clock: &Arc<dyn Clock>) -> Result<Sources, StartError> {
+    let mut from = BTreeMap::new();
     for trust_domain in &config.trust_domains {
-        files.insert(parsed(&trust_domain.name)?, trust_domain.bundles.clone());
+        from.insert(parsed(&trust_domain.name)?, trust_domain.bundle.clone());
     }
-    BundleFiles::open(files).map_err(|problems| {
+    let opened = Sources::open(&parsed(&config.trust_domain)?, &config.identity, from, clock);
+    opened.map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        StartError::configured("trust bundles", lines.join("; "))
+        StartError { fault: StartFault::Configuration, words: lines.join("; ") }
     })
 }
 

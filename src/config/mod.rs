@@ -13,10 +13,12 @@ mod resolve;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use problems::{Problem, Problems};
 pub use resolve::{Draft, draft, load};
 
+use crate::identity::{BundleFrom, OwnFrom};
 use crate::revoke::history::Durability;
 
 /// Everything that `serve` needs, checked.
@@ -28,8 +30,8 @@ pub struct Config {
     pub listen: Listen,
     /// HTTPS for everybody; `None`: not served.
     pub public: Option<PublicConfig>,
-    /// The broker's own certificate.
-    pub identity: IdentityFiles,
+    /// Where the broker's own certificate comes from.
+    pub identity: OwnFrom,
     /// Those whose workloads may connect; those with an issuer may own audiences.
     pub trust_domains: Vec<TrustDomainConfig>,
     /// Where tasks and credentials are recorded.
@@ -89,22 +91,13 @@ pub struct PublicConfig {
     pub requests_per_second: NonZeroU32,
 }
 
-/// The broker's certificate, chain first, and its key, both PEM.
-#[derive(Clone, Debug)]
-pub struct IdentityFiles {
-    /// Leaf, then intermediates.
-    pub certificate: PathBuf,
-    /// PKCS#8, SEC1 or PKCS#1; not readable by others.
-    pub key: PathBuf,
-}
-
 /// One tenant.
 #[derive(Clone, Debug)]
 pub struct TrustDomainConfig {
     /// Its name.
     pub name: String,
-    /// PEM or SPIFFE JWKS files.
-    pub bundles: Vec<PathBuf>,
+    /// Where its bundle comes from.
+    pub bundle: BundleFrom,
     /// `iss` of the tokens for its audiences; `None`: it owns no audience.
     pub issuer: Option<String>,
 }

@@ -92,6 +92,22 @@ pub(super) struct RawIdentity {
     pub(super) certificate: Option<PathBuf>,
     /// PEM.
     pub(super) key: Option<PathBuf>,
+    /// In their place; see [`RawOwnApi`].
+    pub(super) workload_api: Option<Table>,
+}
+
+/// `[identity.workload_api]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawOwnApi {
+    /// `unix:///path` or `tcp://address:port`.
+    pub(super) socket: Option<String>,
+    /// `"1h"` if not set.
+    pub(super) keep_for: Option<String>,
+    /// Of the SVID that is the broker's.
+    pub(super) hint: Option<String>,
+    /// Likewise.
+    pub(super) spiffe_id: Option<String>,
 }
 
 /// `[[trust_domains]]`
@@ -102,8 +118,50 @@ pub(super) struct RawTrustDomain {
     pub(super) name: Option<String>,
     /// PEM or SPIFFE JWKS.
     pub(super) bundles: Option<Vec<PathBuf>>,
+    /// See [`RawFederation`].
+    pub(super) federation: Option<Table>,
+    /// See [`RawApi`].
+    pub(super) workload_api: Option<Table>,
     /// `iss` of its tokens.
     pub(super) issuer: Option<String>,
+}
+
+/// `[trust_domains.federation]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawFederation {
+    /// `https://...`
+    pub(super) url: Option<String>,
+    /// Required: nothing else says it.
+    pub(super) profile: Option<RawProfile>,
+    /// For `https_spiffe`, and required there.
+    pub(super) endpoint_spiffe_id: Option<String>,
+    /// For `https_web`; the system's authorities if not set.
+    pub(super) ca_file: Option<PathBuf>,
+    /// True if not set.
+    pub(super) follow_redirects: Option<bool>,
+    /// `"24h"` if not set.
+    pub(super) keep_for: Option<String>,
+}
+
+/// How a bundle endpoint proves itself.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawProfile {
+    /// By an ordinary HTTPS certificate.
+    HttpsWeb,
+    /// By an SVID.
+    HttpsSpiffe,
+}
+
+/// `[trust_domains.workload_api]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawApi {
+    /// `unix:///path` or `tcp://address:port`.
+    pub(super) socket: Option<String>,
+    /// `"1h"` if not set.
+    pub(super) keep_for: Option<String>,
 }
 
 /// `[store]`
@@ -283,7 +341,7 @@ pub(super) fn read(text: &str, file: &Path, p: &mut Problems) -> Option<Raw> {
 }
 
 /// The keys of a section that can be read, each tried by itself.
-fn section<T: DeserializeOwned + Default>(name: &str, table: Table, p: &mut Problems) -> T {
+pub(super) fn section<T: DeserializeOwned + Default>(name: &str, table: Table, p: &mut Problems) -> T {
     let mut good = Table::new();
     for (key, value) in table {
         let alone = Table::from_iter([(key.clone(), value.clone())]);

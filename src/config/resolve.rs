@@ -7,13 +7,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::public::public;
-use super::raw::{self, Raw, RawIdentity, RawKeys, RawLifetimes, RawLimits, RawListen, RawTrustDomain};
+use super::raw::{self, Raw, RawKeys, RawLifetimes, RawLimits, RawListen};
 use super::store::store;
+use super::trust::{identity, trust_domains};
 use super::{
-    AuditTarget, Config, IdentityFiles, JwtAlgorithm, KeySource, KeysConfig, Lifetimes, Limits, Listen,
-    Problems, PublicConfig, StoreConfig, TrustDomainConfig,
+    AuditTarget, Config, JwtAlgorithm, KeySource, KeysConfig, Lifetimes, Limits, Listen, Problems,
+    PublicConfig, StoreConfig, TrustDomainConfig,
 };
-use crate::identity::TrustDomain;
+use crate::identity::{OwnFrom, TrustDomain};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// The least of `keys.agree_within`.
@@ -33,8 +34,8 @@ pub struct Draft {
     /// See [`Config::public`].
     pub public: Option<PublicConfig>,
     /// See [`Config::identity`].
-    pub identity: Option<IdentityFiles>,
-    /// All that the file names, in its order; a name may be wrong, and a list of bundles may be empty.
+    pub identity: Option<OwnFrom>,
+    /// All that the file names, in its order; a name may be wrong, and of a source with something wrong there are no files.
     pub trust_domains: Vec<TrustDomainConfig>,
     /// See [`Config::store`].
     pub store: Option<StoreConfig>,
@@ -186,12 +187,6 @@ pub(super) fn within<T: Copy + PartialOrd + std::fmt::Display>(
     default
 }
 
-fn identity(raw: RawIdentity, base: &Path, p: &mut Problems) -> Option<IdentityFiles> {
-    let certificate = p.required("identity.certificate", raw.certificate);
-    let key = p.required("identity.key", raw.key);
-    Some(IdentityFiles { certificate: base.join(certificate?), key: base.join(key?) })
-}
-
 fn listen(raw: &RawListen, p: &mut Problems) -> Option<Listen> {
     let grpc = address(p, "listen.grpc", raw.grpc.as_deref().unwrap_or("127.0.0.1:8443"));
     let ops = address(p, "listen.ops", raw.ops.as_deref().unwrap_or("127.0.0.1:9090"));
@@ -218,72 +213,6 @@ fn listen(raw: &RawListen, p: &mut Problems) -> Option<Listen> {
 pub(super) fn address(p: &mut Problems, key: &str, text: &str) -> Option<SocketAddr> {
     let parsed = SocketAddr::from_str(text);
     p.take(key, parsed.map_err(|e| format!("{e}; write \"127.0.0.1:8443\" or \"[::]:8443\"")))
-}
-
-fn trust_domains(
-    raw: Vec<RawTrustDomain>,
-    own: Option<&TrustDomain>,
-    base: &Path,
-    p: &mut Problems,
-) -> Vec<TrustDomainConfig> {
-    if raw.is_empty() && !p.has("trust_domains") {
-        p.add("trust_domains", "at least one is needed, or nobody can connect");
-    }
-    let mut seen: Vec<TrustDomainConfig> = Vec::new();
-    for (i, td) in raw.into_iter().enumerate() {
-        let one = trust_domain(&format!("trust_domains[{i}]"), td, own, &seen, p);
-        seen.push(TrustDomainConfig { bundles: one.bundles.iter().map(|b| base.join(b)).collect(), ..one });
-    }
-    seen
-}
-
-fn trust_domain(
-    key: &str,
-    raw: RawTrustDomain,
-    own: Option<&TrustDomain>,
-    seen: &[TrustDomainConfig],
-    p: &mut Problems,
-) -> TrustDomainConfig {
-    let (name_key, bundles_key, issuer_key) =
-        (format!("{key}.name"), format!("{key}.bundles"), format!("{key}.issuer"));
-    let name = p.required(&name_key, raw.name);
-    let parsed = name.as_ref().and_then(|name| p.take(&name_key, TrustDomain::from_str(name)));
-    if parsed.as_ref().is_some_and(|name| Some(name) == own) {
-        p.add(
-            &name_key,
-            "is trust_domain, the broker's own, where task certificates alone are issued: give the broker a \
-                          trust domain of its own, such as \"broker.example.org\"",
-        );
-    }
-    if name.is_some() && seen.iter().any(|s| Some(&s.name) == name.as_ref()) {
-        p.add(name_key, format_args!("{} is there already", name.as_deref().unwrap_or_default()));
-    }
-    let bundles = p.required(&bundles_key, raw.bundles);
-    if bundles.as_ref().is_some_and(Vec::is_empty) {
-        p.add(bundles_key, "at least one file is needed");
-    }
-    if let Some(issuer) = &raw.issuer {
-        judge_issuer(p, &issuer_key, issuer);
-        if seen.iter().any(|s| s.issuer.as_ref() == Some(issuer)) {
-            p.add(issuer_key, "each trust domain has an issuer of its own");
-        }
-    }
-    TrustDomainConfig {
-        name: name.unwrap_or_default(),
-        bundles: bundles.unwrap_or_default(),
-        issuer: raw.issuer,
-    }
-}
-
-/// RFC 8414 section 2: an https URL without query and fragment.
-fn judge_issuer(p: &mut Problems, key: &str, issuer: &str) {
-    let rest = issuer.strip_prefix("https://").unwrap_or_default();
-    let plain = issuer.bytes().all(|b| b.is_ascii_graphic()) && !issuer.contains(['?', '#', '@']);
-    if rest.is_empty() || rest.starts_with('/') || !plain {
-        p.add(key, "must be an https URL without query or fragment (RFC 8414 section 2)");
-    } else if issuer.ends_with('/') {
-        p.add(key, "must not end in a slash: verifiers compare it byte for byte");
-    }
 }
 
 type StatedSource = (Option<PathBuf>, Option<String>, Option<String>);

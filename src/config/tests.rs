@@ -35,8 +35,9 @@ fn keys_of(problems: &Problems) -> Vec<&str> {
 #[test]
 fn a_short_file_is_enough_and_relative_paths_start_at_its_directory() {
     let config = resolved(GOOD).expect("good");
-    assert_eq!(config.identity.certificate, PathBuf::from("/base/broker.pem"));
-    assert_eq!(config.identity.key, PathBuf::from("/etc/taskpass/broker.key"));
+    let OwnFrom::Files(own) = config.identity else { panic!("not from files") };
+    assert_eq!(own.certificate, PathBuf::from("/base/broker.pem"));
+    assert_eq!(own.key, PathBuf::from("/etc/taskpass/broker.key"));
     assert_eq!(config.lifetimes.default_token, Duration::from_secs(120));
     assert_eq!(config.listen.grpc.port(), 8443);
 }
@@ -65,6 +66,115 @@ fn every_problem_is_reported_in_one_run() {
             "trust_domains[0].issuer"
         ]
     );
+}
+
+/// `GOOD`, with these lines in the place of the files of `example.org`.
+fn fed(lines: &str) -> Result<Config, Problems> {
+    resolved(&GOOD.replace(
+        "bundles = [\"example.org.pem\"]\nissuer = \"https://taskpass.example.org/example.org\"",
+        &format!("issuer = \"https://taskpass.example.org/example.org\"\n{lines}"),
+    ))
+}
+
+fn refused(lines: &str) -> String {
+    let problems = fed(lines).expect_err(lines);
+    keys_of(&problems).join(" ").replace("trust_domains[0]", "td")
+}
+
+const ENDPOINT: &str = "[trust_domains.federation]\nurl = \"https://example.org/bundle\"\n";
+
+#[test]
+fn c75_c76_a_bundle_endpoint_says_url_and_profile_each_by_itself() {
+    let web = fed(&format!("{ENDPOINT}profile = \"https_web\"")).expect("good");
+    let BundleFrom::Federation { at_first, endpoint } = &web.trust_domains[0].bundle else { panic!("files") };
+    assert!(at_first.is_empty() && endpoint.follow_redirects);
+    assert_eq!(endpoint.profile, crate::identity::Profile::Web { ca_file: None });
+    assert_eq!(endpoint.keep_for, Duration::from_secs(24 * 3600));
+    let spiffe = format!(
+        "bundles = [\"first.pem\"]\n{ENDPOINT}profile = \"https_spiffe\"\nendpoint_spiffe_id = \"spiffe://example.org/bundles\""
+    );
+    let spiffe = fed(&spiffe).expect("good");
+    let BundleFrom::Federation { at_first, .. } = &spiffe.trust_domains[0].bundle else { panic!("files") };
+    assert_eq!(at_first, &[PathBuf::from("/base/first.pem")]);
+}
+
+#[test]
+fn c76_c77_what_is_wrong_with_a_bundle_endpoint_is_said_each_by_itself() {
+    let with = |lines: &str| refused(&format!("[trust_domains.federation]\n{lines}"));
+    assert_eq!(with(""), "td.federation.url td.federation.profile");
+    assert_eq!(with("url = \"http://a.test/\"\nprofile = \"https_web\""), "td.federation.url");
+    assert_eq!(
+        with("url = \"https://me@a.test/\"\nprofile = \"web\""),
+        "td.federation.profile td.federation.url"
+    );
+    assert_eq!(
+        with(
+            "url = \"https://a.test/#x\"\nprofile = \"https_web\"\nendpoint_spiffe_id = \"spiffe://a.test/e\"\nkeep_for = \"0s\"\nother = 1"
+        ),
+        "td.federation.other td.federation.url td.federation.endpoint_spiffe_id td.federation.keep_for"
+    );
+    let spiffe =
+        |lines: &str| with(&format!("url = \"https://a.test/\"\nprofile = \"https_spiffe\"\n{lines}"));
+    assert_eq!(spiffe("ca_file = \"x\""), "td.federation.ca_file td.federation.endpoint_spiffe_id");
+    assert_eq!(spiffe("endpoint_spiffe_id = \"https://example.org/\""), "td.federation.endpoint_spiffe_id");
+    assert_eq!(
+        spiffe("endpoint_spiffe_id = \"spiffe://example.org\""),
+        "td.federation.endpoint_spiffe_id td.bundles"
+    );
+}
+
+#[test]
+fn c79_the_bundle_that_an_endpoint_is_checked_by_comes_from_somewhere() {
+    let with =
+        |id: &str| refused(&format!("{ENDPOINT}profile = \"https_spiffe\"\nendpoint_spiffe_id = \"{id}\""));
+    assert_eq!(with("spiffe://example.org/bundles"), "td.bundles");
+    assert_eq!(with("spiffe://elsewhere.test/bundles"), "td.federation.endpoint_spiffe_id");
+}
+
+#[test]
+fn a_trust_domain_has_one_source_and_the_broker_one_identity() {
+    let api = "[trust_domains.workload_api]\nsocket = \"unix:///run/agent.sock\"\n";
+    let config = fed(api).expect("good");
+    let BundleFrom::WorkloadApi(from) = &config.trust_domains[0].bundle else { panic!("files") };
+    assert_eq!(from.keep_for, Duration::from_secs(3600));
+    assert_eq!(refused(&format!("bundles = [\"a.pem\"]\n{api}")), "td.bundles");
+    assert_eq!(refused(&format!("{ENDPOINT}profile = \"https_web\"\n{api}")), "td.workload_api");
+    assert_eq!(refused(""), "td.bundles");
+    assert_eq!(refused("bundles = []"), "td.bundles");
+    assert_eq!(refused("federation = 5"), "td.federation");
+    assert_eq!(
+        refused("[trust_domains.workload_api]\nkeep_for = \"1ms\""),
+        "td.workload_api.socket td.workload_api.keep_for"
+    );
+    assert_eq!(
+        refused("[trust_domains.workload_api]\nsocket = \"tcp://10.0.0.1:80\""),
+        "td.workload_api.socket"
+    );
+
+    let own = |lines: &str| {
+        resolved(&GOOD.replace("certificate = \"broker.pem\"\nkey = \"/etc/taskpass/broker.key\"", lines))
+            .map_err(|problems| keys_of(&problems).join(" "))
+    };
+    let good = own("workload_api = { socket = \"unix:/run/agent.sock\", hint = \"broker\" }").expect("good");
+    assert!(
+        matches!(good.identity, OwnFrom::WorkloadApi { wanted: crate::identity::Wanted::Hint(hint), .. } if hint == "broker")
+    );
+    for (lines, keys) in [
+        ("", "identity.certificate identity.key"),
+        ("key = \"k\"\nworkload_api = { socket = \"unix:/run/agent.sock\" }", "identity"),
+        ("workload_api = {}", "identity.workload_api.socket"),
+        ("workload_api = 5", "identity.workload_api"),
+        (
+            "workload_api = { socket = \"unix:x\", hint = \"\", other = 1 }",
+            "identity.workload_api.other identity.workload_api.socket identity.workload_api.hint",
+        ),
+        (
+            "workload_api = { socket = \"unix:/x\", hint = \"a\", spiffe_id = \"spiffe://a.test/b\" }",
+            "identity.workload_api.hint",
+        ),
+    ] {
+        assert_eq!(own(lines).expect_err(lines), keys, "{lines}");
+    }
 }
 
 const PUBLIC: &str = "[public]\nlisten = \"[::]:8444\"\ncertificate = \"tls.pem\"\nkey = \"tls.key\"\n";

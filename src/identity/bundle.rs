@@ -5,6 +5,7 @@
 //! section 3).
 
 mod parse;
+mod published;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use crate::identity::spiffe_id::TrustDomain;
 
 pub use parse::InvalidBundle;
 use parse::Listed;
+pub use published::Published;
 
 /// The most anchors of one trust domain.
 pub const MAX_ANCHORS: usize = 256;
@@ -46,6 +48,13 @@ impl TrustBundle {
             Listed::Whole(certificates) => return Self::from_certificates(trust_domain, certificates),
             Listed::Elements(elements) => elements,
         };
+        Self::from_elements(trust_domain, elements)
+    }
+
+    fn from_elements(
+        trust_domain: TrustDomain,
+        elements: Vec<Option<CertificateDer<'static>>>,
+    ) -> Result<Self, InvalidBundle> {
         let mut bundle = Self::from_certificates(trust_domain, [])?;
         for element in elements {
             let added =
@@ -153,7 +162,7 @@ impl TrustBundle {
     }
 
     /// Whether the two trust the same, in whatever order.
-    fn trusts_the_same(&self, other: &Self) -> bool {
+    pub(super) fn trusts_the_same(&self, other: &Self) -> bool {
         self.certificates.len() == other.certificates.len()
             && self.certificates.iter().all(|certificate| other.certificates.contains(certificate))
     }

@@ -1,9 +1,9 @@
 //! Who is calling: a peer's TLS chain in, a [`VerifiedPeer`] or a [`PeerRefusal`] out.
 //!
 //! - [`spiffe_id`]: SPIFFE IDs and trust domains, strict.
-//! - [`bundle`]: anchors by trust domain, and the set in force; [`sources`] follows them in files.
+//! - [`bundle`]: anchors by trust domain, and the set in force; [`sources`] follows them where they come from.
 //! - [`peer`]: the judgement, and the only maker of [`VerifiedPeer`].
-//! - [`own`]: our own SVID from files; [`tls`]: both sides of TLS; [`listener`]: connections of verified peers, and
+//! - [`own`]: our own SVID; [`tls`]: both sides of TLS; [`listener`]: connections of verified peers, and
 //!   [`shares`]: how many each workload has.
 //! - [`web`]: the side of TLS that strangers see, who show no certificate.
 //!
@@ -28,7 +28,10 @@ pub use listener::{Limits, Listener, Origin, PeerConnection, PeerStream};
 pub use own::{CurrentSvid, OwnSvid, SvidFiles, SvidSource, Use};
 pub use peer::{PeerJudge, Side, VerifiedPeer};
 pub use refusal::PeerRefusal;
-pub use sources::{BadBundleFile, BundleFiles};
+pub use sources::{
+    BadBundleFile, BadSetting, BadSource, BundleFiles, BundleFrom, EndpointUrl, Federation, FromWorkloadApi,
+    OwnFrom, Profile, Socket, Sources, Wanted, examine_bundle,
+};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use tls::{ClientTls, ConnectError, ServerTls};
 pub use web::{WebFiles, WebSource, WebTls};

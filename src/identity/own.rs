@@ -1,11 +1,12 @@
-//! Our own certificate and key, from files that are followed.
+//! Our own certificate and key: in force, and from files that are followed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -69,30 +70,40 @@ impl fmt::Debug for OwnSvid {
     }
 }
 
-/// Our SVID in force; what TLS presents. Cheap to clone: all clones follow the same files.
+/// Our SVID in force; what TLS presents. Cheap to clone: all clones follow the same source.
 #[derive(Clone, Debug)]
-pub struct CurrentSvid(Arc<ArcSwap<OwnSvid>>);
+pub struct CurrentSvid(Arc<ArcSwapOption<OwnSvid>>);
 
 impl CurrentSvid {
-    /// The SVID in force.
-    pub fn load(&self) -> Arc<OwnSvid> {
+    /// One that is not there yet.
+    pub(super) fn none() -> Self {
+        Self(Arc::default())
+    }
+
+    /// The SVID in force; `None`: its source has given none, or has taken it back. Then no handshake comes about.
+    pub fn load(&self) -> Option<Arc<OwnSvid>> {
         self.0.load_full()
     }
 
-    fn certified(&self) -> Arc<CertifiedKey> {
-        Arc::clone(&self.0.load().certified)
+    /// Puts another in its place, or none.
+    pub(super) fn put(&self, svid: Option<OwnSvid>) {
+        self.0.store(svid.map(Arc::new));
+    }
+
+    fn certified(&self) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.load().as_ref()?.certified))
     }
 }
 
 impl ResolvesServerCert for CurrentSvid {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.certified())
+        self.certified()
     }
 }
 
 impl ResolvesClientCert for CurrentSvid {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(self.certified())
+        self.certified()
     }
 
     fn has_certs(&self) -> bool {
@@ -119,7 +130,7 @@ impl SvidSource {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let readings = readings(&files);
         let svid = load(&files, &purpose, &provider, &readings, clock.now())?;
-        let current = CurrentSvid(Arc::new(ArcSwap::from_pointee(svid)));
+        let current = CurrentSvid(Arc::new(ArcSwapOption::from_pointee(svid)));
         let settling = Settling::from(content::mark(&readings));
         Ok(Self { files, purpose, provider, clock, current, settling })
     }
@@ -138,7 +149,7 @@ impl SvidSource {
         let looked = match load(&self.files, &self.purpose, &self.provider, &readings, self.clock.now()) {
             Ok(svid) => {
                 tracing::info!(spiffe_id = %svid.id, not_after = %svid.not_after, "own certificate in force");
-                self.current.0.store(Arc::new(svid));
+                self.current.put(Some(svid));
                 Looked::Taken
             }
             Err(problem) => {
@@ -245,6 +256,33 @@ fn check_leaf(
         }
     }
     Ok((leaf.id, leaf.not_after))
+}
+
+/// An SVID that somebody gave us over a Workload API, held to the same rules; of one of `domains`. Whether a DNS name stands beside the SPIFFE ID is told: there is one source for
+/// all, and not every issuer can be asked for it.
+pub(super) fn offered(
+    chain: Vec<CertificateDer<'static>>,
+    key: &[u8],
+    domains: &BTreeSet<TrustDomain>,
+    provider: &CryptoProvider,
+    now: Timestamp,
+) -> Result<(OwnSvid, bool), String> {
+    let first = chain.first().ok_or("there is no certificate in it")?;
+    let leaf = leaf::inspect(first).map_err(|why| why.to_string())?;
+    if now > leaf.not_after {
+        return Err(format!("the certificate expired at {}", leaf.not_after));
+    }
+    if !domains.contains(leaf.id.trust_domain()) {
+        return Err(format!(
+            "the certificate is of trust domain {}, which is neither trust_domain nor one of trust_domains",
+            leaf.id.trust_domain()
+        ));
+    }
+    let key = PrivateKeyDer::Pkcs8(key.to_vec().into());
+    let certified =
+        CertifiedKey::from_der(chain, key, provider).map_err(|why| key_problem(&why).to_owned())?;
+    let svid = OwnSvid { id: leaf.id, not_after: leaf.not_after, certified: Arc::new(certified) };
+    Ok((svid, leaf.has_dns_name))
 }
 
 /// Never the library's own words on a private key.

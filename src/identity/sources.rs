@@ -1,165 +1,204 @@
-//! Trust bundles from files: `trust domain -> file, file ...`, followed while the broker runs.
+//! Where trust comes from: the bundle of each trust domain from one source, and our own SVID.
+//!
+//! - [`settings`]: what can be configured. [`files`]: files that are followed. [`federation`]: SPIFFE bundle endpoints.
+//!   [`workload_api`]: a Workload API's stream, for bundles and for our own SVID.
+//! - [`holder`]: how long a bundle counts whose source is silent.
+//!
+//! All of them write into one [`TrustBundles`], which acts on living connections by itself.
 
-use std::collections::BTreeMap;
+mod federation;
+mod files;
+mod holder;
+mod settings;
+mod workload_api;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::files::Looked;
-use crate::files::content::{self, Mark, Reading};
-use crate::files::poll::{self, Follows, Settling};
 use crate::identity::bundle::{TrustBundle, TrustBundles};
+use crate::identity::own::{CurrentSvid, SvidSource, Use};
 use crate::identity::spiffe_id::TrustDomain;
+use crate::time::Clock;
 
-/// A trust domain whose bundle cannot be had from its files.
+use federation::Federated;
+use workload_api::{Member, Watched};
+
+pub use files::{BadBundleFile, BundleFiles};
+pub use settings::{
+    BundleFrom, EndpointUrl, Federation, FromWorkloadApi, InvalidEndpointUrl, InvalidSocket, OwnFrom,
+    Profile, Socket, Wanted,
+};
+
+/// The shortest pause between two tries at a source.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything that says whom we trust and who we are, opened.
+pub struct Sources {
+    bundles: Arc<TrustBundles>,
+    svid: CurrentSvid,
+    own_files: Option<SvidSource>,
+    bundle_files: BundleFiles,
+    federated: Vec<Federated>,
+    watched: Vec<Watched>,
+}
+
+/// Why sources cannot be opened: what files say. Nothing else is asked at the start.
+#[derive(Debug)]
+pub enum BadSource {
+    /// Our own certificate or its key.
+    Own(String),
+    /// A bundle.
+    Bundle(BadBundleFile),
+}
+
+impl BadSource {
+    fn of(trust_domain: &TrustDomain, bad: BadSetting) -> Self {
+        Self::Bundle(BadBundleFile { trust_domain: trust_domain.clone(), problem: bad.problem })
+    }
+}
+
+impl fmt::Display for BadSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(why) => write!(f, "the broker's certificate: {why}"),
+            Self::Bundle(bad) => bad.fmt(f),
+        }
+    }
+}
+
+/// Something wrong with a setting of a trust domain.
 #[derive(Clone, Debug)]
-pub struct BadBundleFile {
-    /// Whose bundle.
-    pub trust_domain: TrustDomain,
-    /// The file and what is wrong with it, for the operator.
+pub struct BadSetting {
+    /// Its name below the trust domain.
+    pub setting: &'static str,
+    /// What is wrong, for the operator.
     pub problem: String,
 }
 
-impl fmt::Display for BadBundleFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bundle of trust domain {}: {}", self.trust_domain, self.problem)
+/// Everything that can be known of a bundle's source without asking anybody. No files at all are no problem here.
+pub fn examine_bundle(trust_domain: &TrustDomain, from: &BundleFrom) -> Vec<BadSetting> {
+    match from {
+        BundleFrom::Files(files) if !files.is_empty() => {
+            let bad = files::read(trust_domain, files).err().unwrap_or_default();
+            bad.into_iter().map(|problem| BadSetting { setting: "bundles", problem }).collect()
+        }
+        BundleFrom::Federation { at_first, endpoint } => {
+            federation::examine(trust_domain, at_first, endpoint).err().unwrap_or_default()
+        }
+        BundleFrom::Files(_) | BundleFrom::WorkloadApi(_) => Vec::new(),
     }
 }
 
-/// Follows bundle files. The set of trust domains is the configured one and does not change.
-///
-/// A file that is unreadable or malformed changes nothing: the last good bundle stays in force, an error is logged
-/// and the gauge `taskpass_bundle_source_bad` is 1 until the files are good again. An empty bundle is no fault: it revokes.
-/// So does a file that is taken away, once two looks have missed it: that is somebody's deed, and they mean it; the gauge is 1
-/// all the same. At the start a file that is not there is an error.
-/// Does not apply `spiffe_sequence`: what the operator puts into the file counts, lower or higher.
-pub struct BundleFiles {
-    bundles: Arc<TrustBundles>,
-    sources: Vec<Source>,
-}
-
-struct Source {
-    trust_domain: TrustDomain,
-    paths: Vec<PathBuf>,
-    settling: Settling<Mark>,
-}
-
-impl BundleFiles {
-    /// Reads all files. Every problem is reported, not the first alone.
-    pub fn open(config: BTreeMap<TrustDomain, Vec<PathBuf>>) -> Result<Self, Vec<BadBundleFile>> {
-        let (mut sources, mut loaded, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-        for (trust_domain, paths) in config {
-            let readings: Vec<_> = paths.iter().map(|path| content::read(path)).collect();
-            if paths.is_empty() {
-                let problem = "no file is configured".to_owned();
-                problems.push(BadBundleFile { trust_domain: trust_domain.clone(), problem });
+impl Sources {
+    /// Reads all files, and reports every problem with them. Does not wait for any network: a trust domain whose bundle comes over one is refused until
+    /// the first has come, but for what is configured to be trusted at first; and without an SVID of our own no handshake comes about.
+    ///
+    /// `own` is the trust domain that we belong to. An SVID from a Workload API may be of one of `from` instead: a Workload API serves one trust domain,
+    /// and it is that of the workloads beside us.
+    pub fn open(
+        own: &TrustDomain,
+        own_from: &OwnFrom,
+        from: BTreeMap<TrustDomain, BundleFrom>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, Vec<BadSource>> {
+        let mut problems = Vec::new();
+        let (mut followed, mut at_first) = (BTreeMap::new(), BTreeMap::new());
+        for (trust_domain, from) in &from {
+            match from {
+                BundleFrom::Files(files) => drop(followed.insert(trust_domain.clone(), files.clone())),
+                BundleFrom::Federation { at_first: files, endpoint } => {
+                    match federation::examine(trust_domain, files, endpoint) {
+                        Ok(bundle) => drop(at_first.insert(trust_domain.clone(), bundle)),
+                        Err(bad) => {
+                            problems.extend(bad.into_iter().map(|it| BadSource::of(trust_domain, it)))
+                        }
+                    }
+                }
+                BundleFrom::WorkloadApi(_) => {}
             }
-            let settling = Settling::from(content::mark(&readings));
-            match load(&trust_domain, paths.iter().zip(&readings)) {
-                Ok(bundle) => loaded.push(bundle),
-                Err(problem) => problems.push(BadBundleFile { trust_domain: trust_domain.clone(), problem }),
+        }
+        let bundle_files = BundleFiles::open(followed);
+        let bundle_files =
+            bundle_files.map_err(|bad| problems.extend(bad.into_iter().map(BadSource::Bundle)));
+        let own_files = match own_from {
+            OwnFrom::Files(files) => {
+                let opened = SvidSource::open(files.clone(), Use::Server(own.clone()), Arc::clone(clock));
+                opened.map_err(|why| problems.push(BadSource::Own(why))).ok()
             }
-            sources.push(Source { trust_domain, paths, settling });
-        }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        loaded.iter().for_each(tell);
-        Ok(Self { bundles: Arc::new(TrustBundles::new(loaded)), sources })
+            OwnFrom::WorkloadApi { .. } => None,
+        };
+        let (true, Ok(bundle_files)) = (problems.is_empty(), bundle_files) else { return Err(problems) };
+        let mut opened = Self {
+            bundles: Arc::clone(bundle_files.bundles()),
+            svid: own_files.as_ref().map_or_else(CurrentSvid::none, SvidSource::current),
+            own_files,
+            bundle_files,
+            federated: Vec::new(),
+            watched: Vec::new(),
+        };
+        opened.from_elsewhere(own, own_from, from, &mut at_first, clock);
+        Ok(opened)
     }
 
-    /// The bundles in force, kept up to date while [`BundleFiles::run`] runs.
+    /// Adds the sources that are asked over a network.
+    fn from_elsewhere(
+        &mut self,
+        own: &TrustDomain,
+        own_from: &OwnFrom,
+        from: BTreeMap<TrustDomain, BundleFrom>,
+        at_first: &mut BTreeMap<TrustDomain, Option<TrustBundle>>,
+        clock: &Arc<dyn Clock>,
+    ) {
+        let domains: BTreeSet<_> = from.keys().cloned().chain([own.clone()]).collect();
+        let mut members = BTreeMap::<Socket, Vec<Member>>::new();
+        for (trust_domain, from) in from {
+            match from {
+                BundleFrom::Files(_) => {}
+                BundleFrom::Federation { endpoint, .. } => {
+                    let at_first = at_first.remove(&trust_domain).flatten();
+                    let new = Federated::new(trust_domain, endpoint, at_first, &self.bundles, clock);
+                    self.federated.push(new);
+                }
+                BundleFrom::WorkloadApi(api) => {
+                    let member = Member::bundle((trust_domain, api.keep_for), &self.bundles, clock);
+                    members.entry(api.socket).or_default().push(member);
+                }
+            }
+        }
+        if let OwnFrom::WorkloadApi { api, wanted } = own_from {
+            let member = Member::own(&self.svid, wanted.clone(), api.keep_for, domains);
+            members.entry(api.socket.clone()).or_default().push(member);
+        }
+        let watched = members.into_iter().map(|(socket, of)| Watched::new(socket, of, Arc::clone(clock)));
+        self.watched.extend(watched);
+    }
+
+    /// The bundles in force, kept up to date while [`Sources::run`] runs.
     pub const fn bundles(&self) -> &Arc<TrustBundles> {
         &self.bundles
     }
 
-    /// Reads all files once, in place. A change is taken at the second look that finds it; [`BundleFiles::run`] does both. Says the most urgent
-    /// of what was found: to look again, then what is bad, then what is new.
-    pub fn look(&mut self) -> Looked {
-        let urgency = |looked: &Looked| {
-            [Looked::Unchanged, Looked::Taken, Looked::Refused]
-                .iter()
-                .position(|it| it == looked)
-                .unwrap_or(3)
-        };
-        let found = self.sources.iter_mut().map(|source| source.look(&self.bundles));
-        found.max_by_key(urgency).unwrap_or(Looked::Unchanged)
+    /// Our SVID in force, likewise.
+    pub fn svid(&self) -> CurrentSvid {
+        self.svid.clone()
     }
 
-    /// Reads all files every `interval` until `stop`.
-    pub async fn run(self, interval: Duration, stop: CancellationToken) {
-        poll::keep_looking(self, interval, stop).await;
-    }
-}
-
-impl Follows for BundleFiles {
-    fn look(&mut self) -> Looked {
-        Self::look(self)
-    }
-}
-
-impl Source {
-    fn look(&mut self, bundles: &TrustBundles) -> Looked {
-        let readings: Vec<_> = self.paths.iter().map(|path| content::read(path)).collect();
-        if let Err(nothing) = self.settling.settle(content::mark(&readings)) {
-            return nothing;
+    /// Follows all sources until `stop`; files are read every `interval`. Returns at once, with what runs in `tracker`.
+    pub fn run(self, tracker: &TaskTracker, interval: Duration, stop: &CancellationToken) {
+        if let Some(own) = self.own_files {
+            tracker.spawn(own.run(interval, stop.clone()));
         }
-        let (gone, there): (Vec<_>, Vec<_>) =
-            self.paths.iter().zip(&readings).partition(|(_, reading)| content::is_gone(reading));
-        for (path, _) in &gone {
-            tracing::error!(trust_domain = %self.trust_domain, file = %path.display(),
-                "a file of a trust bundle was taken away: what it held is withdrawn");
+        tracker.spawn(self.bundle_files.run(interval, stop.clone()));
+        for it in self.federated {
+            tracker.spawn(it.run(stop.clone()));
         }
-        let looked = match load(&self.trust_domain, there) {
-            Ok(bundle) => {
-                tell(&bundle);
-                bundles.set(bundle);
-                Looked::Taken
-            }
-            Err(problem) => {
-                tracing::error!(trust_domain = %self.trust_domain, problem,
-                    "a trust bundle could not be read again; the last good one stays in force");
-                Looked::Refused
-            }
-        };
-        metrics::gauge!("taskpass_bundle_source_bad", "trust_domain" => self.trust_domain.to_string())
-            .set(if looked == Looked::Taken && gone.is_empty() { 0.0 } else { 1.0 });
-        looked
+        for it in self.watched {
+            tracker.spawn(it.run(stop.clone()));
+        }
     }
 }
-
-/// One bundle from all files of one trust domain.
-fn load<'a>(
-    trust_domain: &TrustDomain,
-    files: impl IntoIterator<Item = (&'a PathBuf, &'a Reading)>,
-) -> Result<TrustBundle, String> {
-    let mut bundle =
-        TrustBundle::from_certificates(trust_domain.clone(), []).map_err(|why| why.to_string())?;
-    for (path, reading) in files {
-        let content = reading.as_ref().map_err(Clone::clone)?;
-        TrustBundle::parse(trust_domain.clone(), &content.bytes)
-            .and_then(|part| bundle.merge(part))
-            .map_err(|why| format!("{}: {why}", path.display()))?;
-    }
-    Ok(bundle)
-}
-
-/// Says what came into force, and what of it was left out.
-fn tell(bundle: &TrustBundle) {
-    for refusal in bundle.skipped() {
-        tracing::error!(trust_domain = %bundle.trust_domain(), reason = refusal.as_str(),
-            "a certificate of a trust bundle is left out: {refusal}");
-    }
-    if bundle.is_empty() {
-        tracing::warn!(trust_domain = %bundle.trust_domain(),
-            "the trust bundle is empty: every SVID of this trust domain is refused");
-    } else {
-        tracing::info!(trust_domain = %bundle.trust_domain(), anchors = bundle.len(), "trust bundle in force");
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -14,6 +14,8 @@ pub use server::{Handshake, ServerTls};
 
 /// The protocol that both sides speak above TLS.
 pub(super) const ALPN: &[u8] = b"h2";
+/// The protocol of bundle endpoints.
+pub(super) const HTTP1: &[u8] = b"http/1.1";
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())

@@ -266,6 +266,27 @@ fn the_samples_public_listener_has_no_problem_either() {
 }
 
 #[test]
+fn the_samples_other_sources_of_trust_have_no_problem_either() {
+    let sample = read(SAMPLE);
+    let not_together = [
+        "ca_file = \"/etc/taskpass/web",
+        "certificate = \"/etc/taskpass/identity",
+        "key = \"/etc/taskpass/identity",
+    ];
+    let lines = sample.lines().map(|line| line.strip_prefix("#  ").unwrap_or(line));
+    let lines: Vec<_> = lines.filter(|line| !not_together.iter().any(|it| line.starts_with(it))).collect();
+    let shown = lines.join("\n");
+    assert!(
+        shown.contains("\n[trust_domains.federation]\n") && shown.contains("\nworkload_api = "),
+        "something was shown"
+    );
+    let dir = installed(&shown);
+    std::fs::write(dir.path().join("bundles/example.net.json"), Ca::new("example.net").jwk_set())
+        .expect("written");
+    assert_no_problem(dir.path());
+}
+
+#[test]
 fn the_samples_redis_store_has_no_problem_either() {
     let sample = read(SAMPLE);
     let [before, _, redis, after] = in_parts(&sample);

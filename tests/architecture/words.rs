@@ -62,6 +62,7 @@ fn every_test_and_type_that_a_table_names_is_there() {
         ("docs/controls.md", "Controls", 2),
         ("docs/spiffe.md", "Rules", 3),
         ("docs/spiffe.md", "Trust bundles", 3),
+        ("docs/spiffe.md", "Workload API", 3),
     ];
     for (document, heading, column) in tables {
         for name in table(document, heading).iter().flat_map(|row| code_words(&row[column])) {
@@ -84,7 +85,7 @@ fn every_test_and_type_that_a_table_names_is_there() {
 
 #[test]
 fn every_test_of_a_spiffe_rule_is_in_the_table() {
-    let listed: BTreeSet<_> = ["Rules", "Trust bundles"]
+    let listed: BTreeSet<_> = ["Rules", "Trust bundles", "Workload API"]
         .iter()
         .flat_map(|heading| table("docs/spiffe.md", heading))
         .flat_map(|row| code_words(&row[3]))

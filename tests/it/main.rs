@@ -51,4 +51,5 @@ mod sweep;
 mod tampered;
 mod tasks;
 mod tokens;
+mod trust_in;
 mod validation;

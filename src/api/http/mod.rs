@@ -10,6 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::identity::CurrentSvid;
 use crate::ops::{Broker, Obstacle};
 
 mod listener;
@@ -18,12 +19,18 @@ pub mod public;
 pub use listener::serve;
 
 /// Whether the broker takes calls, and whether it is on its way out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Readiness {
     serving: AtomicBool,
+    svid: CurrentSvid,
 }
 
 impl Readiness {
+    /// Not yet; and not without an SVID, since nobody can connect then.
+    pub const fn new(svid: CurrentSvid) -> Self {
+        Self { serving: AtomicBool::new(false), svid }
+    }
+
     /// Says that calls are taken, or no longer.
     pub fn set(&self, serving: bool) {
         self.serving.store(serving, Ordering::SeqCst);
@@ -55,6 +62,9 @@ pub fn router(readiness: Arc<Readiness>, broker: Arc<Broker>, metrics: Prometheu
 async fn ready(State(face): State<Face>) -> impl IntoResponse {
     let why_not = match face.readiness.is_serving() {
         false => "not serving: starting or draining\n",
+        true if face.readiness.svid.load().is_none() => {
+            "not ready: the broker has no certificate: its source has given none\n"
+        }
         true => match face.broker.obstacle().await {
             None => return (StatusCode::OK, "ready\n"),
             Some(Obstacle::Store) => "not ready: the store does not answer\n",

@@ -2,19 +2,18 @@
 //!
 //! Not looked at: whether ports are free, what the broker may write; nor, without `--connect`, whether Redis answers and what is in it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::app;
 use crate::audience::AudienceRegister;
 use crate::config::{
-    self, AuditTarget, Draft, IdentityFiles, KeySource, Problems, PublicConfig, RedisConfig, StoreConfig,
-    TrustDomainConfig,
+    self, AuditTarget, Draft, KeySource, Problems, PublicConfig, RedisConfig, StoreConfig, TrustDomainConfig,
 };
-use crate::identity::{BundleFiles, SvidFiles, SvidSource, TrustDomain, Use, WebFiles, WebSource};
+use crate::identity::{OwnFrom, SvidSource, TrustDomain, Use, WebFiles, WebSource, examine_bundle};
 use crate::keys::KeyEncryptionKey;
 use crate::policy::PolicyEngine;
 use crate::time::{Clock, Timestamp};
@@ -73,10 +72,11 @@ impl Check {
         }
     }
 
-    fn identity(&mut self, files: &IdentityFiles, own: Option<&TrustDomain>) {
-        let files = SvidFiles { certificate: files.certificate.clone(), key: files.key.clone() };
+    /// A Workload API is not asked: the broker starts without it, too.
+    fn identity(&mut self, own_from: &OwnFrom, own: Option<&TrustDomain>) {
+        let OwnFrom::Files(files) = own_from else { return };
         let purpose = own.map_or(Use::Client, |own| Use::Server(own.clone()));
-        if let Err(why) = SvidSource::open(files, purpose, Arc::new(At(self.now))) {
+        if let Err(why) = SvidSource::open(files.clone(), purpose, Arc::new(At(self.now))) {
             self.problems.add("identity", why);
         }
     }
@@ -90,22 +90,11 @@ impl Check {
 
     fn bundles(&mut self, trust_domains: &[TrustDomainConfig]) {
         for (i, it) in trust_domains.iter().enumerate() {
-            // A bad name and a missing list have been reported already.
+            // A bad name has been reported already; so has a source of which nothing is left.
             let Ok(name) = it.name.parse::<TrustDomain>() else { continue };
-            if it.bundles.is_empty() {
-                continue;
+            for bad in examine_bundle(&name, &it.bundle) {
+                self.problems.add(format!("trust_domains[{i}].{}", bad.setting), &bad.problem);
             }
-            let bad = |files: &[PathBuf]| {
-                BundleFiles::open(BTreeMap::from([(name.clone(), files.to_vec())])).err().unwrap_or_default()
-            };
-            // Each file by itself, for one hides what is wrong with the next; and where all are good, all of them together.
-            let mut found: Vec<_> =
-                it.bundles.iter().flat_map(|file| bad(std::slice::from_ref(file))).collect();
-            if found.is_empty() {
-                found = bad(&it.bundles);
-            }
-            let key = format!("trust_domains[{i}].bundles");
-            found.iter().for_each(|bad| self.problems.add(key.clone(), &bad.problem));
         }
     }
 

@@ -43,7 +43,7 @@ pub(super) enum Listed {
 pub(super) fn certificates(text: &[u8]) -> Result<Listed, InvalidBundle> {
     match text.trim_ascii_start().first() {
         None => Ok(Listed::Whole(Vec::new())),
-        Some(b'{') => from_jwk_set(text).map(Listed::Elements),
+        Some(b'{') => document(text).map(|it| Listed::Elements(it.certificates())),
         Some(_) => from_pem(text).map(Listed::Whole),
     }
 }
@@ -58,12 +58,20 @@ fn from_pem(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidBundle> 
 
 /// Trust Domain and Bundle, section 4.1. Members that are not named here are tolerated (C65); `keys` must be there (C66).
 #[derive(Deserialize)]
-struct Document {
+pub(super) struct Document {
     keys: Vec<Key>,
     #[serde(rename = "spiffe_sequence")]
-    _sequence: Option<u64>,
+    pub(super) sequence: Option<u64>,
     #[serde(rename = "spiffe_refresh_hint")]
-    _refresh_hint: Option<u64>,
+    pub(super) refresh_hint: Option<u64>,
+}
+
+impl Document {
+    /// See [`Listed::Elements`].
+    pub(super) fn certificates(&self) -> Vec<Option<CertificateDer<'static>>> {
+        let listed = self.keys.iter().filter_map(Key::certificate);
+        listed.map(|text| STANDARD.decode(text).map(CertificateDer::from).ok()).collect()
+    }
 }
 
 /// Trust Domain and Bundle, section 4.2; X509-SVID, section 6.
@@ -84,8 +92,7 @@ impl Key {
     }
 }
 
-fn from_jwk_set(text: &[u8]) -> Result<Vec<Option<CertificateDer<'static>>>, InvalidBundle> {
-    let document: Document = serde_json::from_slice(text).map_err(InvalidBundle::Json)?;
-    let listed = document.keys.iter().filter_map(Key::certificate);
-    Ok(listed.map(|text| STANDARD.decode(text).map(CertificateDer::from).ok()).collect())
+/// The JWK Set of the SPIFFE bundle format.
+pub(super) fn document(text: &[u8]) -> Result<Document, InvalidBundle> {
+    serde_json::from_slice(text).map_err(InvalidBundle::Json)
 }

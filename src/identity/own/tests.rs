@@ -59,7 +59,7 @@ fn look_twice(source: &mut SvidSource) {
 #[test]
 fn a_certificate_with_one_spiffe_id_and_a_dns_name_serves() {
     let place = Place::new();
-    let own = place.open(server()).unwrap().current().load();
+    let own = place.open(server()).unwrap().current().load().unwrap();
     assert_eq!(own.spiffe_id().as_str(), "spiffe://td.test/broker");
     assert_eq!(own.chain().len(), 1);
 }
@@ -130,28 +130,31 @@ fn new_files_come_into_force_for_all_who_hold_the_svid() {
     let renewed = place.ca.intermediate().server("broker", &["localhost"]);
     place.put(&renewed);
     assert_eq!((source.look(), source.look()), (Looked::Unsettled, Looked::Taken));
-    assert_eq!(current.load().chain(), renewed.chain);
+    assert_eq!(current.load().unwrap().chain(), renewed.chain);
 }
 
 #[test]
 fn bad_new_files_keep_the_old_svid_until_they_are_good() {
     let place = Place::new();
     let mut source = place.open(server()).unwrap();
-    let before = source.current().load();
+    let before = source.current().load().unwrap();
     let renewed = place.ca.server("broker", &["localhost"]);
     fs::write(&place.files.certificate, renewed.chain_pem()).unwrap();
     look_twice(&mut source);
-    assert!(Arc::ptr_eq(&before, &source.current().load()), "a certificate without its key was taken");
+    assert!(
+        Arc::ptr_eq(&before, &source.current().load().unwrap()),
+        "a certificate without its key was taken"
+    );
     test_ca::write_private(&place.files.key, &renewed.key_pem());
     fs::set_permissions(&place.files.key, PermissionsExt::from_mode(0o644)).unwrap();
     look_twice(&mut source);
-    assert!(Arc::ptr_eq(&before, &source.current().load()), "a key that all may read was taken");
+    assert!(Arc::ptr_eq(&before, &source.current().load().unwrap()), "a key that all may read was taken");
     fs::set_permissions(&place.files.key, PermissionsExt::from_mode(0o600)).unwrap();
     look_twice(&mut source);
-    assert_eq!(source.current().load().chain(), renewed.chain);
+    assert_eq!(source.current().load().unwrap().chain(), renewed.chain);
     fs::remove_file(&place.files.certificate).unwrap();
     look_twice(&mut source);
-    assert_eq!(source.current().load().chain(), renewed.chain);
+    assert_eq!(source.current().load().unwrap().chain(), renewed.chain);
 }
 
 #[test]
@@ -171,10 +174,10 @@ fn a44_neither_errors_nor_debug_show_the_key() {
 fn a_certificate_of_another_trust_domain_is_refused_at_start_and_on_reload() {
     let place = Place::new();
     let mut source = place.open(server()).unwrap();
-    let before = source.current().load().chain().to_vec();
+    let before = source.current().load().unwrap().chain().to_vec();
     place.put(&Ca::new("elsewhere.test").server("broker", &["localhost"]));
     place.fails("of trust domain elsewhere.test, not of td.test");
     look_twice(&mut source);
-    assert_eq!(source.current().load().chain(), before);
+    assert_eq!(source.current().load().unwrap().chain(), before);
     assert!(place.open(Use::Client).is_ok());
 }

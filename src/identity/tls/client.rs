@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, Resumption};
-use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureScheme};
+use rustls::client::{ClientConfig, Resumption, WantsClientCert};
+use rustls::{CertificateError, ConfigBuilder, DigitallySignedStruct, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio_rustls::TlsConnector;
@@ -15,7 +15,7 @@ use crate::identity::own::CurrentSvid;
 use crate::identity::peer::PeerJudge;
 use crate::identity::refusal::PeerRefusal;
 use crate::identity::spiffe_id::SpiffeId;
-use crate::identity::tls::{ALPN, Signatures, no_tls12, provider};
+use crate::identity::tls::{ALPN, HTTP1, Signatures, no_tls12, provider};
 use crate::time::Clock;
 
 /// Stands where TLS wants a name: servers are known by SPIFFE ID and never by name, and this one is not sent.
@@ -46,16 +46,22 @@ impl ClientTls {
         expected: SpiffeId,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, rustls::Error> {
-        let provider = provider();
-        let verifier = BySpiffeId { judge, expected, clock, signatures: Signatures::of(&provider) };
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(svid));
+        let mut config = held_to(judge, expected, clock)?.with_client_cert_resolver(Arc::new(svid));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// Presents nothing, and asks a bundle endpoint over HTTP/1.1. The server is held to the same.
+    pub(in crate::identity) fn unnamed(
+        judge: Arc<PeerJudge>,
+        expected: SpiffeId,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, rustls::Error> {
+        let mut config = held_to(judge, expected, clock)?.with_no_client_auth();
+        config.alpn_protocols = vec![HTTP1.to_vec()];
+        config.resumption = Resumption::disabled();
         Ok(Self(Arc::new(config)))
     }
 
@@ -71,8 +77,29 @@ impl ClientTls {
         tcp.set_nodelay(true).map_err(ConnectError::Io)?;
         let name =
             ServerName::try_from(NO_NAME).map_err(|error| ConnectError::Io(std::io::Error::other(error)))?;
+        self.handshake(name, tcp).await
+    }
+
+    /// Shakes hands on a connection that is there. The name is sent, if names are, and means nothing.
+    pub(in crate::identity) async fn handshake(
+        &self,
+        name: ServerName<'static>,
+        tcp: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
         TlsConnector::from(Arc::clone(&self.0)).connect(name, tcp).await.map_err(connect_error)
     }
+}
+
+fn held_to(
+    judge: Arc<PeerJudge>,
+    expected: SpiffeId,
+    clock: Arc<dyn Clock>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+    let provider = provider();
+    let verifier = BySpiffeId { judge, expected, clock, signatures: Signatures::of(&provider) };
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13])?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
 /// Carries the refusal through `rustls`, for [`connect_error`] to find.

@@ -27,6 +27,8 @@ pub struct Setup {
     /// What Redis is expected to keep.
     pub durability: &'static str,
     sections: Vec<(&'static str, String)>,
+    trust: Vec<(&'static str, String)>,
+    identity: String,
 }
 
 impl Setup {
@@ -38,7 +40,28 @@ impl Setup {
                 Some(RedisServer::start(RedisSetup { append: Some("always"), ..RedisSetup::default() }))
             }
         };
-        Self { world: World::new(), redis, redis_at: None, durability: "fsync", sections: Vec::new() }
+        Self {
+            world: World::new(),
+            redis,
+            redis_at: None,
+            durability: "fsync",
+            sections: Vec::new(),
+            trust: Vec::new(),
+            identity: "certificate = \"broker.pem\"\nkey = \"broker.key\"\n".to_owned(),
+        }
+    }
+
+    /// Takes the bundle of a trust domain from elsewhere, as these lines say, and not from a file.
+    #[must_use]
+    pub fn trust(mut self, trust_domain: &'static str, lines: impl Into<String>) -> Self {
+        self.trust.push((trust_domain, lines.into()));
+        self
+    }
+
+    /// Takes the broker's own SVID from elsewhere, as these lines say, and not from files.
+    #[must_use]
+    pub fn identity(self, lines: impl Into<String>) -> Self {
+        Self { identity: lines.into() + "\n", ..self }
     }
 
     /// Adds a line to a section of the configuration.
@@ -76,7 +99,7 @@ impl Setup {
         };
         section("", "");
         section("listen", "grpc = \"127.0.0.1:0\"\nops = \"127.0.0.1:0\"\n");
-        section("identity", "certificate = \"broker.pem\"\nkey = \"broker.key\"\n");
+        section("identity", &self.identity);
         section("store", &store);
         section("keys", "key_encryption_key_file = \"kek\"\n");
         section("policy", "dir = \"policy\"\naudiences = \"audiences\"\nreload_interval = \"100ms\"\n");
@@ -88,8 +111,10 @@ impl Setup {
         for (name, bundle, issuer) in
             [(TENANT, "example.org.pem", ISSUER), (OTHER_TENANT, "other.example.json", OTHER_ISSUER)]
         {
+            let elsewhere = self.trust.iter().find(|(of, _)| *of == name).map(|(_, lines)| lines.clone());
+            let source = elsewhere.unwrap_or_else(|| format!("bundles = [\"{bundle}\"]"));
             text.push_str(&format!(
-                "[[trust_domains]]\nname = \"{name}\"\nbundles = [\"{bundle}\"]\nissuer = \"{issuer}\"\n"
+                "[[trust_domains]]\nname = \"{name}\"\nissuer = \"{issuer}\"\n{source}\n"
             ));
         }
         text

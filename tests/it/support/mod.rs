@@ -7,6 +7,7 @@ pub mod ca;
 pub mod certificate;
 pub mod client;
 pub mod dice;
+pub mod endpoint;
 pub mod follower;
 pub mod https;
 pub mod load;
@@ -18,6 +19,7 @@ pub mod raw;
 pub mod redis;
 pub mod site;
 pub mod story;
+pub mod workload_api;
 pub mod world;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,194 @@
+//! The bundle of one trust domain that comes from elsewhere: the last good one is in force, for as long as it may be without news.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::bundle::{TrustBundle, TrustBundles};
+use crate::identity::spiffe_id::TrustDomain;
+use crate::time::Timestamp;
+
+/// How often a holder is asked to look at the time.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps the last good bundle of a trust domain in force until `keep_for` after it was last confirmed; from then on every SVID of the trust domain
+/// is refused, until there is a good one again. So is it before there was one.
+///
+/// `now` is an argument: whoever holds this asks [`Holder::look`] about once a second.
+pub(super) struct Holder {
+    trust_domain: TrustDomain,
+    keep_for: Duration,
+    bundles: Arc<TrustBundles>,
+    last: Option<TrustBundle>,
+    confirmed: Timestamp,
+    in_force: bool,
+    trouble: Option<String>,
+}
+
+impl Holder {
+    /// With a bundle that is trusted from the start, if there is one.
+    pub(super) fn new(
+        (trust_domain, keep_for): (TrustDomain, Duration),
+        bundles: Arc<TrustBundles>,
+        at_first: Option<TrustBundle>,
+        now: Timestamp,
+    ) -> Self {
+        let mut new = Self {
+            trust_domain,
+            keep_for,
+            bundles,
+            last: at_first,
+            confirmed: now,
+            in_force: false,
+            trouble: None,
+        };
+        match new.last.clone() {
+            Some(bundle) => {
+                tell(&bundle);
+                new.put(bundle);
+            }
+            None => new.refuse("there is no bundle yet"),
+        }
+        new
+    }
+
+    /// Whose bundle.
+    pub(super) const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The last good bundle, whether or not its time is over.
+    pub(super) const fn last(&self) -> Option<&TrustBundle> {
+        self.last.as_ref()
+    }
+
+    /// Whether what is held counts.
+    pub(super) const fn is_in_force(&self) -> bool {
+        self.in_force
+    }
+
+    /// A good bundle came: it is in force from now on.
+    pub(super) fn take(&mut self, bundle: TrustBundle, now: Timestamp) {
+        let same = self.in_force && self.last.as_ref().is_some_and(|last| last.trusts_the_same(&bundle));
+        if !same {
+            tell(&bundle);
+        }
+        self.last = Some(bundle.clone());
+        self.confirmed = now;
+        metrics::gauge!("taskpass_bundle_confirmed_timestamp_seconds",
+            "trust_domain" => self.trust_domain.to_string())
+        .set(self.confirmed.as_secs() as f64);
+        self.put(bundle);
+        self.well();
+    }
+
+    /// What is held was good until now, the source being there; unless the last that it gave was not good.
+    pub(super) const fn confirm(&mut self, now: Timestamp) {
+        if self.trouble.is_none() {
+            self.confirmed = now;
+        }
+    }
+
+    /// Nothing good came. What is held stays until its time is over. The same trouble is told once.
+    pub(super) fn trouble(&mut self, why: &str) {
+        if self.trouble.as_deref() != Some(why) {
+            tracing::error!(trust_domain = %self.trust_domain, problem = why, held = self.in_force,
+                "no trust bundle could be had; the last good one counts until its time is over");
+            self.trouble = Some(why.to_owned());
+        }
+        self.bad(true);
+    }
+
+    /// The source has taken the bundle back: it is forgotten.
+    pub(super) fn withdraw(&mut self, why: &str) {
+        if self.last.take().is_some() || self.in_force {
+            self.refuse(why);
+        }
+        self.bad(true);
+    }
+
+    /// Lets go of what was not confirmed for too long.
+    pub(super) fn look(&mut self, now: Timestamp) {
+        if self.in_force && now.since(self.confirmed) >= self.keep_for {
+            let why = format!(
+                "its source was not heard for {} (keep_for), last at {}",
+                humantime::format_duration(self.keep_for),
+                self.confirmed
+            );
+            self.refuse(&why);
+            self.bad(true);
+        }
+    }
+
+    fn well(&mut self) {
+        if self.trouble.take().is_some() {
+            tracing::info!(trust_domain = %self.trust_domain, "the trust bundle's source is well again");
+        }
+        self.bad(false);
+    }
+
+    fn bad(&self, bad: bool) {
+        metrics::gauge!("taskpass_bundle_source_bad", "trust_domain" => self.trust_domain.to_string())
+            .set(if bad { 1.0 } else { 0.0 });
+    }
+
+    fn put(&mut self, bundle: TrustBundle) {
+        count(&bundle);
+        self.bundles.set(bundle);
+        self.in_force = true;
+    }
+
+    fn refuse(&mut self, why: &str) {
+        tracing::error!(trust_domain = %self.trust_domain, why,
+            "every SVID of this trust domain is refused until a trust bundle can be had");
+        if let Ok(nothing) = TrustBundle::from_certificates(self.trust_domain.clone(), []) {
+            count(&nothing);
+            self.bundles.set(nothing);
+        }
+        self.in_force = false;
+    }
+}
+
+/// Waits for `future`, and does `look` about once a second meanwhile. `None`: stopped before.
+pub(super) async fn meanwhile<T>(
+    future: impl Future<Output = T>,
+    mut look: impl FnMut(),
+    stop: &CancellationToken,
+) -> Option<T> {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tokio::pin!(future);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            done = &mut future => return Some(done),
+            _ = ticks.tick() => look(),
+        }
+    }
+}
+
+/// Says how many authorities are in force.
+pub(super) fn count(bundle: &TrustBundle) {
+    metrics::gauge!("taskpass_bundle_authorities", "trust_domain" => bundle.trust_domain().to_string())
+        .set(u32::try_from(bundle.len()).unwrap_or(u32::MAX));
+}
+
+/// Says what came into force, and what of it was left out.
+pub(super) fn tell(bundle: &TrustBundle) {
+    for refusal in bundle.skipped() {
+        tracing::error!(trust_domain = %bundle.trust_domain(), reason = refusal.as_str(),
+            "a certificate of a trust bundle is left out: {refusal}");
+    }
+    if bundle.is_empty() {
+        tracing::warn!(trust_domain = %bundle.trust_domain(),
+            "the trust bundle is empty: every SVID of this trust domain is refused");
+    } else {
+        tracing::info!(trust_domain = %bundle.trust_domain(), anchors = bundle.len(), "trust bundle in force");
+    }
+}
+
+#[cfg(test)]
+mod tests;

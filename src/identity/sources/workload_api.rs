@@ -1,0 +1,300 @@
+//! Bundles, and our own SVID, from a SPIFFE Workload API.
+//!
+//! Every message is the whole state (C88): what it does not name is withdrawn. Messages that are not what they must be are left out, and the state before them
+//! stays (C89). CRLs that come along are not applied (C92).
+
+mod own;
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use rustls_pki_types::CertificateDer;
+use spiffe::transport::{GrpcStatusCode, TransportError};
+use spiffe::{WorkloadApiClient, WorkloadApiError, X509BundleSet, X509Svid, X509SvidError};
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::bundle::{TrustBundle, TrustBundles};
+use crate::identity::own::CurrentSvid;
+use crate::identity::sources::MIN_PAUSE;
+use crate::identity::sources::holder::{Holder, meanwhile};
+use crate::identity::sources::settings::{Socket, Wanted};
+use crate::identity::spiffe_id::TrustDomain;
+use crate::time::{Clock, Timestamp};
+
+use own::OwnHolder;
+
+/// How long connecting and the first message may take, each: it comes at once (C90).
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest pause between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// The pause where trying again helps nobody, until somebody repairs the other side (C85, C87).
+const HOPELESS_PAUSE: Duration = Duration::from_secs(300);
+/// A stream is opened anew so often in the time that its last word counts: one that is silent may be dead.
+const RENEWALS: u32 = 3;
+/// And as often as this anyway.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// What is said of one that does not answer.
+const TOO_SLOW: &str = "it did not answer in 10 s";
+/// The most of an agent's words that is repeated in logs.
+const MAX_WORDS: usize = 200;
+
+/// Somebody who listens to a Workload API.
+pub(super) enum Member {
+    /// For the bundle of a trust domain.
+    Bundle(Box<Holder>, Duration),
+    /// For our own SVID.
+    Own(Box<OwnHolder>, Duration),
+}
+
+impl Member {
+    pub(super) fn bundle(
+        kept: (TrustDomain, Duration),
+        bundles: &Arc<TrustBundles>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let keep_for = kept.1;
+        Self::Bundle(Box::new(Holder::new(kept, Arc::clone(bundles), None, clock.now())), keep_for)
+    }
+
+    pub(super) fn own(
+        current: &CurrentSvid,
+        wanted: Wanted,
+        keep_for: Duration,
+        domains: BTreeSet<TrustDomain>,
+    ) -> Self {
+        Self::Own(Box::new(OwnHolder::new(current.clone(), wanted, keep_for, domains)), keep_for)
+    }
+
+    const fn keep_for(&self) -> Duration {
+        match self {
+            Self::Bundle(_, keep_for) | Self::Own(_, keep_for) => *keep_for,
+        }
+    }
+
+    fn take(&mut self, state: &State, now: Timestamp) {
+        match self {
+            Self::Bundle(holder, _) => take_bundle(holder, &state.bundles, now),
+            Self::Own(holder, _) => holder.take(&state.svids, now),
+        }
+    }
+
+    fn confirm(&mut self, now: Timestamp) {
+        match self {
+            Self::Bundle(holder, _) => holder.confirm(now),
+            Self::Own(holder, _) => holder.confirm(now),
+        }
+    }
+
+    fn trouble(&mut self, why: &str) {
+        match self {
+            Self::Bundle(holder, _) => holder.trouble(why),
+            Self::Own(holder, _) => holder.trouble(why),
+        }
+    }
+
+    fn withdraw(&mut self, why: &str) {
+        match self {
+            Self::Bundle(holder, _) => holder.withdraw(why),
+            Self::Own(holder, _) => holder.withdraw(why),
+        }
+    }
+
+    fn look(&mut self, now: Timestamp) {
+        match self {
+            Self::Bundle(holder, _) => holder.look(now),
+            Self::Own(holder, _) => holder.look(now),
+        }
+    }
+}
+
+/// What one message says.
+struct State {
+    bundles: Arc<X509BundleSet>,
+    svids: Vec<Arc<X509Svid>>,
+}
+
+fn take_bundle(holder: &mut Holder, bundles: &X509BundleSet, now: Timestamp) {
+    let named = spiffe::TrustDomain::new(holder.trust_domain().as_str()).ok().and_then(|it| bundles.get(&it));
+    let Some(named) = named else {
+        holder.withdraw("the Workload API names no bundle of it");
+        return holder.trouble("the Workload API names no bundle of it");
+    };
+    let authorities = named.authorities().iter().map(|it| CertificateDer::from(it.as_bytes().to_vec()));
+    match TrustBundle::from_certificates(holder.trust_domain().clone(), authorities) {
+        Ok(bundle) => holder.take(bundle, now),
+        Err(why) => holder.trouble(&format!("what the Workload API gives is no bundle: {why}")),
+    }
+}
+
+/// What an error means for those who listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Means {
+    /// One message is of no use: the one before counts, and the stream goes on (C89).
+    LeaveOut,
+    /// We may not have anything any longer (C88).
+    Withdraw,
+    /// It is not there: what it said last counts for its time (C87).
+    Wait,
+    /// It will not be there until somebody repairs it (C85, C87).
+    GiveUp,
+}
+
+fn meaning(error: &WorkloadApiError) -> Means {
+    match error {
+        WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_) => Means::Withdraw,
+        WorkloadApiError::MissingRequiredField { .. }
+        | WorkloadApiError::InvalidResponseField { .. }
+        | WorkloadApiError::X509Svid(_)
+        | WorkloadApiError::X509Bundle(_)
+        | WorkloadApiError::SpiffeId(_) => Means::LeaveOut,
+        WorkloadApiError::Transport(TransportError::Status(status)) => match status.code() {
+            GrpcStatusCode::Unimplemented | GrpcStatusCode::InvalidArgument => Means::GiveUp,
+            _ => Means::Wait,
+        },
+        _ => Means::Wait,
+    }
+}
+
+/// An error in words, of which not many are the other side's; none on a private key.
+fn words(error: &WorkloadApiError) -> String {
+    match error {
+        WorkloadApiError::X509Svid(X509SvidError::PrivateKey(_)) => {
+            "the private key cannot be used".to_owned()
+        }
+        other => other.to_string().chars().take(MAX_WORDS).collect(),
+    }
+}
+
+/// The pause before the next try.
+fn pause(means: Means, failures: u32, keep_for: Duration) -> Duration {
+    if means == Means::GiveUp {
+        return HOPELESS_PAUSE;
+    }
+    let pause = MIN_PAUSE.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+    pause.min(MAX_PAUSE).min((keep_for / RENEWALS).max(MIN_PAUSE))
+}
+
+/// One Workload API, and all who listen to it over one stream.
+pub(super) struct Watched {
+    socket: Socket,
+    members: Vec<Member>,
+    clock: Arc<dyn Clock>,
+}
+
+type Messages = Pin<Box<dyn Stream<Item = Result<State, WorkloadApiError>> + Send>>;
+
+impl Watched {
+    pub(super) fn new(socket: Socket, members: Vec<Member>, clock: Arc<dyn Clock>) -> Self {
+        Self { socket, members, clock }
+    }
+
+    /// Listens until `stop`, and opens the stream again whenever it ends.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let keep_for = self.members.iter().map(Member::keep_for).min().unwrap_or(MAX_AGE);
+        let mut failures = 0_u32;
+        while let Some(ended) = self.listen(keep_for, &stop).await {
+            let Ended { heard, why } = ended;
+            // A stream that was only opened anew leaves no pause.
+            let Some((means, why)) = why else { continue };
+            failures = if heard { 1 } else { failures.saturating_add(1) };
+            let why = format!("{}: {why}", self.socket);
+            for member in &mut self.members {
+                if means == Means::Withdraw {
+                    member.withdraw(&why);
+                }
+                member.trouble(&why);
+            }
+            let pausing = tokio::time::sleep(pause(means, failures, keep_for));
+            if self.meanwhile(pausing, &stop).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn meanwhile<T>(&mut self, future: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
+        let (members, clock) = (&mut self.members, &self.clock);
+        let look = || {
+            let now = clock.now();
+            members.iter_mut().for_each(|it| it.look(now));
+        };
+        meanwhile(future, look, stop).await
+    }
+
+    /// One stream, from its beginning to its end or to its renewal. `None`: stopped.
+    async fn listen(&mut self, keep_for: Duration, stop: &CancellationToken) -> Option<Ended> {
+        let with_svids = self.members.iter().any(|it| matches!(it, Member::Own(..)));
+        let opening = tokio::time::timeout(PATIENCE, open(self.socket.clone(), with_svids));
+        let mut messages = match self.meanwhile(opening, stop).await? {
+            Ok(Ok(messages)) => messages,
+            Ok(Err(error)) => return Some(Ended::by(false, &error)),
+            Err(_) => return Some(Ended::because(false, TOO_SLOW)),
+        };
+        let renewal = tokio::time::Instant::now() + (keep_for / RENEWALS).min(MAX_AGE);
+        let first_until = tokio::time::Instant::now() + PATIENCE;
+        let (mut heard, mut well) = (false, false);
+        loop {
+            let until = if heard { renewal } else { first_until };
+            let next = tokio::time::timeout_at(until, messages.next());
+            match self.meanwhile(next, stop).await? {
+                Ok(Some(Ok(state))) => {
+                    let now = self.clock.now();
+                    self.members.iter_mut().for_each(|it| it.take(&state, now));
+                    (heard, well) = (true, true);
+                }
+                Ok(Some(Err(error))) if meaning(&error) == Means::LeaveOut => {
+                    let why = format!("{}: a message is left out: {}", self.socket, words(&error));
+                    self.members.iter_mut().for_each(|it| it.trouble(&why));
+                    (heard, well) = (true, false);
+                }
+                Ok(ended) => {
+                    let now = self.clock.now();
+                    // It was there until now, and would have said so if something had changed.
+                    self.members.iter_mut().filter(|_| well).for_each(|it| it.confirm(now));
+                    return Some(match ended {
+                        Some(Err(error)) => Ended::by(heard, &error),
+                        _ => Ended::because(heard, "the stream ended"),
+                    });
+                }
+                Err(_) if heard => return Some(Ended { heard, why: None }),
+                Err(_) => return Some(Ended::because(heard, TOO_SLOW)),
+            }
+        }
+    }
+}
+
+/// How a stream ended.
+struct Ended {
+    /// Whether any message came.
+    heard: bool,
+    /// `None`: it is to be opened anew, without anything wrong.
+    why: Option<(Means, String)>,
+}
+
+impl Ended {
+    fn by(heard: bool, error: &WorkloadApiError) -> Self {
+        Self { heard, why: Some((meaning(error), words(error))) }
+    }
+
+    fn because(heard: bool, why: &str) -> Self {
+        Self { heard, why: Some((Means::Wait, why.to_owned())) }
+    }
+}
+
+/// The client adds the metadata that a Workload API demands (C85).
+async fn open(socket: Socket, with_svids: bool) -> Result<Messages, WorkloadApiError> {
+    let client = WorkloadApiClient::connect_to(socket.as_str()).await?;
+    if with_svids {
+        let contexts = client.stream_x509_contexts().await?;
+        return Ok(Box::pin(contexts.map(|it| {
+            it.map(|it| State { bundles: Arc::clone(it.bundle_set()), svids: it.svids().to_vec() })
+        })));
+    }
+    let bundles = client.stream_x509_bundles().await?;
+    Ok(Box::pin(bundles.map(|it| it.map(|bundles| State { bundles: Arc::new(bundles), svids: Vec::new() }))))
+}
+
+#[cfg(test)]
+mod tests;
