@@ -141,12 +141,12 @@ impl Sources {
             federated: Vec::new(),
             watched: Vec::new(),
         };
-        opened.from_elsewhere(own, own_from, from, &mut at_first, clock);
+        opened.ask_elsewhere(own, own_from, from, &mut at_first, clock);
         Ok(opened)
     }
 
     /// Adds the sources that are asked over a network.
-    fn from_elsewhere(
+    fn ask_elsewhere(
         &mut self,
         own: &TrustDomain,
         own_from: &OwnFrom,
