@@ -11,7 +11,44 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::support::broker::Broker;
+use crate::identity::try_in;
+use crate::support::broker::{Broker, Setup};
+use crate::support::ca::{Ca, dns};
+use crate::support::endpoint::{Endpoint, Says};
+use crate::support::workload_api::{self as agent, State, WorkloadApi};
+use crate::support::world::{OTHER_TENANT, TENANT};
+use crate::support::{Store, eventually};
+
+/// Three sources for three: a bundle endpoint, a Workload API at a port, and files for the broker itself.
+#[tokio::test]
+async fn c86_several_sources_at_once_do_not_touch_each_other() {
+    let setup = Setup::on(Store::Embedded);
+    let world = &setup.world;
+    world.write("web-ca.pem", &world.broker_ca.pem());
+    let web = world.broker_ca.svid_with("web", |it| it.subject_alt_names = vec![dns("localhost")]);
+    let endpoint = Endpoint::new(&web, Says::Bundle(world.tenant.jwk_set())).await;
+    let theirs = State::default().bundle(OTHER_TENANT, &[&world.other_tenant]);
+    let (api, address) = WorkloadApi::tcp(agent::Says::State(theirs)).await;
+    let url = endpoint.url();
+    let setup = setup
+        .trust(
+            TENANT,
+            format!("[trust_domains.federation]\nurl = \"{url}\"\nprofile = \"https_web\"\nca_file = \"web-ca.pem\"\n"),
+        )
+        .trust(
+            OTHER_TENANT,
+            format!("[trust_domains.workload_api]\nsocket = \"tcp://{address}\"\nkeep_for = \"3s\"\n"),
+        );
+    let broker = Broker::process(setup).await;
+    let is_in = async |ca: &Ca| try_in(&broker, &ca.svid("agent/a1")).await.is_ok();
+    eventually("both", async || is_in(&broker.world.tenant).await && is_in(&broker.world.other_tenant).await)
+        .await;
+    let task = broker.agent().docs_task().await;
+    drop(api);
+    eventually("the end of one", async || !is_in(&broker.world.other_tenant).await).await;
+    assert!(is_in(&broker.world.tenant).await);
+    broker.agent().get(&task.id).await.unwrap();
+}
 
 /// The certificate that the broker shows, whoever has signed it. Nothing: it shows none.
 async fn shown(broker: &Broker) -> Option<CertificateDer<'static>> {

@@ -33,6 +33,7 @@ pub enum Says {
 struct Inner {
     says: Mutex<Says>,
     shows: Mutex<Arc<CertifiedKey>>,
+    came: AtomicUsize,
     asked: AtomicUsize,
     sent: AtomicUsize,
 }
@@ -71,6 +72,7 @@ impl Endpoint {
         let inner = Arc::new(Inner {
             says: Mutex::new(says),
             shows: Mutex::new(certified(shows)),
+            came: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             sent: AtomicUsize::new(0),
         });
@@ -86,6 +88,11 @@ impl Endpoint {
     /// From now on it shows this certificate.
     pub fn shows(&self, svid: &Svid) {
         *self.inner.shows.lock().unwrap() = certified(svid);
+    }
+
+    /// How many connections came.
+    pub fn came(&self) -> usize {
+        self.inner.came.load(Ordering::SeqCst)
     }
 
     /// How often a whole question came.
@@ -113,6 +120,7 @@ async fn serve(listener: TcpListener, inner: Arc<Inner>) {
     // They end with the endpoint.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((tcp, _)) = listener.accept().await {
+        inner.came.fetch_add(1, Ordering::SeqCst);
         let inner = Arc::clone(&inner);
         connections.spawn(async move { drop(answer(tcp, &inner).await) });
     }

@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use prost::Message as _;
-use tokio::net::UnixListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, ServerStreamingService};
+use tonic::transport::server::Connected;
 use tonic::{Code, Request, Response, Status};
 
 use super::ca::{Ca, Svid};
@@ -134,23 +137,46 @@ pub struct WorkloadApi {
 }
 
 impl WorkloadApi {
+    /// At this path, where nothing is yet.
     pub fn at(path: &Path, says: Says) -> Self {
         let listener = UnixListener::bind(path).unwrap();
+        let incoming = futures_util::stream::unfold(listener, async |listener| {
+            let accepted = listener.accept().await.map(|(stream, _)| stream);
+            Some((accepted, listener))
+        });
+        Self::serve(path.to_owned(), incoming, says)
+    }
+
+    /// At a port of this machine.
+    pub async fn tcp(says: Says) -> (Self, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = futures_util::stream::unfold(listener, async |listener| {
+            let accepted = listener.accept().await.map(|(stream, _)| stream);
+            Some((accepted, listener))
+        });
+        (Self::serve(PathBuf::new(), incoming, says), address)
+    }
+
+    fn serve<S>(
+        path: PathBuf,
+        incoming: impl Stream<Item = std::io::Result<S>> + Send + 'static,
+        says: Says,
+    ) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let inner = Arc::new(Inner {
             says: watch::Sender::new(says),
             calls: Mutex::new(Vec::new()),
             gone: CancellationToken::new(),
-        });
-        let incoming = futures_util::stream::unfold(listener, async |listener| {
-            let accepted = listener.accept().await.map(|(stream, _)| stream);
-            Some((accepted, listener))
         });
         let (service, gone) = (Api(Arc::clone(&inner)), inner.gone.clone());
         tokio::spawn(async move {
             let server = tonic::transport::Server::builder().add_service(service);
             server.serve_with_incoming_shutdown(incoming, gone.cancelled_owned()).await
         });
-        Self { path: path.to_owned(), inner }
+        Self { path, inner }
     }
 
     pub fn says(&self, says: Says) {
