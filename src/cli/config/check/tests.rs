@@ -82,6 +82,24 @@ fn each_file_of_a_setting_is_named_though_another_is_wrong_too() {
 }
 
 #[test]
+fn the_files_beside_a_bundle_endpoint_are_read_and_nobody_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::open(dir.path(), NOW).unwrap();
+    let config = fs::read_to_string(sandbox.config()).unwrap();
+    let endpoint = "\n[trust_domains.federation]\nurl = \"https://nobody.invalid/\"\nprofile = \"https_web\"\nca_file = \"web-ca.pem\"\n\n[store]";
+    fs::write(sandbox.config(), config.replace("\n[store]", endpoint)).unwrap();
+    let said = || keys(&all(&sandbox.config(), NOW)).join(" ");
+    assert_eq!(said(), "trust_domains[0].federation.ca_file");
+    fs::write(dir.path().join("web-ca.pem"), "no certificate").unwrap();
+    fs::write(dir.path().join("bundles/example.org.pem"), "{").unwrap();
+    assert_eq!(said(), "trust_domains[0].bundles trust_domains[0].federation.ca_file");
+    let root = crate::identity::test_ca::Ca::new("web.test").pem();
+    fs::write(dir.path().join("web-ca.pem"), &root).unwrap();
+    fs::write(dir.path().join("bundles/example.org.pem"), &root).unwrap();
+    assert_eq!(said(), "");
+}
+
+#[test]
 fn an_expired_certificate_is_a_problem() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = Sandbox::open(dir.path(), NOW).unwrap();
