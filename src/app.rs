@@ -147,7 +147,7 @@ pub async fn start(
     let bound = Bound { grpc: local(&grpc)?, ops: local(&ops)?, public: at };
     let readiness = Arc::new(Readiness::new(parts.sources.svid()));
     tokio::spawn(keep_metrics(metrics.clone(), stop.clone()));
-    let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.broker), metrics);
+    let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.broker), Arc::clone(&clock), metrics);
     // Both sockets listen: whoever comes from now on is served.
     readiness.set(true);
     let served =

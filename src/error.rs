@@ -112,6 +112,12 @@ reasons! {
     NotFinished = "NOT_FINISHED", Dependency;
     /// The key that this broker signs with was withdrawn; it takes up the next.
     KeyFenced = "KEY_FENCED", Dependency;
+    /// The task CA has no certificate to issue under, or its certificate is over.
+    TaskCaUnavailable = "TASK_CA_UNAVAILABLE", Dependency;
+    /// What came for the task CA is not what it has to be; the sentence says what.
+    TaskCaMisfit = "TASK_CA_MISFIT", Input;
+    /// The task CA has a root of its own.
+    NoUpstream = "NO_UPSTREAM", State;
     /// Our own bug or damage; the request id leads to the log.
     Internal = "INTERNAL", Internal;
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::{StartError, StartFault, settings};
 use crate::config::{Config, JwtAlgorithm, KeySource};
+use crate::identity::TrustDomain;
 use crate::keys::store::KeyringStore;
 use crate::keys::{
-    Account, Keeper, KeyEncryptionKey, KeyPlan, KeyWrapper, KeyringError, Successive, Times, renumber,
+    Account, Keeper, KeyEncryptionKey, KeyPlan, KeyWrapper, KeyringError, Successive, Times, Upstream,
+    renumber,
 };
 use crate::ops::Settings;
 use crate::store::Store;
@@ -61,8 +63,16 @@ fn parts(config: &Config, settings: &Settings) -> Result<(Arc<dyn KeyWrapper>, K
         longest_certificate: config.lifetimes.max_certificate,
         rotate_every: config.keys.rotate_every,
     };
-    let plan = KeyPlan { times, ..KeyPlan::new(settings.trust_domain.clone(), issuers) };
+    let upstream = open_upstream(config, &settings.trust_domain)?;
+    let plan = KeyPlan { times, upstream, ..KeyPlan::new(settings.trust_domain.clone(), issuers) };
     Ok((wrapper, plan))
+}
+
+/// The anchors of the authority that signs the task CA, if that has no root of its own.
+fn open_upstream(config: &Config, trust_domain: &TrustDomain) -> Result<Option<Upstream>, StartError> {
+    let Some(file) = &config.task_ca.upstream_bundle else { return Ok(None) };
+    let read = Upstream::read(trust_domain, file);
+    read.map(Some).map_err(|why| StartError::configured("task_ca.upstream_bundle", why))
 }
 
 /// Says that the store's content was restored from elsewhere: every task in it ends, and the keyring gets a sequence that no verifier has seen a later one than.

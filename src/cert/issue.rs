@@ -28,8 +28,8 @@ pub struct IssuedCertificate {
     pub id: CredentialId,
     /// Its one URI name.
     pub spiffe_id: SpiffeId,
-    /// The certificate, then the intermediate.
-    pub chain: [CertificateDer<'static>; 2],
+    /// The certificate, then the intermediate, then what is between that and its anchor.
+    pub chain: Vec<CertificateDer<'static>>,
     /// SHA-256 of the certificate in DER: `x5t#S256` (RFC 8705, section 3.1).
     pub thumbprint: Thumbprint,
     /// Its notAfter.
@@ -60,7 +60,7 @@ impl CertIssuer {
             id: leaf.id,
             spiffe_id,
             thumbprint: Thumbprint::of_certificate(&certificate),
-            chain: [certificate, self.ca.intermediate().clone()],
+            chain: std::iter::once(certificate).chain(self.ca.chain().iter().cloned()).collect(),
             expires_at: leaf.expires_at,
         })
     }

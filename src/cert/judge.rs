@@ -10,7 +10,7 @@ use x509_parser::x509::X509Version;
 use super::template::{BACKDATE, LeafRequest};
 use crate::error::{Error, Result};
 use crate::identity::SpiffeId;
-use crate::keys::TaskCa;
+use crate::keys::{TaskAuthorities, TaskCa};
 use crate::time::Timestamp;
 
 /// `digitalSignature`, the first bit, and no other.
@@ -89,26 +89,38 @@ fn judge_extension(
     }
 }
 
-/// Verifies both signatures as a TLS server does that trusts the root alone, and is shown the intermediates.
+/// Verifies every signature as a TLS server does that trusts the anchor alone, and is shown what goes out beside the certificate.
 pub(super) fn chain(ca: &TaskCa, at: Timestamp, der: &CertificateDer<'_>) -> Result<()> {
-    let failed =
-        |error| Error::internal(format!("an issued certificate does not chain to its root: {error}"));
-    let root = [webpki::anchor_from_trusted_cert(ca.root()).map_err(failed)?];
+    verified(std::slice::from_ref(ca.anchor()), ca.chain(), at, der).map_err(|error| {
+        Error::internal(format!("an issued certificate does not lead to its anchor: {error}"))
+    })
+}
+
+/// Whether one of our own intermediates has signed it, and nobody else, whoever else the anchors above may have let sign.
+pub(super) fn is_own(ours: &TaskAuthorities, at: Timestamp, der: &CertificateDer<'_>) -> bool {
+    verified(ours.intermediates(), &[], at, der).is_ok()
+}
+
+fn verified(
+    anchors: &[CertificateDer<'_>],
+    shown: &[CertificateDer<'_>],
+    at: Timestamp,
+    der: &CertificateDer<'_>,
+) -> std::result::Result<(), webpki::Error> {
+    let anchors: std::result::Result<Vec<_>, _> =
+        anchors.iter().map(webpki::anchor_from_trusted_cert).collect();
     let time = UnixTime::since_unix_epoch(std::time::Duration::from_millis(at.as_millis()));
-    EndEntityCert::try_from(der)
-        .and_then(|leaf| {
-            leaf.verify_for_usage(
-                &[webpki::ring::ECDSA_P256_SHA256],
-                &root,
-                ca.intermediates(),
-                time,
-                KeyUsage::client_auth(),
-                None,
-                None,
-            )
-            .map(drop)
-        })
-        .map_err(failed)
+    let leaf = EndEntityCert::try_from(der)?;
+    leaf.verify_for_usage(
+        webpki::ALL_VERIFICATION_ALGS,
+        &anchors?,
+        shown,
+        time,
+        KeyUsage::client_auth(),
+        None,
+        None,
+    )
+    .map(drop)
 }
 
 fn mismatch(leaf: &LeafRequest<'_>, what: &str) -> Error {

@@ -10,6 +10,7 @@
 //!
 //! Absent here: who may have one and for how long (`policy`, `ops`), the record of it (`store`), reads of the clock, private key bytes.
 
+mod describe;
 mod issue;
 mod judge;
 mod recognise;
@@ -17,6 +18,7 @@ mod request;
 mod revoked;
 mod template;
 
+pub use describe::{Described, describe};
 pub use issue::{CertIssuer, IssuedCertificate};
 pub use recognise::{OwnCertificate, recognise};
 pub use request::{KeyAlgorithm, MAX_CSR_BYTES, MAX_SPKI_BYTES, ProvenPublicKey, proof_message};

@@ -7,7 +7,7 @@ use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use super::judge;
 use crate::ids::CredentialId;
-use crate::keys::TaskCa;
+use crate::keys::TaskAuthorities;
 use crate::time::Timestamp;
 
 /// A certificate that our task CA signed and that is within its validity. Says nothing of its record: ask the store whether its task lives.
@@ -24,15 +24,17 @@ pub struct OwnCertificate {
 }
 
 /// Recognises a certificate of ours among untrusted bytes; `None` for any other, and for one that is expired or not yet valid.
-pub fn recognise(ca: &TaskCa, der: &[u8], now: Timestamp) -> Option<OwnCertificate> {
-    judge::chain(ca, now, &CertificateDer::from(der)).ok()?;
+pub fn recognise(ours: &TaskAuthorities, der: &[u8], now: Timestamp) -> Option<OwnCertificate> {
+    if !judge::is_own(ours, now, &CertificateDer::from(der)) {
+        return None;
+    }
     let (rest, certificate) = X509Certificate::from_der(der).ok()?;
     let serial = certificate.raw_serial().try_into().ok()?;
     let not_after = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
     let authority =
         certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
             ParsedExtension::AuthorityKeyIdentifier(authority) => {
-                ca.authority(authority.key_identifier.as_ref()?.0)
+                ours.authority(authority.key_identifier.as_ref()?.0)
             }
             _ => None,
         })?;

@@ -27,7 +27,7 @@ async fn ring() -> Keyring {
 }
 
 async fn ca() -> Arc<TaskCa> {
-    ring().await.task_ca().clone()
+    ring().await.task_ca().unwrap().clone()
 }
 
 fn task() -> TaskId {
@@ -83,7 +83,7 @@ async fn openssl_takes_the_chain_and_reads_what_the_template_says() {
     let at = after(1).as_secs().to_string();
     for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
         let key = KeyPair::generate_for(algorithm).unwrap();
-        let issued = issue(ring.task_ca(), &ProvenPublicKey::from_csr_der(&csr(&key)).unwrap());
+        let issued = issue(ring.task_ca().unwrap(), &ProvenPublicKey::from_csr_der(&csr(&key)).unwrap());
         std::fs::write(dir.path().join("root.pem"), KeySets::of(&ring).unwrap().task_ca_pem()).unwrap();
         std::fs::write(dir.path().join("chain.pem"), issued.chain_pem()).unwrap();
         for purpose in ["sslclient", "sslserver"] {
@@ -116,7 +116,7 @@ async fn openssl_takes_the_chain_and_reads_what_the_template_says() {
 #[tokio::test]
 async fn openssl_refuses_the_chain_after_its_end_and_under_another_root() {
     let (dir, ours, other) = (tempfile::tempdir().unwrap(), ring().await, ring().await);
-    let issued = issue(ours.task_ca(), &p256().1);
+    let issued = issue(ours.task_ca().unwrap(), &p256().1);
     std::fs::write(dir.path().join("ours.pem"), KeySets::of(&ours).unwrap().task_ca_pem()).unwrap();
     std::fs::write(dir.path().join("other.pem"), KeySets::of(&other).unwrap().task_ca_pem()).unwrap();
     std::fs::write(dir.path().join("chain.pem"), issued.chain_pem()).unwrap();
@@ -225,7 +225,7 @@ async fn our_own_svid_rules_take_a_task_certificate_for_its_trust_domain_alone()
     let ca = ca().await;
     let issued = issue(&ca, &p256().1);
     let judge = |name: &str| {
-        let bundle = TrustBundle::from_certificates(domain(name), [ca.root().clone()]).unwrap();
+        let bundle = TrustBundle::from_certificates(domain(name), [ca.anchor().clone()]).unwrap();
         PeerJudge::new(Arc::new(TrustBundles::new([bundle])), Side::Client).judge(&issued.chain, after(1))
     };
     let peer = judge("broker.test").unwrap();
@@ -233,8 +233,8 @@ async fn our_own_svid_rules_take_a_task_certificate_for_its_trust_domain_alone()
     assert_eq!(&peer.thumbprint_s256(), issued.thumbprint.as_bytes());
     // Its name never lies in an agent's trust domain, so no bundle of one makes it a workload's.
     assert!(judge("acme.test").is_err());
-    let signer = [ca.intermediate().clone()];
-    let bundle = TrustBundle::from_certificates(domain("broker.test"), [ca.root().clone()]).unwrap();
+    let signer = ca.chain().to_vec();
+    let bundle = TrustBundle::from_certificates(domain("broker.test"), [ca.anchor().clone()]).unwrap();
     let judge = PeerJudge::new(Arc::new(TrustBundles::new([bundle])), Side::Client);
     assert!(judge.judge(&signer, NOW).is_err(), "a signing certificate never authenticates (C33)");
 }
@@ -341,7 +341,7 @@ async fn a_spiffe_id_too_long_to_be_named_is_refused_with_a_reason_and_one_byte_
 async fn no_certificate_outlives_its_ca_or_has_no_life() {
     let day = Duration::from_secs(86_400);
     let plan = KeyPlan { intermediate_lifetime: day, ..plan(&[]) };
-    let ca = open(&MemoryStore::default(), &plan).await.unwrap().task_ca().clone();
+    let ca = open(&MemoryStore::default(), &plan).await.unwrap().task_ca().unwrap().clone();
     let key = p256().1;
     let try_issue = |issued_at: Timestamp, expires_at: Timestamp| {
         let id = CredentialId { task: task(), number: 0 };

@@ -263,6 +263,9 @@ calls! {
         retire_key(RetireKeyRequest) -> RetireKeyResponse;
         compromise_key(CompromiseKeyRequest) -> CompromiseKeyResponse;
         list_affected_tasks(ListAffectedTasksRequest) -> ListAffectedTasksResponse;
+        request_task_ca_certificate(RequestTaskCaCertificateRequest) -> RequestTaskCaCertificateResponse;
+        install_task_ca_certificate(InstallTaskCaCertificateRequest) -> InstallTaskCaCertificateResponse;
+        show_task_ca(ShowTaskCaRequest) -> ShowTaskCaResponse;
     }
     DirectoryServiceClient {
         list_audiences(ListAudiencesRequest) -> ListAudiencesResponse;

@@ -7,6 +7,7 @@
 
 mod args;
 mod bench;
+mod ca;
 mod cert;
 mod config;
 mod connect;
@@ -76,6 +77,7 @@ enum Command {
     Follow(follow::Follow),
     Audience(directory::Audience),
     Key(key::Key),
+    Ca(ca::Ca),
     Workload(workload::Workload),
     TrustDomain(workload::TrustDomain),
     Store(store::Store),
@@ -147,6 +149,7 @@ fn run(command: Command, out: Output) -> Outcome {
             Command::Follow(follow) => follow.run(out).await,
             Command::Audience(audience) => audience.run(out).await,
             Command::Key(key) => key.run(out).await,
+            Command::Ca(ca) => ca.run(out).await,
             Command::Workload(workload) => workload.run(out).await,
             Command::TrustDomain(trust_domain) => trust_domain.run(out).await,
             Command::Bench(bench) => bench.run(out).await,

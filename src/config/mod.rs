@@ -38,6 +38,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Signing keys.
     pub keys: KeysConfig,
+    /// Who signs the task CA.
+    pub task_ca: TaskCaConfig,
     /// Directory of `*.cedar` files.
     pub policy_dir: PathBuf,
     /// Directory of `*.toml` files, one audience each.
@@ -89,6 +91,13 @@ pub struct PublicConfig {
     pub connections_per_address: usize,
     /// Requests of one address in a second, and new connections.
     pub requests_per_second: NonZeroU32,
+}
+
+/// Who signs the task CA.
+#[derive(Clone, Debug, Default)]
+pub struct TaskCaConfig {
+    /// PEM or SPIFFE JWKS: the anchors of an authority outside; `None`: a root of our own.
+    pub upstream_bundle: Option<PathBuf>,
 }
 
 /// One tenant.

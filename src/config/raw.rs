@@ -24,6 +24,7 @@ pub(super) struct Raw {
     /// `None`: there is no section that can be read.
     pub(super) store: Option<RawStore>,
     pub(super) keys: RawKeys,
+    pub(super) task_ca: RawTaskCa,
     pub(super) policy: RawPolicy,
     pub(super) lifetimes: RawLifetimes,
     pub(super) limits: RawLimits,
@@ -43,6 +44,7 @@ struct Sections {
     trust_domains: Vec<Table>,
     store: Table,
     keys: Table,
+    task_ca: Table,
     policy: Table,
     lifetimes: Table,
     limits: Table,
@@ -241,6 +243,14 @@ pub(super) struct RawKeys {
     pub(super) agree_within: Option<String>,
 }
 
+/// `[task_ca]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTaskCa {
+    /// A root of our own if not set.
+    pub(super) upstream_bundle: Option<PathBuf>,
+}
+
 /// `[policy]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -332,6 +342,7 @@ pub(super) fn read(text: &str, file: &Path, p: &mut Problems) -> Option<Raw> {
         identity: section("identity", top.identity, p),
         store: store(top.store, p),
         keys: section("keys", top.keys, p),
+        task_ca: section("task_ca", top.task_ca, p),
         policy: section("policy", top.policy, p),
         lifetimes: section("lifetimes", top.lifetimes, p),
         limits: section("limits", top.limits, p),

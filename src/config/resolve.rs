@@ -12,7 +12,7 @@ use super::store::store;
 use super::trust::{identity, trust_domains};
 use super::{
     AuditTarget, Config, JwtAlgorithm, KeySource, KeysConfig, Lifetimes, Limits, Listen, Problems,
-    PublicConfig, StoreConfig, TrustDomainConfig,
+    PublicConfig, StoreConfig, TaskCaConfig, TrustDomainConfig,
 };
 use crate::identity::{OwnFrom, TrustDomain};
 
@@ -41,6 +41,8 @@ pub struct Draft {
     pub store: Option<StoreConfig>,
     /// See [`Config::keys`].
     pub keys: Option<KeysConfig>,
+    /// See [`Config::task_ca`].
+    pub task_ca: TaskCaConfig,
     /// See [`Config::policy_dir`].
     pub policy_dir: Option<PathBuf>,
     /// See [`Config::audience_dir`].
@@ -70,6 +72,7 @@ impl Draft {
             trust_domains: self.trust_domains,
             store: self.store?,
             keys: self.keys?,
+            task_ca: self.task_ca,
             policy_dir: self.policy_dir?,
             audience_dir: self.audience_dir?,
             reload_interval: self.reload_interval,
@@ -124,6 +127,7 @@ pub(super) fn resolve(raw: Raw, base: &Path, p: &mut Problems) -> Draft {
         trust_domains,
         store: raw.store.and_then(|it| store(it, base, p)),
         keys: keys(raw.keys, base, p),
+        task_ca: TaskCaConfig { upstream_bundle: raw.task_ca.upstream_bundle.map(at) },
         lifetimes: lifetimes(&raw.lifetimes, p),
         limits: limits(&raw.limits, p),
         policy_dir: p.required("policy.dir", raw.policy.dir).map(at),

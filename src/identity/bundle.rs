@@ -146,6 +146,11 @@ impl TrustBundle {
         self.anchors.is_empty()
     }
 
+    /// Its anchors, as they came.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
     /// Why certificates of the source were left out, one reason for each.
     pub fn skipped(&self) -> &[PeerRefusal] {
         &self.skipped

@@ -32,12 +32,20 @@ pub struct Step {
 /// What a change of this document does.
 pub(super) fn step(document: &Document, change: &Change) -> Step {
     match change {
-        Change::Make { key_use, trust_domain, signs } => Step {
+        Change::Make { key_use, trust_domain, to } => Step {
             kid: None,
             key_use: *key_use,
             trust_domain: trust_domain.clone(),
             from: None,
-            to: if *signs { KeyState::Active } else { KeyState::Prepared },
+            to: *to,
+            until: None,
+        },
+        Change::Install { kid, to, .. } => Step {
+            kid: Some(*kid),
+            key_use: KeyUse::TaskCaIntermediate,
+            trust_domain: document.trust_domain.clone(),
+            from: document.key(kid).map(Entry::state),
+            to: *to,
             until: None,
         },
         Change::Set { kid, to } => {

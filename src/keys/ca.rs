@@ -1,6 +1,7 @@
-//! The task CA: a root that verifiers hold, an intermediate that signs task certificates.
+//! The task CA: a root that verifiers hold, an intermediate that signs task certificates. Where the intermediate is signed from outside ([`super::upstream`]), verifiers hold the
+//! anchors of that authority instead, and what is between goes out with each certificate.
 //!
-//! Both have P-256 keys, the SPIFFE ID of the broker's trust domain (without a path, as X509-SVID 3.2 demands of signing certificates), and
+//! Root and intermediate have P-256 keys, the SPIFFE ID of the broker's trust domain (without a path, as X509-SVID 3.2 demands of signing certificates), and
 //! nothing else to say. The root is never needed to issue: its private part is opened to make an intermediate, or to sign its own list of
 //! those that were given up, and is dropped.
 
@@ -8,9 +9,9 @@ use std::fmt;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa,
-    Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
-    SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
@@ -105,6 +106,44 @@ pub(super) fn make_intermediate(
     Ok(CaCertificate { der, not_after })
 }
 
+/// What an authority outside is asked to sign: an intermediate as we make them (PKCS#10).
+pub(super) fn make_request(
+    trust_domain: &TrustDomain,
+    key: &CaKey,
+) -> std::result::Result<Vec<u8>, KeyringError> {
+    let params = wanted(trust_domain, "Taskpass task CA", key.id(), 0)?;
+    Ok(params.serialize_request(key).map_err(KeyringError::not_made)?.der().to_vec())
+}
+
+/// A certificate as tasks get them, of nobody's, to see what becomes of one under `certificate`. It ends with that.
+pub(super) fn tried(
+    trust_domain: &TrustDomain,
+    certificate: &[u8],
+    key: &CaKey,
+    now: Timestamp,
+) -> std::result::Result<Vec<u8>, KeyringError> {
+    let (_, ends) = validity(&parse(certificate)?);
+    let mut params = CertificateParams::default();
+    (params.not_before, params.not_after) =
+        (moment(now.floor_to_second())?.to_datetime(), moment(ends)?.to_datetime());
+    params.distinguished_name = DistinguishedName::new();
+    let name = format!("spiffe://{trust_domain}/task/none/agent/nobody");
+    params.subject_alt_names = vec![SanType::URI(name.try_into().map_err(KeyringError::not_made)?)];
+    params.serial_number = Some(SerialNumber::from_slice(&positive_serial()?));
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    let issuer =
+        Issuer::from_ca_cert_der(&CertificateDer::from(certificate), key).map_err(KeyringError::not_made)?;
+    Ok(params.signed_by(key, &issuer).map_err(KeyringError::not_made)?.der().to_vec())
+}
+
+fn moment(at: Timestamp) -> std::result::Result<ASN1Time, KeyringError> {
+    asn1_time(at).map_err(|error| KeyringError::not_made(error.log_line()))
+}
+
 fn ca_params(
     trust_domain: &TrustDomain,
     name: &str,
@@ -113,18 +152,26 @@ fn ca_params(
     now: Timestamp,
     not_after: Timestamp,
 ) -> std::result::Result<CertificateParams, KeyringError> {
-    let time = |at| {
-        asn1_time(at).map(|at| at.to_datetime()).map_err(|error| KeyringError::not_made(error.log_line()))
-    };
+    let mut params = wanted(trust_domain, name, key, path_len)?;
+    params.not_before = moment(now.saturating_sub(BACKDATE))?.to_datetime();
+    params.not_after = moment(not_after)?.to_datetime();
+    params.serial_number = Some(SerialNumber::from_slice(&positive_serial()?));
+    Ok(params)
+}
+
+/// All that a signing certificate of ours says but for its times and its number.
+fn wanted(
+    trust_domain: &TrustDomain,
+    name: &str,
+    key: KeyId,
+    path_len: u8,
+) -> std::result::Result<CertificateParams, KeyringError> {
     let mut params = CertificateParams::default();
-    params.not_before = time(now.saturating_sub(BACKDATE))?;
-    params.not_after = time(not_after)?;
     // Told apart by their keys: two CAs of one name and different keys would confuse verifiers that search by name.
     let mut distinguished_name = DistinguishedName::new();
     let suffix: String = key.to_string().chars().take(12).collect();
     distinguished_name.push(DnType::CommonName, format!("{name} {suffix}"));
     params.distinguished_name = distinguished_name;
-    params.serial_number = Some(SerialNumber::from_slice(&positive_serial()?));
     let id = format!("spiffe://{trust_domain}").try_into().map_err(KeyringError::not_made)?;
     params.subject_alt_names = vec![SanType::URI(id)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
@@ -153,11 +200,9 @@ pub fn asn1_time(at: Timestamp) -> Result<ASN1Time> {
 /// The task CA as it issues.
 pub struct TaskCa {
     trust_domain: TrustDomain,
-    root: CertificateDer<'static>,
-    intermediate: CertificateDer<'static>,
-    intermediates: Vec<CertificateDer<'static>>,
-    /// The subject key identifier of each, and its key.
-    authorities: Vec<(Vec<u8>, KeyId)>,
+    anchor: CertificateDer<'static>,
+    /// The intermediate, and what is between it and the anchor.
+    chain: Vec<CertificateDer<'static>>,
     issuer: Issuer<'static, CaKey>,
     /// Subject and key identifier of the intermediate, as its certificates name it.
     name: Vec<u8>,
@@ -167,37 +212,35 @@ pub struct TaskCa {
 }
 
 impl TaskCa {
-    /// From stored parts; refuses an intermediate that is not its key's or not signed by `root`. `published`: all whose certificates are ours, the one that issues among
-    /// them.
-    pub(super) fn new<'a>(
+    /// From stored parts: an intermediate and the certificates above it, the anchor last. Refuses an intermediate that is not its key's, and one that is not issued by what is
+    /// above it. Signatures were judged when it was made or installed, and are again by what it issues.
+    pub(super) fn new(
         trust_domain: TrustDomain,
-        root: &[u8],
         intermediate: &[u8],
+        path: &[&[u8]],
         key: CaKey,
-        published: impl Iterator<Item = (KeyId, &'a [u8])>,
     ) -> std::result::Result<Self, KeyringError> {
-        let (parsed_root, parsed) = (parse(root)?, parse(intermediate)?);
+        let parsed = parse(intermediate)?;
         belongs(&parsed, key.id())?;
-        let (mut intermediates, mut authorities) = (Vec::new(), Vec::new());
-        for (kid, der) in published {
-            let one = parse(der)?;
-            belongs(&one, kid)?;
-            one.verify_signature(Some(parsed_root.public_key())).map_err(|_| {
-                KeyringError::damaged("an intermediate of the task CA is not signed by its root")
-            })?;
-            intermediates.push(CertificateDer::from(der.to_vec()));
-            authorities.extend(key_identifier(&one).map(|identifier| (identifier, kid)));
+        let (anchor, between) =
+            path.split_last().ok_or_else(|| KeyringError::damaged("nothing is above the task CA"))?;
+        let (mut issued_by, mut not_after) = (parsed.issuer().as_raw().to_vec(), validity(&parsed).1);
+        for above in path {
+            let above = parse(above)?;
+            if above.subject().as_raw() != issued_by {
+                return Err(KeyringError::damaged("the task CA is not issued by what is above it"));
+            }
+            (issued_by, not_after) = (above.issuer().as_raw().to_vec(), not_after.min(validity(&above).1));
         }
+        let chain = std::iter::once(&intermediate).chain(between);
         Ok(Self {
-            intermediates,
-            authorities,
             trust_domain,
-            root: CertificateDer::from(root.to_vec()),
-            intermediate: CertificateDer::from(intermediate.to_vec()),
+            anchor: CertificateDer::from(anchor.to_vec()),
+            chain: chain.map(|der| CertificateDer::from(der.to_vec())).collect(),
             name: parsed.subject().as_raw().to_vec(),
             key_identifier: key_identifier(&parsed),
             key_id: key.id(),
-            not_after: validity(&parsed_root).1.min(validity(&parsed).1),
+            not_after,
             issuer: Issuer::from_ca_cert_der(&CertificateDer::from(intermediate), key)
                 .map_err(KeyringError::damaged)?,
         })
@@ -208,24 +251,14 @@ impl TaskCa {
         &self.trust_domain
     }
 
-    /// The anchor, for verifiers.
-    pub const fn root(&self) -> &CertificateDer<'static> {
-        &self.root
+    /// The anchor that what it issues leads to.
+    pub const fn anchor(&self) -> &CertificateDer<'static> {
+        &self.anchor
     }
 
-    /// What goes out beside each certificate.
-    pub const fn intermediate(&self) -> &CertificateDer<'static> {
-        &self.intermediate
-    }
-
-    /// Those whose certificates are ours: that which issues, those that did, and the standby.
-    pub fn intermediates(&self) -> &[CertificateDer<'static>] {
-        &self.intermediates
-    }
-
-    /// The key of the one whose subject key identifier this is: a certificate of ours names it as that of its authority.
-    pub fn authority(&self, key_identifier: &[u8]) -> Option<KeyId> {
-        self.authorities.iter().find(|(known, _)| known == key_identifier).map(|(_, kid)| *kid)
+    /// What goes out beside each certificate: the intermediate, and what is between it and the anchor.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
     }
 
     /// The subject of the intermediate in DER: the issuer that its certificates name.
@@ -258,6 +291,63 @@ impl TaskCa {
             .signed_by(key, &self.issuer)
             .map(CertificateDer::from)
             .map_err(|error| Error::internal(format!("signing a certificate failed: {error}")))
+    }
+}
+
+/// Whose certificates are ours, and which anchors verifiers hold for them.
+#[derive(Clone, Default)]
+pub struct TaskAuthorities {
+    anchors: Vec<CertificateDer<'static>>,
+    intermediates: Vec<CertificateDer<'static>>,
+    /// The subject key identifier of each, and its key.
+    keys: Vec<(Vec<u8>, KeyId)>,
+}
+
+impl TaskAuthorities {
+    /// Adds an intermediate that is published; refuses one that is not its key's. One with no path has to be signed by `root`.
+    pub(super) fn add(
+        &mut self,
+        (kid, der): (KeyId, &[u8]),
+        root: Option<&[u8]>,
+    ) -> std::result::Result<(), KeyringError> {
+        let one = parse(der)?;
+        belongs(&one, kid)?;
+        if let Some(root) = root {
+            one.verify_signature(Some(parse(root)?.public_key())).map_err(|_| {
+                KeyringError::damaged("an intermediate of the task CA is not signed by its root")
+            })?;
+        }
+        self.intermediates.push(CertificateDer::from(der.to_vec()));
+        self.keys.extend(key_identifier(&one).map(|identifier| (identifier, kid)));
+        Ok(())
+    }
+
+    /// Adds an anchor, once.
+    pub(super) fn trust(&mut self, anchor: &[u8]) {
+        if !self.anchors.iter().any(|known| known.as_ref() == anchor) {
+            self.anchors.push(CertificateDer::from(anchor.to_vec()));
+        }
+    }
+
+    /// What verifiers trust.
+    pub fn anchors(&self) -> &[CertificateDer<'static>] {
+        &self.anchors
+    }
+
+    /// Those whose certificates are ours: that which issues, those that did, and the standby.
+    pub fn intermediates(&self) -> &[CertificateDer<'static>] {
+        &self.intermediates
+    }
+
+    /// The key of the one whose subject key identifier this is: a certificate of ours names it as that of its authority.
+    pub fn authority(&self, key_identifier: &[u8]) -> Option<KeyId> {
+        self.keys.iter().find(|(known, _)| known == key_identifier).map(|(_, kid)| *kid)
+    }
+}
+
+impl fmt::Debug for TaskAuthorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskAuthorities({} under {})", self.intermediates.len(), self.anchors.len())
     }
 }
 
@@ -358,14 +448,14 @@ pub(super) fn belongs(
     }
 }
 
-fn key_identifier(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+pub(super) fn key_identifier(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
     certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
         _ => None,
     })
 }
 
-fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
+pub(super) fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
     let at = |time: ASN1Time| Timestamp::from_secs(u64::try_from(time.timestamp()).unwrap_or(0));
     (at(certificate.validity().not_before), at(certificate.validity().not_after))
 }

@@ -1,7 +1,7 @@
 //! How the keyring lies in the store.
 //!
 //! ```text
-//! taskpass-keyring 3
+//! taskpass-keyring 4
 //! <HMAC-SHA-256 over all that follows this line, under the record MAC key of this document; base64url>
 //! {"trust_domain":...,"sequence":...,"keys":[...]}
 //! ```
@@ -26,9 +26,11 @@ use crate::time::Timestamp;
 
 const MAGIC: &str = "taskpass-keyring";
 /// The format that is written. A new member, use or state makes a new format.
-const FORMAT: &str = "3";
+const FORMAT: &str = "4";
+/// The same where nothing is in it that 4 has brought: keys that wait for a certificate, and the path above an intermediate. So a broker of before can take it up again.
+const WITHOUT_UPSTREAM: &str = "3";
 /// The formats that are read. 1 had no feed keys, 1 and 2 had no state but active: what is missing is made.
-const READ: [&str; 3] = ["1", "2", FORMAT];
+const READ: [&str; 4] = ["1", "2", WITHOUT_UPSTREAM, FORMAT];
 /// The longest document that is read, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -147,10 +149,15 @@ impl Document {
         self.sequence = self.sequence.saturating_add(1).max(now.as_secs());
     }
 
+    fn format(&self) -> &'static str {
+        let is_new = |key: &Entry| key.state() == KeyState::Requested || !key.path.is_empty();
+        if self.keys.iter().any(is_new) { FORMAT } else { WITHOUT_UPSTREAM }
+    }
+
     pub(super) fn encode(&self, seal: &RecordSeal) -> Result<Vec<u8>, KeyringError> {
         let body = serde_json::to_string(self).map_err(KeyringError::damaged)?;
         let tag = URL_SAFE_NO_PAD.encode(seal.tag_document(body.as_bytes()));
-        let document = format!("{MAGIC} {FORMAT}\n{tag}\n{body}").into_bytes();
+        let document = format!("{MAGIC} {}\n{tag}\n{body}", self.format()).into_bytes();
         if document.len() > MAX_BYTES {
             // Written, it would be read by nobody.
             let why =

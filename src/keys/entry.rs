@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use taskpass_verifier::keyset::{Algorithm, KeyId};
 
+use super::ca;
 use super::document::{Bytes, KeyUse, Slot};
 use super::plan::Times;
-use super::state::{Active, Compromised, KeyState, Prepared, Retired, Retiring, Standing};
+use super::state::{Active, Compromised, KeyState, Prepared, Requested, Retired, Retiring, Standing};
 use crate::identity::TrustDomain;
 use crate::time::{Timestamp, millis};
 
@@ -35,8 +36,10 @@ pub(super) struct Entry {
     pub(super) kept: Kept,
     /// The end of the certificate; `None` where nothing sets an end.
     pub(super) not_after: Option<Timestamp>,
-    /// JWT key: the public key as `ring` gives it. CA key: the certificate in DER. MAC key: nothing.
+    /// JWT key: the public key as `ring` gives it. CA key: the certificate in DER, or the request for one. MAC key: nothing.
     pub(super) public: Vec<u8>,
+    /// An intermediate that was signed from outside: the certificates above it, the anchor last. Empty: our own root is above it.
+    pub(super) path: Vec<Vec<u8>>,
     /// The private part, for as long as there is something to be signed with it.
     pub(super) private: Option<Wrapped>,
 }
@@ -86,6 +89,19 @@ impl Entry {
         Slot { key_use: self.key_use, trust_domain: &self.trust_domain }
     }
 
+    /// Of a key of the task CA that has one.
+    pub(super) fn certificate(&self) -> Option<&[u8]> {
+        let is_ca = matches!(self.key_use, KeyUse::TaskCaRoot | KeyUse::TaskCaIntermediate);
+        // A request has no end.
+        (is_ca && self.not_after.is_some()).then_some(&self.public)
+    }
+
+    /// When it could sign for the first time: what is signed from outside is so some time after the key was made.
+    pub(super) fn life_began(&self) -> Timestamp {
+        let issued = (!self.path.is_empty()).then(|| ca::parse(&self.public).map(|it| ca::validity(&it).0));
+        issued.and_then(Result::ok).map_or(self.created_at, |issued| issued.max(self.created_at))
+    }
+
     pub(super) const fn state(&self) -> KeyState {
         self.standing.state()
     }
@@ -93,7 +109,7 @@ impl Entry {
     /// Goes on to another state. What has nothing more to sign loses its private part; from when to when it has signed stays known.
     pub(super) fn stands(&mut self, standing: Standing) {
         let signs = match standing.state() {
-            KeyState::Prepared | KeyState::Active => true,
+            KeyState::Requested | KeyState::Prepared | KeyState::Active => true,
             KeyState::Retiring => self.key_use.signs_when_retiring(),
             KeyState::Retired | KeyState::Compromised => false,
         };
@@ -150,6 +166,8 @@ struct Stored {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_after_ms: Option<u64>,
     public: Bytes,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    path: Vec<Bytes>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wrapped_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,6 +204,7 @@ impl From<Entry> for Stored {
             cache_ms: millis(entry.kept.cache),
             not_after_ms: entry.not_after.map(Timestamp::as_millis),
             public: Bytes(entry.public),
+            path: entry.path.into_iter().map(Bytes).collect(),
             wrapped_by,
             wrapped,
         }
@@ -199,6 +218,7 @@ impl TryFrom<Stored> for Entry {
         let created_at = Timestamp::from_millis(stored.created_at_ms);
         let since = stored.since_ms.map_or(created_at, Timestamp::from_millis);
         let standing = match (stored.state, stored.wait_ms, stored.until_ms) {
+            (KeyState::Requested, None, None) => Standing::Requested(Requested { since }),
             (KeyState::Prepared, Some(wait), None) => {
                 Standing::Prepared(Prepared { since, wait: Duration::from_millis(wait) })
             }
@@ -215,7 +235,7 @@ impl TryFrom<Stored> for Entry {
             (None, None) => None,
             _ => return Err("a key's private part is not complete"),
         };
-        let signs = matches!(stored.state, KeyState::Prepared | KeyState::Active);
+        let signs = matches!(stored.state, KeyState::Requested | KeyState::Prepared | KeyState::Active);
         if signs && private.is_none() {
             return Err("a key that is to sign has no private part");
         }
@@ -234,6 +254,7 @@ impl TryFrom<Stored> for Entry {
             },
             not_after: stored.not_after_ms.map(Timestamp::from_millis),
             public: stored.public.0,
+            path: stored.path.into_iter().map(|it| it.0).collect(),
             private,
         })
     }
@@ -257,7 +278,7 @@ fn signed(from: Option<u64>, until: Option<u64>, standing: &Standing) -> Result<
         (from, _) => from,
     };
     match (from, until, standing.state()) {
-        (None, None, KeyState::Prepared | KeyState::Retired | KeyState::Compromised) => Ok(None),
+        (None, None, state) if !matches!(state, KeyState::Active | KeyState::Retiring) => Ok(None),
         (Some(from), None, KeyState::Active) => Ok(Some((from, None))),
         (Some(from), Some(until), KeyState::Retiring | KeyState::Retired | KeyState::Compromised) => {
             Ok(Some((from, Some(until))))

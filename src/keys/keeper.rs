@@ -14,11 +14,12 @@ use tokio::sync::watch;
 use super::account::{Account, Step, Unasked, step};
 use super::ca::ListSigner;
 use super::document::Document;
+use super::due::{self, Renewal};
 use super::error::KeyringError;
 use super::keyring::{KeyPlan, Keyring};
 use super::opened::Opened;
 use super::opening::{MAX_ATTEMPTS, Opening, Rewrap};
-use super::plan::{self, Move, Refusal};
+use super::plan::{Move, Refusal};
 use super::store::{KeyringStore, StoredKeyring};
 use super::wrap::KeyWrapper;
 use crate::failpoint::{Place, reach};
@@ -164,8 +165,8 @@ impl Keeper {
         Opened::read(of.document(), self.wrapper.as_ref(), &self.plan).await?.list_signers()
     }
 
-    /// The root, opened to sign one list.
-    pub async fn root_list_signer(&self, of: &Keyring) -> Result<ListSigner, KeyringError> {
+    /// The root, opened to sign one list; `None`: there is none of our own.
+    pub async fn root_list_signer(&self, of: &Keyring) -> Result<Option<ListSigner>, KeyringError> {
         Opened::read(of.document(), self.wrapper.as_ref(), &self.plan).await?.root_list_signer()
     }
 
@@ -329,6 +330,11 @@ impl Keeper {
         (due.moves, due.next)
     }
 
+    /// Whether the task CA has to be signed from outside soon, or should have been.
+    pub fn renewal(&self, now: Timestamp) -> Option<Renewal> {
+        self.current().renewal(&self.plan, now)
+    }
+
     fn swap(&self, keyring: Keyring, began: Moment, now: Timestamp) -> Arc<Keyring> {
         let keyring = Arc::new(keyring);
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner).extend(keyring.compromised());
@@ -346,7 +352,7 @@ impl Keeper {
 }
 
 fn is_due(document: &Document, plan: &KeyPlan, what: &Move, now: Timestamp) -> bool {
-    plan::due(document, &plan.times, plan, now).moves.contains(what)
+    due::due(document, plan, now).moves.contains(what)
 }
 
 #[cfg(test)]

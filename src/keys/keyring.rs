@@ -9,17 +9,19 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet};
 
-use super::ca::{GivenUp, TaskCa};
+use super::ca::{GivenUp, TaskAuthorities, TaskCa};
 use super::document::{Document, KeyUse, Slot};
+use super::due::{self, Due, Renewal};
 use super::entry::{self, Entry};
 use super::error::KeyringError;
 use super::opened::Opened;
 use super::pages::PageSeal;
-use super::plan::{self, Due, LONGEST_BOUND, Times};
+use super::plan::{LONGEST_BOUND, Times};
 use super::seal::RecordSeal;
 use super::signer::{JwtKey, Signer};
 use super::state::{KeyState, Standing};
 use super::store::StoredKeyring;
+use super::upstream::Upstream;
 #[cfg(test)]
 use super::{account::Unaccounted, opening::Opening, opening::Rewrap, store::KeyringStore, wrap::KeyWrapper};
 use crate::identity::TrustDomain;
@@ -38,6 +40,8 @@ pub struct KeyPlan {
     pub intermediate_lifetime: Duration,
     /// How long keys wait.
     pub times: Times,
+    /// Who signs the intermediate; `None`: a root of our own.
+    pub upstream: Option<Upstream>,
 }
 
 impl KeyPlan {
@@ -50,7 +54,31 @@ impl KeyPlan {
             root_lifetime: Duration::from_secs(3652 * DAY),
             intermediate_lifetime: Duration::from_secs(365 * DAY),
             times: Times::default(),
+            upstream: None,
         }
+    }
+
+    /// Whether keys of the use are made here, and not only asked for.
+    pub(super) const fn makes(&self, key_use: KeyUse) -> bool {
+        !matches!(key_use, KeyUse::TaskCaIntermediate) || self.upstream.is_none()
+    }
+
+    /// Whether what is under a key leads where the configuration says: of an intermediate, to the upstream's anchors or to our own root.
+    pub(super) fn is_under_its_authority(&self, entry: &Entry) -> bool {
+        match (entry.key_use, &self.upstream, entry.path.last()) {
+            (KeyUse::TaskCaIntermediate, Some(upstream), anchor) => {
+                anchor.is_some_and(|anchor| upstream.holds(anchor))
+            }
+            (KeyUse::TaskCaIntermediate, None, anchor) => anchor.is_none(),
+            _ => true,
+        }
+    }
+
+    /// Whether nothing is made or moved of a slot without being asked for: what signs there is signed from outside, and this broker has not heard of that. It must not undo what others
+    /// do; back to a root of our own leads a rotation by hand.
+    pub(super) fn leaves_alone(&self, document: &Document, slot: Slot<'_>) -> bool {
+        let signs = document.standing(slot, KeyState::Active).next();
+        self.upstream.is_none() && signs.is_some_and(|signs| !self.is_under_its_authority(signs))
     }
 
     /// Of which one key is active and one stands by, each.
@@ -137,7 +165,8 @@ pub struct Keyring {
     key_sets: BTreeMap<TrustDomain, Arc<KeySet>>,
     feed_signers: BTreeMap<TrustDomain, Arc<JwtKey>>,
     feed_key_sets: BTreeMap<TrustDomain, Arc<KeySet>>,
-    task_ca: Arc<TaskCa>,
+    task_ca: Option<Arc<TaskCa>>,
+    task_authorities: Arc<TaskAuthorities>,
     seal: Arc<RecordSeal>,
     pages: PageSeal,
 }
@@ -185,7 +214,8 @@ impl Keyring {
             key_sets,
             feed_signers,
             feed_key_sets,
-            task_ca: Arc::new(opened.task_ca()?),
+            task_ca: opened.task_ca()?.map(Arc::new),
+            task_authorities: Arc::new(opened.task_authorities(plan)?),
             seal: Arc::new(opened.seal()?),
             pages: opened.page_seal()?,
         })
@@ -231,13 +261,39 @@ impl Keyring {
         self.document.key(kid).is_some_and(|entry| entry::may_have_signed(entry.signed, at, agreement))
     }
 
-    /// The intermediates of the task CA that were given up.
+    /// The intermediates under our own root that were given up. Those that were signed from outside are on a list of that authority, or on none.
     pub fn given_up_intermediates(&self) -> Result<Vec<GivenUp>, KeyringError> {
-        let given_up =
-            self.document.keys.iter().filter(|key| {
-                key.key_use == KeyUse::TaskCaIntermediate && key.state() == KeyState::Compromised
-            });
-        given_up.map(|key| GivenUp::of(&key.public, key.standing.since())).collect()
+        let of_root = |key: &&Entry| key.key_use == KeyUse::TaskCaIntermediate && key.path.is_empty();
+        let given_up = self.document.keys.iter().filter(of_root);
+        let given_up = given_up.filter(|key| key.state() == KeyState::Compromised);
+        let with_certificate = given_up.filter_map(|key| Some((key.certificate()?, key.standing.since())));
+        with_certificate.map(|(certificate, since)| GivenUp::of(certificate, since)).collect()
+    }
+
+    /// The request that waits for a certificate, in DER, and its key.
+    pub fn request(&self) -> Option<(KeyId, &[u8])> {
+        let waits = self.document.keys.iter().find(|key| key.state() == KeyState::Requested)?;
+        Some((waits.kid, &waits.public))
+    }
+
+    /// Each key of the task CA's intermediates that has a certificate or waits for one, with that and what is above it, the anchor last; in DER. Those that are over are left out.
+    pub fn task_ca_chains(&self) -> impl Iterator<Item = (KeyView, Vec<&[u8]>)> {
+        let root = self.document.keys.iter().find(|key| key.key_use == KeyUse::TaskCaRoot);
+        let shown = |key: &&Entry| key.state().is_published() || matches!(key.state(), KeyState::Requested);
+        let keys = self.document.keys.iter().filter(|key| key.key_use == KeyUse::TaskCaIntermediate);
+        keys.filter(shown).map(move |key| {
+            let own = root.filter(|_| key.path.is_empty()).and_then(Entry::certificate);
+            let path = key.path.iter().map(Vec::as_slice).chain(own);
+            (
+                KeyView::from(key),
+                key.certificate().into_iter().flat_map(|it| [it].into_iter().chain(path.clone())).collect(),
+            )
+        })
+    }
+
+    /// Whether the task CA has to be signed from outside soon, or should have been.
+    pub fn renewal(&self, plan: &KeyPlan, now: Timestamp) -> Option<Renewal> {
+        due::renewal(&self.document, plan, now)
     }
 
     /// Where the key stands.
@@ -248,7 +304,7 @@ impl Keyring {
 
     /// What is to be done without being asked.
     pub(super) fn due(&self, plan: &KeyPlan, now: Timestamp) -> Due {
-        plan::due(&self.document, &plan.times, plan, now)
+        due::due(&self.document, plan, now)
     }
 
     /// A trust domain that is served, and whose active key is not among those that verifiers are told of. There is none, unless something is badly wrong.
@@ -296,13 +352,17 @@ impl Keyring {
 
     /// Every certificate of the task CA that the keyring knows of: those of intermediates that are over or given up too, for what is under them may live.
     pub fn authorities(&self) -> impl Iterator<Item = CertificateDer<'_>> {
-        let is_ca = |key: &&Entry| matches!(key.key_use, KeyUse::TaskCaRoot | KeyUse::TaskCaIntermediate);
-        self.document.keys.iter().filter(is_ca).map(|key| CertificateDer::from(key.public.as_slice()))
+        self.document.keys.iter().filter_map(Entry::certificate).map(CertificateDer::from)
     }
 
-    /// The task CA.
-    pub const fn task_ca(&self) -> &Arc<TaskCa> {
-        &self.task_ca
+    /// The task CA as it issues; `None`: it waits for a certificate from outside.
+    pub const fn task_ca(&self) -> Option<&Arc<TaskCa>> {
+        self.task_ca.as_ref()
+    }
+
+    /// Whose certificates are ours, and what verifiers trust.
+    pub const fn task_authorities(&self) -> &Arc<TaskAuthorities> {
+        &self.task_authorities
     }
 
     /// What seals stored facts.

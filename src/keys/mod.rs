@@ -5,7 +5,8 @@
 //! - [`keyring`]: opens the stored keyring or makes it, and lends out what is in it.
 //! - [`keeper`]: the view of it that is in force in a running broker, and its moves.
 //! - [`account`]: who is told of what is changed in it without being asked for.
-//! - [`state`], [`plan`]: where a key stands, which moves there are and what they wait for.
+//! - [`state`], [`plan`], [`due`]: where a key stands, which moves there are and what they wait for, and which are made without being asked for.
+//! - [`upstream`]: an authority above the task CA that is not its own, and the judgement of what it has signed.
 //! - [`signer`], [`ca`], [`seal`]: a token's signature, a certificate's, a stored record's MAC.
 //! - [`pages`]: where a list goes on, sealed for its caller.
 //! - [`publish`]: the public half, for verifiers.
@@ -16,6 +17,7 @@
 pub mod account;
 pub mod ca;
 mod document;
+mod due;
 mod entry;
 pub mod error;
 pub mod keeper;
@@ -31,11 +33,13 @@ pub mod signer;
 mod spot_check;
 pub mod state;
 pub mod store;
+pub mod upstream;
 pub mod wrap;
 
 pub use account::{Account, Step, Unaccounted, Unasked};
-pub use ca::{GivenUp, ListSigner, TaskCa};
+pub use ca::{GivenUp, ListSigner, TaskAuthorities, TaskCa};
 pub use document::{KeyUse, Slot};
+pub use due::Renewal;
 pub use error::KeyringError;
 pub use keeper::{Keeper, Moved, Seen};
 pub use kek::{KekError, KeyEncryptionKey};
@@ -48,6 +52,7 @@ pub use seal::{Forged, RecordSeal};
 pub use signer::{JwtKey, Signer};
 pub use spot_check::SpotCheck;
 pub use state::KeyState;
+pub use upstream::{Chain, Misfit, Upstream};
 pub use wrap::{KeyLabel, KeyWrapper, Successive, WrapError};
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! A keyring document with its private parts in clear: where keys are made, wrapped and unwrapped.
 
+mod authority;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -8,8 +10,9 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPa
 use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet, VerificationKey};
 
 use super::account::{Step, step};
-use super::ca::{self, CaCertificate, CaKey, ListSigner, TaskCa};
+use super::ca::{CaCertificate, CaKey};
 use super::document::{Document, KeyUse, Slot, UnverifiedDocument};
+use super::due;
 use super::entry::{Entry, Kept, Wrapped};
 use super::error::{KeyringError, printable};
 use super::keyring::KeyPlan;
@@ -18,7 +21,7 @@ use super::pages::PageSeal;
 use super::plan::{self, Change, Move, Refusal};
 use super::seal::{MAC_KEY_LEN, RecordSeal};
 use super::signer::{JwtKey, Signer};
-use super::state::{Active, KeyState, Prepared, Standing};
+use super::state::{Active, KeyState, Prepared, Requested, Standing};
 use super::wrap::{KeyLabel, KeyWrapper};
 use crate::ids::random;
 use crate::secret::Secret;
@@ -114,14 +117,18 @@ impl Opened {
         now: Timestamp,
     ) -> Result<Option<Vec<Step>>, KeyringError> {
         let mut changes = Vec::new();
-        let root = Slot { key_use: KeyUse::TaskCaRoot, trust_domain: &plan.broker };
-        for (key_use, trust_domain) in std::iter::once((root.key_use, root.trust_domain)).chain(plan.slots())
-        {
+        let root = plan.upstream.is_none().then_some((KeyUse::TaskCaRoot, &plan.broker));
+        let made_here = plan.slots().filter(|(key_use, _)| plan.makes(*key_use));
+        for (key_use, trust_domain) in root.into_iter().chain(made_here) {
             let slot = Slot { key_use, trust_domain };
-            let make = |signs| Change::Make { key_use, trust_domain: trust_domain.clone(), signs };
-            changes.extend(self.document.active(slot)?.is_none().then(|| make(true)));
-            let standbys = self.document.standing(slot, KeyState::Prepared).count();
-            changes.extend((standbys..key_use.standbys()).map(|_| make(false)));
+            if plan.leaves_alone(&self.document, slot) {
+                continue;
+            }
+            let make = |to| Change::Make { key_use, trust_domain: trust_domain.clone(), to };
+            changes.extend(self.document.active(slot)?.is_none().then(|| make(KeyState::Active)));
+            let standbys = self.document.standing(slot, KeyState::Prepared);
+            let standbys = standbys.filter(|entry| plan.is_under_its_authority(entry)).count();
+            changes.extend((standbys..key_use.standbys()).map(|_| make(KeyState::Prepared)));
         }
         let steps = changes.iter().map(|change| step(&self.document, change)).collect();
         let mut changed = self.apply(wrapper, plan, changes, now).await?;
@@ -174,7 +181,7 @@ impl Opened {
 
     /// What a move changes, or why it is not made.
     pub(super) fn decide(&self, plan: &KeyPlan, what: &Move, now: Timestamp) -> Result<Vec<Change>, Refusal> {
-        plan::decide(&self.document, &plan.times, now, what)
+        plan::decide(&self.document, plan, now, what, |chain| self.judge(chain, plan, now))
     }
 
     /// Makes the changes, all of them. True if there were any.
@@ -194,17 +201,25 @@ impl Opened {
                     let entry = self.document.keys.iter_mut().find(|entry| entry.kid == kid);
                     entry.ok_or_else(|| KeyringError::damaged("a key is gone"))?.stands(to);
                 }
-                Change::Make { key_use, trust_domain, signs } => {
+                Change::Make { key_use, trust_domain, to } => {
                     let slot = Slot { key_use, trust_domain: &trust_domain };
-                    let made = self.made(slot, plan, now)?;
-                    let wait = plan.times.publish_wait().max(self.longest_copy(slot));
-                    let standby = Standing::Prepared(Prepared { since: now, wait });
-                    let standing = if signs { signing(now) } else { standby };
+                    let (made, standing) = match to {
+                        KeyState::Requested => {
+                            (authority::made_request(plan)?, Standing::Requested(Requested { since: now }))
+                        }
+                        KeyState::Active => (self.made(slot, plan, now)?, signing(now)),
+                        _ => {
+                            let wait = self.wait(slot, plan);
+                            let standby = Standing::Prepared(Prepared { since: now, wait });
+                            (self.made(slot, plan, now)?, standby)
+                        }
+                    };
                     self.add(wrapper, slot, made, standing, plan, now).await?;
                 }
+                Change::Install { kid, judged, to } => self.installed(kid, judged, to, plan, now)?,
             }
         }
-        for kid in plan::forgotten(&self.document, now) {
+        for kid in due::forgotten(&self.document, now) {
             self.document.keys.retain(|entry| entry.kid != kid);
         }
         let has_private: Vec<_> =
@@ -212,6 +227,11 @@ impl Opened {
         self.private.retain(|kid, _| has_private.contains(kid));
         self.document.changed(now);
         Ok(true)
+    }
+
+    /// How long a standby that is published now has to wait.
+    fn wait(&self, slot: Slot<'_>, plan: &KeyPlan) -> Duration {
+        plan.times.publish_wait().max(self.longest_copy(slot))
     }
 
     /// How long a copy of the present key set may be kept, by what any broker promised while a key in it was published: also where the promise was made shorter since (R1).
@@ -229,7 +249,7 @@ impl Opened {
                 made_jwt(algorithm.unwrap_or(Algorithm::Es256))
             }
             KeyUse::Feed => made_jwt(Algorithm::Es256),
-            KeyUse::TaskCaRoot => made_root(plan, now),
+            KeyUse::TaskCaRoot => authority::made_root(plan, now),
             KeyUse::TaskCaIntermediate => self.made_intermediate(plan, now),
             KeyUse::RecordMac => made_record_mac(),
         }
@@ -278,51 +298,6 @@ impl Opened {
         KeySet::new(keys.collect::<Result<Vec<_>, _>>()?).map_err(KeyringError::damaged)
     }
 
-    /// The task CA that issues, and beside it the intermediates whose certificates are ours too.
-    pub(super) fn task_ca(&self) -> Result<TaskCa, KeyringError> {
-        let trust_domain = &self.document.trust_domain;
-        let slot = (KeyUse::TaskCaIntermediate, trust_domain).into();
-        let (root, _) = self.root()?;
-        let (intermediate, private) = self.active(slot)?;
-        let key = CaKey::from_pkcs8(private)?;
-        let published = self.document.of(slot).filter(|entry| entry.state().is_published());
-        let published = published.map(|entry| (entry.kid, entry.public.as_slice()));
-        TaskCa::new(trust_domain.clone(), &root.public, &intermediate.public, key, published)
-    }
-
-    /// Every intermediate that is published, to sign the list of what was revoked under it.
-    pub(super) fn list_signers(&self) -> Result<Vec<ListSigner>, KeyringError> {
-        let slot = (KeyUse::TaskCaIntermediate, &self.document.trust_domain).into();
-        let published = self.document.of(slot).filter(|entry| entry.state().is_published());
-        let signers = published.filter_map(|entry| {
-            let private = self.private.get(&entry.kid)?;
-            Some(CaKey::from_pkcs8(private).and_then(|key| ListSigner::new(&entry.public, key)))
-        });
-        signers.collect()
-    }
-
-    /// The root, to sign the list of the intermediates that were given up.
-    pub(super) fn root_list_signer(&self) -> Result<ListSigner, KeyringError> {
-        let (entry, key) = self.root()?;
-        ListSigner::new(&entry.public, key)
-    }
-
-    fn made_intermediate(&self, plan: &KeyPlan, now: Timestamp) -> Result<Made, KeyringError> {
-        let (root, root_key) = self.root()?;
-        let (key, private) = made_ca_key()?;
-        let root = (root.public.as_slice(), &root_key);
-        let certificate = ca::make_intermediate(&plan.broker, &key, root, now, plan.intermediate_lifetime)?;
-        Ok(Made::ca(&key, private, certificate))
-    }
-
-    /// The root's entry and key, which fit each other.
-    fn root(&self) -> Result<(&Entry, CaKey), KeyringError> {
-        let (entry, private) = self.active((KeyUse::TaskCaRoot, &self.document.trust_domain).into())?;
-        let key = CaKey::from_pkcs8(private)?;
-        ca::belongs(&ca::parse(&entry.public)?, key.id())?;
-        Ok((entry, key))
-    }
-
     fn active(&self, slot: Slot<'_>) -> Result<(&Entry, &Private), KeyringError> {
         self.document
             .active(slot)?
@@ -355,6 +330,7 @@ impl Opened {
             longest: slot.key_use.moves().then(|| plan.times.longest(slot.key_use)),
             not_after: made.not_after,
             public: made.public,
+            path: Vec::new(),
             private: Some(wrapped),
         });
         self.private.insert(made.kid, made.private);
@@ -422,17 +398,6 @@ fn made_jwt(algorithm: Algorithm) -> Result<Made, KeyringError> {
     let public = JwtKey::public_of(algorithm, &private)?;
     let (kid, public) = (public.id(), public.public_bytes().to_vec());
     Ok(Made { kid, algorithm: Some(algorithm), not_after: None, public, private })
-}
-
-fn made_root(plan: &KeyPlan, now: Timestamp) -> Result<Made, KeyringError> {
-    let (key, private) = made_ca_key()?;
-    let certificate = ca::make_root(&plan.broker, &key, now, plan.root_lifetime)?;
-    Ok(Made::ca(&key, private, certificate))
-}
-
-fn made_ca_key() -> Result<(CaKey, Private), KeyringError> {
-    let private = generate(Algorithm::Es256)?;
-    Ok((CaKey::from_pkcs8(&private)?, private))
 }
 
 /// A fresh private key in PKCS#8. `ring` hands it out in a buffer of its own that cannot be wiped; it lives for a moment.

@@ -9,6 +9,7 @@ use super::document::{Document, KeyUse, Slot};
 use super::entry::Entry;
 use super::keyring::KeyPlan;
 use super::state::{KeyState, NotBefore, Prepared, Standing};
+use super::upstream::{Chain, Judged, Misfit};
 use crate::identity::TrustDomain;
 use crate::time::Timestamp;
 
@@ -18,8 +19,6 @@ pub const MAX_PUBLISHED: usize = 32;
 pub const MAX_REMEMBERED: usize = 16;
 /// The same of keys that somebody could take something under still, compromised ones and intermediates: what is known of them holds fences and revocation lists up.
 pub const MAX_IN_USE: usize = 256;
-/// How long a compromised key is remembered at least, where no certificate sets an end: longer than tasks, copies of key sets and backups of the day before live.
-const COMPROMISED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long keys wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,13 +84,19 @@ pub enum Move {
     Retire(KeyId),
     /// A key is given up, at once and for good.
     Compromise(KeyId),
+    /// A key of the task CA is made that waits for a certificate from outside, unless one waits already.
+    Request,
+    /// That certificate has come.
+    Install(Chain),
 }
 
 /// What is done to one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// It is made.
-    Make { key_use: KeyUse, trust_domain: TrustDomain, signs: bool },
+    Make { key_use: KeyUse, trust_domain: TrustDomain, to: KeyState },
+    /// It has its certificate, and stands by, or signs at once.
+    Install { kid: KeyId, judged: Judged, to: KeyState },
     /// It goes on to another state.
     Set { kid: KeyId, to: Standing },
 }
@@ -150,6 +155,17 @@ pub enum Refusal {
         "The key {0} is the one standby that is aged, and is kept for a compromise. If others may have it, say that it is compromised."
     )]
     LastStandby(KeyId),
+    /// There is no standby of the authority that is configured, and none is made here.
+    #[error(
+        "No certificate of the upstream is installed for a standby: `taskpass ca csr` gives out the request, `taskpass ca install` takes the answer."
+    )]
+    NotInstalled,
+    /// The task CA has a root of its own.
+    #[error("The task CA has a root of its own: set task_ca.upstream_bundle to have it signed from outside.")]
+    NoUpstream,
+    /// The certificates are not what they have to be.
+    #[error("{0}")]
+    Misfit(#[from] Misfit),
     /// As many keys are published as may be.
     #[error(
         "{MAX_PUBLISHED} keys are published for one use, which is the most. The next one goes at {until}."
@@ -173,27 +189,31 @@ impl Refusal {
     }
 }
 
-/// The changes that a move is made of, all at once; none if it was made before.
+/// The changes that a move is made of, all at once; none if it was made before. `judge`: whether a chain is what it has to be.
 pub(super) fn decide(
     document: &Document,
-    times: &Times,
+    plan: &KeyPlan,
     now: Timestamp,
     what: &Move,
+    judge: impl FnOnce(&Chain) -> Result<Judged, Misfit>,
 ) -> Result<Vec<Change>, Refusal> {
-    let at = At { document, times, now };
+    let at = At { document, plan, times: &plan.times, now };
     match what {
         Move::Prepare(key_use, trust_domain) => at.prepare((*key_use, trust_domain).into()),
         Move::Rotate(key_use, trust_domain) => at.rotate((*key_use, trust_domain).into()),
         Move::Activate(kid) => at.activate(at.key(kid)?),
         Move::Retire(kid) => at.retire(at.key(kid)?),
         Move::Compromise(kid) => at.compromise(at.key(kid)?),
+        Move::Request => at.request(),
+        Move::Install(chain) => at.install(chain, judge),
     }
 }
 
-struct At<'a> {
-    document: &'a Document,
-    times: &'a Times,
-    now: Timestamp,
+pub(super) struct At<'a> {
+    pub(super) document: &'a Document,
+    pub(super) plan: &'a KeyPlan,
+    pub(super) times: &'a Times,
+    pub(super) now: Timestamp,
 }
 
 impl<'a> At<'a> {
@@ -202,8 +222,15 @@ impl<'a> At<'a> {
         if entry.key_use.moves() { Ok(entry) } else { Err(Refusal::Stays(entry.key_use)) }
     }
 
-    /// The standbys, in the order in which they may sign; the names decide between two that were made together.
-    fn standbys(&self, slot: Slot<'_>) -> Vec<(&'a Entry, Prepared)> {
+    /// The standbys, in the order in which they may sign; the names decide between two that were made together. Those of another authority than that which is configured are none.
+    pub(super) fn standbys(&self, slot: Slot<'_>) -> Vec<(&'a Entry, Prepared)> {
+        let mut found = self.all_standbys(slot);
+        found.retain(|(entry, _)| self.plan.is_under_its_authority(entry));
+        found
+    }
+
+    /// Those too.
+    fn all_standbys(&self, slot: Slot<'_>) -> Vec<(&'a Entry, Prepared)> {
         let mut found: Vec<_> = self
             .document
             .keys
@@ -220,15 +247,18 @@ impl<'a> At<'a> {
 
     fn prepare(&self, slot: Slot<'_>) -> Result<Vec<Change>, Refusal> {
         self.room(slot, 1)?;
-        Ok(vec![make(slot, false)])
+        Ok(vec![make(slot, KeyState::Prepared)])
     }
 
-    fn rotate(&self, slot: Slot<'_>) -> Result<Vec<Change>, Refusal> {
+    pub(super) fn rotate(&self, slot: Slot<'_>) -> Result<Vec<Change>, Refusal> {
         if !slot.key_use.moves() {
             return Err(Refusal::Stays(slot.key_use));
         }
         match self.standbys(slot).first() {
             Some((standby, _)) => self.activate(standby),
+            None if !self.plan.makes(slot.key_use) => Err(Refusal::NotInstalled),
+            // The way back begins with a standby under our own root, which the next rotation takes when it is aged.
+            None if self.plan.leaves_alone(self.document, slot) => self.prepare(slot),
             None => Err(Refusal::NoKey { key_use: slot.key_use, trust_domain: slot.trust_domain.clone() }),
         }
     }
@@ -241,14 +271,18 @@ impl<'a> At<'a> {
             Standing::Active(_) => return Ok(Vec::new()),
             _ => return Err(wrong(standby, "only a prepared key can begin to sign")),
         };
+        if !self.plan.is_under_its_authority(standby) {
+            return Err(wrong(standby, "it is of another authority than the one that is configured"));
+        }
         let to = prepared.activate(self.now).map_err(|NotBefore(until)| Refusal::NotAged { kid, until })?;
         let slot = standby.slot();
         let others: Vec<_> = self.standbys(slot).into_iter().filter(|(other, _)| other.kid != kid).collect();
         self.aged_but_one(slot, &others)?;
-        let lacking = slot.key_use.standbys().saturating_sub(others.len());
+        let lacking = self.lacking(slot, others.len());
         self.room(slot, lacking)?;
         let mut changes = self.stopped(slot);
         changes.push(Change::Set { kid, to: Standing::Active(to) });
+        changes.extend(self.withdrawn(slot));
         changes.extend(standbys_made(slot, lacking));
         Ok(changes)
     }
@@ -262,6 +296,61 @@ impl<'a> At<'a> {
             None => self.now.saturating_add(self.times.publish_wait()),
         };
         if self.now < until { Err(Refusal::LastAged { until }) } else { Ok(()) }
+    }
+
+    /// How many standbys are to be made where there are so many.
+    fn lacking(&self, slot: Slot<'_>, present: usize) -> usize {
+        if self.plan.makes(slot.key_use) { slot.key_use.standbys().saturating_sub(present) } else { 0 }
+    }
+
+    /// Standbys of another authority, which nothing is under, go when one of the right authority signs.
+    fn withdrawn(&self, slot: Slot<'_>) -> impl Iterator<Item = Change> {
+        let others = self.all_standbys(slot).into_iter();
+        let others = others.filter(|(entry, _)| !self.plan.is_under_its_authority(entry));
+        others.map(|(entry, it)| Change::Set { kid: entry.kid, to: Standing::Retired(it.withdraw(self.now)) })
+    }
+
+    fn request(&self) -> Result<Vec<Change>, Refusal> {
+        if self.plan.upstream.is_none() {
+            return Err(Refusal::NoUpstream);
+        }
+        let slot = Slot { key_use: KeyUse::TaskCaIntermediate, trust_domain: &self.plan.broker };
+        let waits = self.document.standing(slot, KeyState::Requested).next().is_some();
+        Ok(if waits { Vec::new() } else { vec![make(slot, KeyState::Requested)] })
+    }
+
+    fn install(
+        &self,
+        chain: &Chain,
+        judge: impl FnOnce(&Chain) -> Result<Judged, Misfit>,
+    ) -> Result<Vec<Change>, Refusal> {
+        if self.plan.upstream.is_none() {
+            return Err(Refusal::NoUpstream);
+        }
+        let entry = chain.key().and_then(|kid| self.document.key(&kid)).ok_or(Misfit::AnotherKey)?;
+        match entry.standing {
+            Standing::Requested(_) => {}
+            // Sent again: it is there.
+            _ if entry.certificate() == Some(chain.first()) => return Ok(Vec::new()),
+            _ => {
+                return Err(wrong(
+                    entry,
+                    "it waits for no certificate; `taskpass ca csr` gives out a request of a key that does",
+                ));
+            }
+        }
+        let (judged, slot) = (judge(chain)?, entry.slot());
+        self.room(slot, 1)?;
+        let signs = |entry: &Entry| entry.not_after.is_some_and(|end| end > self.now);
+        let (mut changes, to) = match self.document.standing(slot, KeyState::Active).any(signs) {
+            true => (Vec::new(), KeyState::Prepared),
+            false => (self.stopped(slot), KeyState::Active),
+        };
+        changes.push(Change::Install { kid: entry.kid, judged, to });
+        if to == KeyState::Active {
+            changes.extend(self.withdrawn(slot));
+        }
+        Ok(changes)
     }
 
     /// What signs now does not any more.
@@ -293,6 +382,7 @@ impl<'a> At<'a> {
                 }
                 prepared.withdraw(self.now)
             }
+            Standing::Requested(requested) => requested.withdraw(self.now),
             Standing::Retired(_) => return Ok(Vec::new()),
             Standing::Active(_) => return Err(wrong(entry, "rotate first, so that another one signs")),
             Standing::Compromised(_) => return Err(wrong(entry, "it is over already")),
@@ -307,18 +397,25 @@ impl<'a> At<'a> {
         }
         let given_up = Standing::Compromised(entry.standing.compromise(self.now));
         let mut changes = vec![Change::Set { kid, to: given_up }];
-        let mut standbys = self.standbys(slot).into_iter().filter(|(standby, _)| standby.kid != kid);
+        // Those of another authority come last: better than none.
+        let mut standbys = self.standbys(slot);
+        standbys.extend(
+            self.all_standbys(slot).into_iter().filter(|(it, _)| !self.plan.is_under_its_authority(it)),
+        );
+        let mut standbys = standbys.into_iter().filter(|(standby, _)| standby.kid != kid);
         if entry.state() == KeyState::Active {
             match standbys.next() {
                 Some((standby, prepared)) => {
                     let to = Standing::Active(prepared.activate_in_need(self.now));
                     changes.push(Change::Set { kid: standby.kid, to });
                 }
-                None => changes.push(make(slot, true)),
+                None if self.plan.makes(slot.key_use) => changes.push(make(slot, KeyState::Active)),
+                // Nothing is issued until another certificate is installed.
+                None => {}
             }
         }
         if matches!(entry.state(), KeyState::Prepared | KeyState::Active) {
-            let lacking = slot.key_use.standbys().saturating_sub(standbys.count());
+            let lacking = self.lacking(slot, standbys.count());
             changes.extend(standbys_made(slot, lacking));
         }
         Ok(changes)
@@ -338,118 +435,15 @@ impl<'a> At<'a> {
     }
 }
 
-fn make(slot: Slot<'_>, signs: bool) -> Change {
-    Change::Make { key_use: slot.key_use, trust_domain: slot.trust_domain.clone(), signs }
+fn make(slot: Slot<'_>, to: KeyState) -> Change {
+    Change::Make { key_use: slot.key_use, trust_domain: slot.trust_domain.clone(), to }
 }
 
 /// So many standbys more.
 fn standbys_made(slot: Slot<'_>, lacking: usize) -> impl Iterator<Item = Change> {
-    std::iter::repeat_with(move || make(slot, false)).take(lacking)
+    std::iter::repeat_with(move || make(slot, KeyState::Prepared)).take(lacking)
 }
 
 const fn wrong(entry: &Entry, hint: &'static str) -> Refusal {
     Refusal::WrongState { kid: entry.kid, state: entry.standing.state(), hint }
-}
-
-/// What the broker does by itself, and when next.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Due {
-    /// Now, in this order.
-    pub(super) moves: Vec<Move>,
-    /// The first moment at which something else is due.
-    pub(super) next: Option<Timestamp>,
-}
-
-/// Keys whose last credential has expired go, standbys are made where they are lacking, keys that have signed long enough or whose certificate comes near its end are replaced.
-pub(super) fn due(document: &Document, times: &Times, plan: &KeyPlan, now: Timestamp) -> Due {
-    let mut due = Due::default();
-    for entry in &document.keys {
-        if let Standing::Retiring(retiring) = entry.standing {
-            due.at(retiring.until, now, || Move::Retire(entry.kid));
-        }
-    }
-    for (key_use, trust_domain) in plan.slots() {
-        due_of(Slot { key_use, trust_domain }, &At { document, times, now }, &mut due);
-    }
-    due
-}
-
-fn due_of(slot: Slot<'_>, at: &At<'_>, due: &mut Due) {
-    let At { document, times, now } = *at;
-    let standbys = at.standbys(slot);
-    let aged = standbys.iter().filter(|(_, prepared)| prepared.aged_at() <= now).count();
-    let named = |what: fn(KeyUse, TrustDomain) -> Move| what(slot.key_use, slot.trust_domain.clone());
-    let wanted = slot.key_use.standbys();
-    let Some(((standby, _), (_, last))) = standbys.first().zip(standbys.get(wanted.saturating_sub(1))) else {
-        due.moves.extend((standbys.len()..wanted).map(|_| named(Move::Prepare)));
-        return;
-    };
-    if aged > wanted {
-        // The newest one, which lives longest, has come of age.
-        due.moves.push(Move::Retire(standby.kid));
-        return;
-    }
-    let root_ends = document
-        .standing((KeyUse::TaskCaRoot, &document.trust_domain).into(), KeyState::Active)
-        .find_map(|root| root.not_after);
-    // Where the root ends first, a new one would end no later: it is no better.
-    let outlived = |entry: &Entry| entry.not_after.is_some_and(|end| root_ends.is_none_or(|root| end < root));
-    if standbys.len() == wanted && outlived(standby) {
-        due.at(share_of_life(standby, 1), now, || named(Move::Prepare));
-    }
-    let Some(active) = document.standing(slot, KeyState::Active).next() else { return };
-    let by_age = match slot.key_use {
-        KeyUse::Jwt => times.rotate_every.map(|every| active.standing.since().saturating_add(every)),
-        _ => None,
-    };
-    let better = standby.not_after > active.not_after;
-    let by_end = better.then(|| share_of_life(active, 2));
-    let Some(when) = by_age.into_iter().chain(by_end).min() else { return };
-    let when = when.max(last.aged_at());
-    match at.rotate(slot) {
-        Err(Refusal::TooMany { until }) if when <= now => due.next(until),
-        _ => due.at(when, now, || named(Move::Rotate)),
-    }
-}
-
-/// When so many thirds of a key's certificate's life are over.
-fn share_of_life(entry: &Entry, thirds: u32) -> Timestamp {
-    let end = entry.not_after.unwrap_or(Timestamp::from_millis(u64::MAX));
-    entry.created_at.saturating_add(end.since(entry.created_at) / 3 * thirds)
-}
-
-impl Due {
-    fn at(&mut self, when: Timestamp, now: Timestamp, what: impl FnOnce() -> Move) {
-        if when <= now { self.moves.push(what()) } else { self.next(when) }
-    }
-
-    fn next(&mut self, when: Timestamp) {
-        self.next = Some(self.next.map_or(when, |next| next.min(when)));
-    }
-}
-
-/// What goes when there are more keys of a use and trust domain that are over than are remembered: the oldest of each state. While somebody could take something under a key it stays, up to
-/// [`MAX_IN_USE`].
-pub(super) fn forgotten(document: &Document, now: Timestamp) -> Vec<KeyId> {
-    let mut forgotten = Vec::new();
-    for state in [KeyState::Retired, KeyState::Compromised] {
-        for entry in document.keys.iter().filter(|entry| entry.state() == state) {
-            let newer = document.standing(entry.slot(), state);
-            let newer = newer.filter(|other| other.standing.since() > entry.standing.since()).count();
-            let most = if matters_until(entry) > now { MAX_IN_USE } else { MAX_REMEMBERED };
-            if newer >= most {
-                forgotten.push(entry.kid);
-            }
-        }
-    }
-    forgotten
-}
-
-/// Until when somebody could take what is under a key that is over.
-fn matters_until(entry: &Entry) -> Timestamp {
-    let remembered = match entry.state() {
-        KeyState::Compromised => entry.standing.since().saturating_add(COMPROMISED_FOR),
-        _ => entry.standing.since(),
-    };
-    entry.not_after.map_or(remembered, |end| end.max(remembered))
 }

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rustls_pki_types::CertificateDer;
 use serde::Serialize;
+use x509_parser::oid_registry::OID_SIG_ED25519;
+use x509_parser::public_key::PublicKey;
 
 use super::ca;
 use super::error::KeyringError;
@@ -34,7 +37,7 @@ pub struct KeySets {
 impl KeySets {
     /// Of a keyring.
     pub fn of(keyring: &Keyring) -> Result<Self, KeyringError> {
-        let root = keyring.task_ca().root();
+        let anchors = keyring.task_authorities().anchors();
         let jwks = keyring.key_sets().map(|(domain, keys)| (domain.clone(), keys.to_jwks())).collect();
         let feed_jwks =
             keyring.feed_key_sets().map(|(domain, keys)| (domain.clone(), keys.to_jwks())).collect();
@@ -42,8 +45,8 @@ impl KeySets {
             jwks,
             feed_jwks,
             sequence: keyring.sequence(),
-            task_ca_pem: pem("CERTIFICATE", root),
-            task_ca_bundle: spiffe_bundle(root, keyring.sequence(), keyring.refresh_hint())?,
+            task_ca_pem: anchors.iter().map(|anchor| pem("CERTIFICATE", anchor)).collect(),
+            task_ca_bundle: spiffe_bundle(anchors, keyring.sequence(), keyring.refresh_hint())?,
         })
     }
 
@@ -62,7 +65,7 @@ impl KeySets {
         self.sequence
     }
 
-    /// The task CA's root in PEM.
+    /// What task certificates lead to, in PEM: the task CA's root, or the anchors of the authority above it; both, while there are certificates under both.
     pub fn task_ca_pem(&self) -> &str {
         &self.task_ca_pem
     }
@@ -127,7 +130,7 @@ pub fn pem(label: &str, der: &[u8]) -> String {
 
 #[derive(Serialize)]
 struct SpiffeBundle {
-    keys: [SpiffeKey; 1],
+    keys: Vec<SpiffeKey>,
     spiffe_sequence: u64,
     spiffe_refresh_hint: u64,
 }
@@ -135,32 +138,70 @@ struct SpiffeBundle {
 /// No `kid`, and one certificate (X509-SVID, section 6.1).
 #[derive(Serialize)]
 struct SpiffeKey {
-    kty: &'static str,
     r#use: &'static str,
-    crv: &'static str,
-    x: String,
-    y: String,
+    #[serde(flatten)]
+    key: Jwk,
     x5c: [String; 1],
 }
 
-fn spiffe_bundle(root: &[u8], sequence: u64, hint: Duration) -> Result<String, KeyringError> {
-    let certificate = ca::parse(root)?;
-    let point = &certificate.public_key().subject_public_key.data;
-    let (x, y) = point
-        .strip_prefix(&[4])
-        .filter(|coordinates| coordinates.len() == 64)
-        .and_then(|coordinates| coordinates.split_at_checked(32))
-        .ok_or_else(|| KeyringError::damaged("the task CA's root has no P-256 key"))?;
-    let key = SpiffeKey {
-        kty: "EC",
-        r#use: "x509-svid",
-        crv: "P-256",
-        x: URL_SAFE_NO_PAD.encode(x),
-        y: URL_SAFE_NO_PAD.encode(y),
-        x5c: [STANDARD.encode(root)],
+/// RFC 7518, section 6, and RFC 8037, section 2.
+#[derive(Serialize)]
+#[serde(tag = "kty")]
+enum Jwk {
+    #[serde(rename = "EC")]
+    Ec { crv: &'static str, x: String, y: String },
+    #[serde(rename = "RSA")]
+    Rsa { n: String, e: String },
+    #[serde(rename = "OKP")]
+    Okp { crv: &'static str, x: String },
+}
+
+fn spiffe_bundle(
+    anchors: &[CertificateDer<'_>],
+    sequence: u64,
+    hint: Duration,
+) -> Result<String, KeyringError> {
+    let key = |anchor: &CertificateDer<'_>| {
+        Ok(SpiffeKey { r#use: "x509-svid", key: jwk(anchor)?, x5c: [STANDARD.encode(anchor)] })
     };
+    let keys = anchors.iter().map(key).collect::<Result<_, KeyringError>>()?;
     // SPIFFE Trust Domain and Bundle, section 4.1.2: in whole seconds.
     let spiffe_refresh_hint = hint.as_secs().max(1);
-    let bundle = SpiffeBundle { keys: [key], spiffe_sequence: sequence, spiffe_refresh_hint };
+    let bundle = SpiffeBundle { keys, spiffe_sequence: sequence, spiffe_refresh_hint };
     serde_json::to_string(&bundle).map_err(KeyringError::damaged)
+}
+
+/// Whether a bundle can say it.
+pub(super) fn is_publishable(anchor: &[u8]) -> Result<(), KeyringError> {
+    jwk(anchor).map(drop)
+}
+
+fn jwk(anchor: &[u8]) -> Result<Jwk, KeyringError> {
+    let certificate = ca::parse(anchor)?;
+    let key = certificate.public_key();
+    let unknown = || KeyringError::damaged("an anchor of the task CA has a key that no bundle can say");
+    match key.parsed().map_err(|_| unknown())? {
+        PublicKey::EC(point) => {
+            let coordinates = point.data().strip_prefix(&[4]).ok_or_else(unknown)?;
+            let (crv, len) = match coordinates.len() {
+                64 => ("P-256", 32),
+                96 => ("P-384", 48),
+                _ => return Err(unknown()),
+            };
+            let (x, y) = coordinates.split_at_checked(len).ok_or_else(unknown)?;
+            Ok(Jwk::Ec { crv, x: URL_SAFE_NO_PAD.encode(x), y: URL_SAFE_NO_PAD.encode(y) })
+        }
+        PublicKey::RSA(rsa) => {
+            // As few bytes as there are (RFC 7518, section 2): DER has a zero before what would be negative.
+            let number = |bytes: &[u8]| {
+                let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+                URL_SAFE_NO_PAD.encode(bytes.get(zeros..).unwrap_or_default())
+            };
+            Ok(Jwk::Rsa { n: number(rsa.modulus), e: number(rsa.exponent) })
+        }
+        PublicKey::Unknown(bytes) if key.algorithm.algorithm == OID_SIG_ED25519 && bytes.len() == 32 => {
+            Ok(Jwk::Okp { crv: "Ed25519", x: URL_SAFE_NO_PAD.encode(bytes) })
+        }
+        _ => Err(unknown()),
+    }
 }

@@ -5,6 +5,8 @@
 //!              │  │          │           │
 //!              │  └──────────┼───────────┼──▶ retired        withdrawn: it never signed
 //!              └─────────────┴───────────┴──▶ compromised    at once, from wherever it stands
+//!
+//!   made ──▶ requested ──▶ prepared, or active              its certificate is installed
 //! ```
 
 use std::time::Duration;
@@ -15,6 +17,8 @@ use crate::time::Timestamp;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyState {
+    /// Waits for a certificate from outside: does not sign, and is not published.
+    Requested,
     /// Published, and does not sign: the standby.
     Prepared,
     /// Signs, and is published. There is one for each use and trust domain.
@@ -29,12 +33,13 @@ pub enum KeyState {
 
 impl KeyState {
     /// All of them, in the order of a key's life.
-    pub const ALL: [Self; 5] =
-        [Self::Prepared, Self::Active, Self::Retiring, Self::Retired, Self::Compromised];
+    pub const ALL: [Self; 6] =
+        [Self::Requested, Self::Prepared, Self::Active, Self::Retiring, Self::Retired, Self::Compromised];
 
     /// As stored and shown.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Requested => "requested",
             Self::Prepared => "prepared",
             Self::Active => "active",
             Self::Retiring => "retiring",
@@ -52,6 +57,12 @@ impl KeyState {
 /// It is too early for a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotBefore(pub(super) Timestamp);
+
+/// See [`KeyState::Requested`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Requested {
+    pub(super) since: Timestamp,
+}
 
 /// See [`KeyState::Prepared`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +103,29 @@ pub(super) struct Compromised {
 /// Where a key stands, with what that state knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
+    Requested(Requested),
     Prepared(Prepared),
     Active(Active),
     Retiring(Retiring),
     Retired(Retired),
     Compromised(Compromised),
+}
+
+impl Requested {
+    /// Has its certificate, and stands by. `wait`: how long verifiers may go without looking.
+    pub(super) const fn install(self, now: Timestamp, wait: Duration) -> Prepared {
+        Prepared { since: now, wait }
+    }
+
+    /// Has its certificate, and signs at once: there is nothing else that does.
+    pub(super) const fn install_in_need(self, now: Timestamp) -> Active {
+        Active { since: now }
+    }
+
+    /// Is taken back. Nothing is under it.
+    pub(super) const fn withdraw(self, now: Timestamp) -> Retired {
+        Retired { since: now }
+    }
 }
 
 impl Prepared {
@@ -139,6 +168,7 @@ impl Retiring {
 impl Standing {
     pub(super) const fn state(&self) -> KeyState {
         match self {
+            Self::Requested(_) => KeyState::Requested,
             Self::Prepared(_) => KeyState::Prepared,
             Self::Active(_) => KeyState::Active,
             Self::Retiring(_) => KeyState::Retiring,
@@ -150,6 +180,7 @@ impl Standing {
     /// Since when.
     pub(super) const fn since(&self) -> Timestamp {
         match self {
+            Self::Requested(it) => it.since,
             Self::Prepared(it) => it.since,
             Self::Active(it) => it.since,
             Self::Retiring(it) => it.since,

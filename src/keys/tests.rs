@@ -20,7 +20,7 @@ const ES256: Algorithm = Algorithm::Es256;
 
 fn kids(keyring: &Keyring) -> Vec<String> {
     let jwt = keyring.key_sets().flat_map(|(_, keys)| keys.iter().map(|key| key.id().to_string()));
-    jwt.chain([keyring.task_ca().key_id().to_string()]).collect()
+    jwt.chain([keyring.task_ca().unwrap().key_id().to_string()]).collect()
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn a_restart_makes_no_new_key() {
         (NOW, later),
         "each knows when it saw the stored one"
     );
-    assert_eq!(first.task_ca().root(), second.task_ca().root());
+    assert_eq!(first.task_ca().unwrap().anchor(), second.task_ca().unwrap().anchor());
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_new_trust_domain_gets_its_key_and_nothing_else_changes() {
     let both = plan(&[("acme.test", ES256), ("beta.test", Algorithm::EdDsa)]);
     let two = open(&store, &both).await.unwrap();
     assert_eq!(one.key_set(&domain("acme.test")), two.key_set(&domain("acme.test")));
-    assert_eq!(one.task_ca().intermediate(), two.task_ca().intermediate());
+    assert_eq!(one.task_ca().unwrap().chain(), two.task_ca().unwrap().chain());
     assert!(one.signer(&domain("beta.test")).is_none());
     assert_eq!(two.signer(&domain("beta.test")).unwrap().algorithm(), Algorithm::EdDsa);
     assert_eq!((one.sequence(), two.sequence()), (NOW.as_secs(), NOW.as_secs() + 1));
@@ -73,7 +73,7 @@ async fn brokers_that_serve_different_trust_domains_share_one_keyring() {
     let (a, b) = (plan(&[("acme.test", ES256)]), plan(&[("beta.test", ES256)]));
     let (x, y) = tokio::join!(open(&store, &a), open(&store, &b));
     let (x, y) = (x.unwrap(), y.unwrap());
-    assert_eq!(x.task_ca().root(), y.task_ca().root());
+    assert_eq!(x.task_ca().unwrap().anchor(), y.task_ca().unwrap().anchor());
     let all = open(&store, &plan(&[("acme.test", ES256), ("beta.test", ES256)])).await.unwrap();
     assert_eq!(all.key_set(&domain("acme.test")), x.key_set(&domain("acme.test")));
     assert_eq!(all.key_set(&domain("beta.test")), y.key_set(&domain("beta.test")));
@@ -103,10 +103,10 @@ async fn a_wrong_key_encryption_key_refuses_and_says_so() {
 #[tokio::test]
 async fn a_keyring_of_an_unknown_format_refuses_and_stays() {
     let plan = plan(&[("acme.test", ES256)]);
-    let newer = b"taskpass-keyring 4\nx\n{}";
+    let newer = b"taskpass-keyring 5\nx\n{}";
     let store = MemoryStore::with_document(*newer);
     let error = open(&store, &plan).await.unwrap_err();
-    assert_eq!(error, KeyringError::UnknownFormat("4".to_owned()));
+    assert_eq!(error, KeyringError::UnknownFormat("5".to_owned()));
     assert_eq!(store.document(), newer);
 }
 
@@ -335,8 +335,8 @@ async fn the_intermediate_ends_with_its_root_at_the_latest() {
     let day = std::time::Duration::from_secs(86_400);
     let plan = KeyPlan { root_lifetime: day, intermediate_lifetime: 2 * day, ..plan(&[]) };
     let keyring = open(&MemoryStore::default(), &plan).await.unwrap();
-    assert_eq!(keyring.task_ca().not_after(), NOW.saturating_add(day));
-    let intermediate = ca::parse(keyring.task_ca().intermediate()).unwrap();
+    assert_eq!(keyring.task_ca().unwrap().not_after(), NOW.saturating_add(day));
+    let intermediate = ca::parse(&keyring.task_ca().unwrap().chain()[0]).unwrap();
     let end = intermediate.validity().not_after.timestamp();
     assert_eq!(u64::try_from(end).unwrap(), NOW.saturating_add(day).as_secs());
     assert!(plan.issuers.is_empty() && keyring.signer(&domain("acme.test")).is_none());
@@ -368,7 +368,7 @@ async fn the_ca_bundle_is_a_spiffe_bundle_that_our_own_reader_takes() {
         assert_eq!((bundle.len(), bundle.skipped()), (1, [].as_slice()));
     }
     let (_, pem) = x509_parser::pem::parse_x509_pem(sets.task_ca_pem().as_bytes()).unwrap();
-    assert_eq!(pem.contents, keyring.task_ca().root().as_ref());
+    assert_eq!(pem.contents, keyring.task_ca().unwrap().anchor().as_ref());
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use taskpass_verifier::claims::Thumbprint;
+use taskpass_verifier::keyset::KeyId;
 use uuid::Uuid;
 
-use crate::identity::SpiffeId;
+pub use crate::cert::Described;
+use crate::identity::{SpiffeId, TrustDomain};
 use crate::ids::CredentialId;
-pub use crate::keys::{KeyState, KeyUse, KeyView, Step as KeyStep};
+pub use crate::keys::{KeyState, KeyUse, KeyView, Renewal, Step as KeyStep};
 use crate::revoke::history::Durability;
 use crate::secret::Secret;
 use crate::task::TaskFacts;
@@ -82,6 +84,32 @@ pub struct KeyMove {
     pub after: Keys,
     /// How sure it is.
     pub durability: Durability,
+}
+
+/// What the task CA is to be signed by from outside.
+#[derive(Clone, Debug)]
+pub struct TaskCaRequest {
+    /// The key that waits.
+    pub kid: KeyId,
+    /// PKCS#10.
+    pub pem: String,
+    /// What was done for it.
+    pub moved: KeyMove,
+}
+
+/// The task CA as it stands.
+#[derive(Clone, Debug)]
+pub struct TaskCa {
+    /// The broker's own.
+    pub trust_domain: TrustDomain,
+    /// Signed from outside, as this broker is configured.
+    pub upstream: bool,
+    /// Each key with its certificate and what is above it; in the order of a key's life.
+    pub intermediates: Vec<(KeyView, Vec<Described>)>,
+    /// What verifiers trust.
+    pub anchors: Vec<Described>,
+    /// Whether it has to be signed from outside soon, or should have been.
+    pub renewal: Option<Renewal>,
 }
 
 /// A task that holds what a key has signed, or may have.

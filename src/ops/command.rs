@@ -224,6 +224,24 @@ pub struct CompromiseKey {
     pub wish: EndWish,
 }
 
+/// Asks for the request that the task CA is signed by from outside.
+#[derive(Clone, Debug)]
+pub struct RequestTaskCaCertificate {
+    /// Why.
+    pub note: String,
+}
+
+/// Installs what came for such a request.
+#[derive(Clone, Debug)]
+pub struct InstallTaskCaCertificate {
+    /// The certificate, then what is above it; PEM, not judged in any way.
+    pub chain_pem: String,
+    /// Only say what it would do.
+    pub dry_run: bool,
+    /// Why.
+    pub note: String,
+}
+
 /// Asks which tasks hold what a key has signed.
 #[derive(Clone, Debug)]
 pub struct ListAffectedTasks {

@@ -11,7 +11,7 @@ use crate::task::store::{CredentialKind, RecordCredential};
 use crate::time::Timestamp;
 
 use super::command::{IssueCertificate, KeyRequest};
-use super::keyring::Signing;
+use super::keyring::{Signing, certificates};
 use super::recording::{Recorded, expiry, wanted};
 use super::tasks::{Known, not_found};
 use super::trail::Trail;
@@ -57,11 +57,11 @@ impl Broker {
         };
         let mut signing = self.signing_now(now).await?;
         // What cannot be named in a certificate is refused before anything is recorded.
-        let _name =
-            task_spiffe_id(signing.certificates.ca().trust_domain(), known.facts.id, &known.facts.owner)?;
+        let _name = task_spiffe_id(&self.settings.trust_domain, known.facts.id, &known.facts.owner)?;
         let recorded = self
             .record(&mut known, &mut signing, now, |known: &Known, signing: &Signing| {
-                let ca = signing.certificates.ca();
+                let minimum = wanted.minimum(known.deadline.since(known.facts.began_at));
+                let ca = certificates(signing, now, minimum)?.ca();
                 let bounds = Bounds {
                     asked: wanted.lifetime,
                     policy_cap: cap,
@@ -70,7 +70,6 @@ impl Broker {
                     signer_end: Some(ca.not_after()),
                     caller_end: caller.peer.valid_until(),
                 };
-                let minimum = wanted.minimum(known.deadline.since(known.facts.began_at));
                 Ok(expiry(now, &bounds, minimum).map(|expires_at| RecordCredential {
                     task: known.facts.id,
                     version: known.version,
@@ -89,11 +88,11 @@ impl Broker {
         trail.fact("expires_at", expires_at);
         let issued_at = now.floor_to_second();
         let leaf = LeafRequest { id, agent: &known.facts.owner, key: &key, issued_at, expires_at };
-        let issued = signing.certificates.issue(&leaf)?;
+        let issued = certificates(&signing, now, Duration::ZERO)?.issue(&leaf)?;
         reach(Place::CertificateSigned);
         Ok(answer::Certificate {
             chain_pem: issued.chain_pem(),
-            chain: issued.chain.map(|der| der.to_vec()).into(),
+            chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
             id,
             spiffe_id: issued.spiffe_id,
             thumbprint: issued.thumbprint,

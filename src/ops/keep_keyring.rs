@@ -27,6 +27,7 @@ use crate::time::{Clock, Timestamp};
 
 use super::Broker;
 use super::keyring::keyring_error;
+use super::task_ca::RenewalWarning;
 use super::tasks::store_error;
 use super::trail::{Trail, outcome};
 
@@ -52,12 +53,13 @@ impl KeepKeyring {
     pub async fn run(self, stop: CancellationToken) {
         let mut announced = self.broker.store.announcements();
         let most = PAUSES.0.min(self.broker.keys.plan().times.agreement / 4).max(PAUSES.1);
-        let mut said = String::new();
+        let (mut said, mut warned) = (String::new(), RenewalWarning::default());
         while !stop.is_cancelled() {
             let now = self.clock.now();
             let next = match self.broker.keep_keyring(now).await {
                 Ok(next) => {
                     said.clear();
+                    warned.look(self.broker.keys.renewal(now), now);
                     next
                 }
                 Err(error) => {
@@ -266,6 +268,8 @@ pub(super) const fn name(what: &Move) -> &'static str {
         Move::Activate(_) => "ActivateKey",
         Move::Retire(_) => "RetireKey",
         Move::Compromise(_) => "CompromiseKey",
+        Move::Request => "RequestTaskCaCertificate",
+        Move::Install(_) => "InstallTaskCaCertificate",
     }
 }
 
@@ -276,6 +280,8 @@ pub(super) fn object(what: &Move) -> String {
             format!("{} of {trust_domain}", key_use.as_str())
         }
         Move::Activate(kid) | Move::Retire(kid) | Move::Compromise(kid) => kid.to_string(),
+        Move::Request => KeyUse::TaskCaIntermediate.as_str().to_owned(),
+        Move::Install(chain) => chain.key().map(|kid| kid.to_string()).unwrap_or_default(),
     }
 }
 
@@ -346,7 +352,7 @@ impl Account for KeyringRecord {
 fn show(keyring: &Keyring, now: Timestamp) {
     metrics::gauge!("taskpass_keyring_sequence").set(keyring.sequence() as f64);
     metrics::gauge!("taskpass_keyring_version").set(keyring.version() as f64);
-    let ends = keyring.task_ca().not_after().since(now);
+    let ends = keyring.task_ca().map_or(Duration::ZERO, |ca| ca.not_after().since(now));
     metrics::gauge!("taskpass_task_ca_remaining_seconds").set(ends.as_secs_f64());
     for key_use in [KeyUse::Jwt, KeyUse::Feed, KeyUse::TaskCaIntermediate] {
         for state in KeyState::ALL {

@@ -151,11 +151,11 @@ impl KeepRevocationLists {
         let last = self.signed.as_ref().map_or(0, |signed| signed.number);
         let (number, validity) = (now.as_millis().max(last.saturating_add(1)), self.validity());
         let root = self.root_list(&keyring, number, now).await?;
-        let issues = keyring.task_ca().key_id();
+        let issues = keyring.task_ca().map(|ca| ca.key_id());
         let signing = tokio::task::spawn_blocking(move || {
             let of = |signer: &ListSigner| sign_list(signer, &revoked, number, now, validity).map(Arc::new);
             let mut intermediates = signers.iter().map(of).collect::<Result<Vec<_>>>()?;
-            intermediates.sort_by_key(|list| list.authority != issues);
+            intermediates.sort_by_key(|list| Some(list.authority) != issues);
             Ok::<_, Error>(RevocationLists { root, intermediates })
         });
         let lists = signing.await.map_err(|_| Error::internal("signing a revocation list was cut off"))??;
@@ -170,18 +170,20 @@ impl KeepRevocationLists {
         keyring: &Arc<Keyring>,
         number: u64,
         now: Timestamp,
-    ) -> Result<Arc<RevocationList>> {
+    ) -> Result<Option<Arc<RevocationList>>> {
         let is_good = |root: &&RootList| {
             Arc::ptr_eq(&root.of, keyring) && now >= root.at && now < root.at.saturating_add(self.renewal())
         };
         if let Some(root) = self.root.as_ref().filter(is_good) {
-            return Ok(Arc::clone(&root.list));
+            return Ok(Some(Arc::clone(&root.list)));
         }
-        let signer = self.broker.keys.root_list_signer(keyring).await.map_err(keyring_error)?;
+        let Some(signer) = self.broker.keys.root_list_signer(keyring).await.map_err(keyring_error)? else {
+            return Ok(None);
+        };
         let given_up = given_up(keyring, now)?;
         let list = Arc::new(sign_list(&signer, &given_up, number, now, self.validity())?);
         self.root = Some(RootList { of: Arc::clone(keyring), at: now, list: Arc::clone(&list) });
-        Ok(list)
+        Ok(Some(list))
     }
 
     /// Files that cannot be written are tried again with the next lists.
@@ -189,7 +191,7 @@ impl KeepRevocationLists {
         let Some(dir) = self.export.clone() else { return };
         let writing = tokio::task::spawn_blocking(move || {
             let write = |name: String, list: &RevocationList| replace(&dir, &name, &list.der);
-            write("task-ca.root.crl".to_owned(), &lists.root)?;
+            lists.root.iter().try_for_each(|root| write("task-ca.root.crl".to_owned(), root))?;
             let mut each = lists.intermediates.iter();
             each.try_for_each(|list| write(format!("task-ca.{}.crl", list.authority), list))
         });
@@ -210,8 +212,15 @@ impl KeepRevocationLists {
     }
 
     fn show(&self) {
-        let until = self.broker.lists.borrow().as_ref().map(|lists| lists.root.next_update);
-        let left = until.map_or(Duration::ZERO, |until| until.since(self.clock.now()));
+        let left = match self.broker.lists.borrow().as_ref() {
+            None => Duration::ZERO,
+            // Where nothing is that could have one, nothing is missing.
+            Some(lists) => lists
+                .all()
+                .map(|list| list.next_update)
+                .min()
+                .map_or_else(|| self.validity(), |until| until.since(self.clock.now())),
+        };
         metrics::gauge!("taskpass_revocation_list_remaining_seconds").set(left.as_secs_f64());
         metrics::gauge!("taskpass_revocation_list_entries").set(self.gathered.len() as f64);
     }

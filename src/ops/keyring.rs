@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cert::CertIssuer;
 use crate::error::{Error, Reason, Result};
@@ -17,7 +18,8 @@ use super::{Broker, Settings};
 pub(super) struct Signing {
     pub(super) keyring: Arc<Keyring>,
     pub(super) public: KeySets,
-    pub(super) certificates: Arc<CertIssuer>,
+    /// `None`: the task CA waits for a certificate from outside.
+    pub(super) certificates: Option<Arc<CertIssuer>>,
     pub(super) tokens: BTreeMap<TrustDomain, Arc<TokenIssuer>>,
 }
 
@@ -35,14 +37,36 @@ impl Signing {
             };
             tokens.insert(trust_domain.clone(), issuer);
         }
-        let ca = keyring.task_ca();
-        let known = before.map(|before| &before.certificates);
-        let certificates = match known.filter(|known| known.ca().key_id() == ca.key_id()) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(CertIssuer::new(Arc::clone(ca))),
-        };
+        let known = before.and_then(|before| before.certificates.as_ref());
+        let certificates =
+            keyring.task_ca().map(|ca| match known.filter(|known| known.ca().key_id() == ca.key_id()) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(CertIssuer::new(Arc::clone(ca))),
+            });
         Ok(Self { public: KeySets::of(&keyring)?, certificates, tokens, keyring })
     }
+}
+
+/// What signs certificates, if it will be good for so long yet: else the task CA has to be signed from outside first.
+pub(super) fn certificates(signing: &Signing, now: Timestamp, least: Duration) -> Result<&Arc<CertIssuer>> {
+    let closed = |what: &str| {
+        let sentence = format!(
+            "{what}, so no certificates are issued; tokens are as before. Those who run the broker install another one: `taskpass ca csr`, `taskpass ca install`."
+        );
+        Error::new(Reason::TaskCaUnavailable, sentence)
+    };
+    let issuer = signing.certificates.as_ref();
+    let issuer = issuer.ok_or_else(|| closed("The task CA has no certificate that it could issue under"))?;
+    let ends = issuer.ca().not_after();
+    if ends <= now {
+        return Err(closed(&format!("The task CA's certificate is over since {ends}")));
+    }
+    if ends < now.saturating_add(least) {
+        return Err(closed(&format!(
+            "The task CA's certificate ends at {ends}, before one of the least lifetime would"
+        )));
+    }
+    Ok(issuer)
 }
 
 impl Broker {

@@ -185,7 +185,7 @@ impl Broker {
                 "certificate_der must be an unexpired certificate of this task.",
             )
         };
-        let certificate = cert::recognise(self.keyring().task_ca(), der, now).ok_or_else(refused)?;
+        let certificate = cert::recognise(self.keyring().task_authorities(), der, now).ok_or_else(refused)?;
         if certificate.id.task != task {
             return Err(refused().with_detail("a certificate of another task"));
         }

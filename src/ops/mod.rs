@@ -32,6 +32,7 @@ mod readiness;
 mod recording;
 mod revocation_list;
 mod sweep;
+mod task_ca;
 mod tasks;
 mod trail;
 mod validate;

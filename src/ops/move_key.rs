@@ -95,7 +95,7 @@ impl Broker {
             Move::Retire(kid) => {
                 self.permit_move_of::<action::RetireKey>(caller, find(&keyring, kid), dry_run, trail)?
             }
-            Move::Prepare(..) | Move::Compromise(_) => {
+            Move::Prepare(..) | Move::Compromise(_) | Move::Request | Move::Install(_) => {
                 return Err(Error::internal("a move of another verb"));
             }
         };
@@ -131,7 +131,7 @@ impl Broker {
         key.map(|key| (key.key_use, key.trust_domain))
     }
 
-    fn permit_move<A>(
+    pub(super) fn permit_move<A>(
         &self,
         caller: &Caller,
         of: Option<(KeyUse, &TrustDomain)>,
@@ -204,9 +204,11 @@ fn shown(keyring: &Keyring, seen: impl Fn(&KeyView) -> bool) -> answer::Keys {
 }
 
 /// What an operator reads of a move that is not made.
-fn refused(refusal: &Refusal) -> Error {
+pub(super) fn refused(refusal: &Refusal) -> Error {
     let reason = match refusal {
-        Refusal::UnknownKey(_) | Refusal::NoKey { .. } => Reason::KeyNotFound,
+        Refusal::UnknownKey(_) | Refusal::NoKey { .. } | Refusal::NotInstalled => Reason::KeyNotFound,
+        Refusal::NoUpstream => Reason::NoUpstream,
+        Refusal::Misfit(_) => Reason::TaskCaMisfit,
         Refusal::Stays(_) => Reason::KeyWrongUse,
         Refusal::WrongState { .. } | Refusal::LastStandby(_) => Reason::KeyWrongState,
         Refusal::NotAged { .. }

@@ -19,16 +19,16 @@ const FIRST: Duration = Duration::from_secs(3);
 /// The lists of one moment.
 #[derive(Clone, Debug)]
 pub struct RevocationLists {
-    /// Of the intermediates that were given up.
-    pub(super) root: Arc<RevocationList>,
+    /// Of the intermediates that were given up; `None`: the task CA has no root of its own.
+    pub(super) root: Option<Arc<RevocationList>>,
     /// Of the certificates of tasks: one for each intermediate that is published, all with the same content, for no record says which has signed. That which issues comes first.
     pub(super) intermediates: Vec<Arc<RevocationList>>,
 }
 
 impl RevocationLists {
-    /// The root's, which names intermediates.
-    pub const fn root(&self) -> &Arc<RevocationList> {
-        &self.root
+    /// The root's, which names intermediates; `None`: the task CA has no root of its own.
+    pub const fn root(&self) -> Option<&Arc<RevocationList>> {
+        self.root.as_ref()
     }
 
     /// Those of the intermediates; that which issues comes first.
@@ -38,7 +38,7 @@ impl RevocationLists {
 
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &Arc<RevocationList>> {
-        self.intermediates.iter().chain(std::iter::once(&self.root))
+        self.intermediates.iter().chain(&self.root)
     }
 
     /// The one that this key has signed; with no key that of the intermediate which issues.
@@ -78,6 +78,10 @@ impl Broker {
         }
         let result = permitted.and_then(|_permit| {
             let lists = self.revocation_lists(now)?;
+            if lists.all().next().is_none() {
+                let sentence = "The task CA has no certificate that it could issue under, and so there is no list.";
+                return Err(Error::new(Reason::TaskCaUnavailable, sentence));
+            }
             let unknown = || {
                 let what = "is no key of the task CA that has a list: leave it out, or take one of `authorities` of another answer";
                 Error::invalid("authority", what)

@@ -244,6 +244,12 @@ actions! {
     RetireKey(Keys<'a>, KeyFacts);
     /// Give a key up.
     CompromiseKey(Keys<'a>, KeyFacts);
+    /// Have the task CA signed from outside: read the request.
+    RequestTaskCaCertificate(Keys<'a>, KeyFacts);
+    /// The same: install what came of it.
+    InstallTaskCaCertificate(Keys<'a>, KeyFacts);
+    /// See the task CA's certificates.
+    ShowTaskCa(Keys<'a>, ());
     /// See which tasks hold what a key has signed, by id and owner; more of a task by `ListAllTasks`.
     ListAffectedTasks(Keys<'a>, ());
     /// Read the lists of certificates that are good no longer.

@@ -235,6 +235,20 @@ fn move_key(wish: command::KeyWish, dry_run: bool, note: String) -> Result<comma
     Ok(command::MoveKey { wish, dry_run, note: text("note", note, 0, command::MAX_NOTE)? })
 }
 
+pub(super) fn request_task_ca_certificate(
+    m: proto::RequestTaskCaCertificateRequest,
+) -> Result<command::RequestTaskCaCertificate> {
+    Ok(command::RequestTaskCaCertificate { note: note(m.note)? })
+}
+
+/// The chain is for the operation to judge.
+pub(super) fn install_task_ca_certificate(
+    m: proto::InstallTaskCaCertificateRequest,
+) -> Result<command::InstallTaskCaCertificate> {
+    let (chain_pem, dry_run) = (m.chain_pem, m.dry_run);
+    Ok(command::InstallTaskCaCertificate { chain_pem, dry_run, note: note(m.note)? })
+}
+
 pub(super) fn compromise_key(m: proto::CompromiseKeyRequest) -> Result<command::CompromiseKey> {
     Ok(command::CompromiseKey {
         kid: id("kid", &m.kid)?,

@@ -182,11 +182,41 @@ const fn key_use(key_use: answer::KeyUse) -> proto::KeyUse {
 
 const fn key_state(state: answer::KeyState) -> proto::KeyState {
     match state {
+        answer::KeyState::Requested => proto::KeyState::Requested,
         answer::KeyState::Prepared => proto::KeyState::Prepared,
         answer::KeyState::Active => proto::KeyState::Active,
         answer::KeyState::Retiring => proto::KeyState::Retiring,
         answer::KeyState::Retired => proto::KeyState::Retired,
         answer::KeyState::Compromised => proto::KeyState::Compromised,
+    }
+}
+
+pub(super) fn task_ca(it: &answer::TaskCa) -> proto::ShowTaskCaResponse {
+    let certificate = |it: &answer::Described| proto::TaskCaCertificate {
+        subject: it.subject.clone(),
+        issuer: it.issuer.clone(),
+        serial: it.serial.clone(),
+        not_before: Some(timestamp(it.not_before)),
+        not_after: Some(timestamp(it.not_after)),
+        der: it.der.clone().into(),
+    };
+    let all = |chain: &[answer::Described]| chain.iter().map(certificate).collect();
+    let renewal = match it.renewal {
+        None => proto::TaskCaRenewal::Unspecified,
+        Some(answer::Renewal::Due { .. }) => proto::TaskCaRenewal::Due,
+        Some(answer::Renewal::Over { .. }) => proto::TaskCaRenewal::Over,
+        Some(answer::Renewal::Missing) => proto::TaskCaRenewal::Missing,
+    };
+    proto::ShowTaskCaResponse {
+        trust_domain: it.trust_domain.to_string(),
+        upstream: it.upstream,
+        intermediates: it
+            .intermediates
+            .iter()
+            .map(|(of, chain)| proto::TaskCaIntermediate { key: Some(key(of)), chain: all(chain) })
+            .collect(),
+        anchors: all(&it.anchors),
+        renewal: renewal.into(),
     }
 }
 

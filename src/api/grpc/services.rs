@@ -362,6 +362,46 @@ impl proto::key_service_server::KeyService for Face {
         .await
     }
 
+    async fn request_task_ca_certificate(
+        &self,
+        request: Request<proto::RequestTaskCaCertificateRequest>,
+    ) -> Answer<proto::RequestTaskCaCertificateResponse> {
+        let method = "RequestTaskCaCertificate";
+        self.answered(method, request, |Call { broker, caller, now, message }| async move {
+            let command = parse::request_task_ca_certificate(message)?;
+            let asked = broker.request_task_ca_certificate(&caller, command, now).await?;
+            Ok(proto::RequestTaskCaCertificateResponse {
+                kid: asked.kid.to_string(),
+                csr_pem: asked.pem,
+                r#move: Some(render::key_move(&asked.moved)),
+            })
+        })
+        .await
+    }
+
+    async fn install_task_ca_certificate(
+        &self,
+        request: Request<proto::InstallTaskCaCertificateRequest>,
+    ) -> Answer<proto::InstallTaskCaCertificateResponse> {
+        let method = "InstallTaskCaCertificate";
+        self.answered(method, request, |Call { broker, caller, now, message }| async move {
+            let command = parse::install_task_ca_certificate(message)?;
+            let moved = broker.install_task_ca_certificate(&caller, command, now).await?;
+            Ok(proto::InstallTaskCaCertificateResponse { r#move: Some(render::key_move(&moved)) })
+        })
+        .await
+    }
+
+    async fn show_task_ca(
+        &self,
+        request: Request<proto::ShowTaskCaRequest>,
+    ) -> Answer<proto::ShowTaskCaResponse> {
+        self.answered("ShowTaskCa", request, |Call { broker, caller, now, .. }| async move {
+            Ok(render::task_ca(&broker.show_task_ca(&caller, now).await?))
+        })
+        .await
+    }
+
     async fn list_affected_tasks(
         &self,
         request: Request<proto::ListAffectedTasksRequest>,

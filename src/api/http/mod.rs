@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::identity::CurrentSvid;
 use crate::ops::{Broker, Obstacle};
+use crate::time::Clock;
 
 mod listener;
 pub mod public;
@@ -46,16 +47,22 @@ impl Readiness {
 struct Face {
     readiness: Arc<Readiness>,
     broker: Arc<Broker>,
+    clock: Arc<dyn Clock>,
     metrics: PrometheusHandle,
 }
 
 /// The routes.
-pub fn router(readiness: Arc<Readiness>, broker: Arc<Broker>, metrics: PrometheusHandle) -> Router {
+pub fn router(
+    readiness: Arc<Readiness>,
+    broker: Arc<Broker>,
+    clock: Arc<dyn Clock>,
+    metrics: PrometheusHandle,
+) -> Router {
     Router::new()
         .route("/livez", get(async || "live\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(async |State(face): State<Face>| face.metrics.render()))
-        .with_state(Face { readiness, broker, metrics })
+        .with_state(Face { readiness, broker, clock, metrics })
 }
 
 /// 200 when calls are taken and can be served; 503 with the reason otherwise.
@@ -66,6 +73,9 @@ async fn ready(State(face): State<Face>) -> impl IntoResponse {
             "not ready: the broker has no certificate: its source has given none\n"
         }
         true => match face.broker.obstacle().await {
+            None if !face.broker.issues_certificates(face.clock.now()) => {
+                return (StatusCode::OK, "ready, but for task certificates: taskpass ca show says why\n");
+            }
             None => return (StatusCode::OK, "ready\n"),
             Some(Obstacle::Store) => "not ready: the store does not answer\n",
             Some(Obstacle::Clock) => {

@@ -40,7 +40,7 @@ fn issue(keeper: &Keeper) -> IssuedCertificate {
     let (issued_at, agent) = (now().floor_to_second(), "spiffe://acme.test/agent".parse().unwrap());
     let expires_at = issued_at.saturating_add(VALIDITY);
     let leaf = LeafRequest { id, agent: &agent, key: &key, issued_at, expires_at };
-    CertIssuer::new(Arc::clone(keeper.current().task_ca())).issue(&leaf).unwrap()
+    CertIssuer::new(Arc::clone(keeper.current().task_ca().unwrap())).issue(&leaf).unwrap()
 }
 
 /// All lists of the keyring in force: `revoked` on those of the intermediates.
@@ -60,7 +60,7 @@ async fn lists(keeper: &Keeper, revoked: &[&IssuedCertificate]) -> Vec<Revocatio
     };
     let mut lists: Vec<_> =
         keeper.list_signers(&keyring).await.unwrap().iter().map(|signer| sign(signer, &revoked)).collect();
-    lists.push(sign(&keeper.root_list_signer(&keyring).await.unwrap(), &given_up));
+    lists.push(sign(&keeper.root_list_signer(&keyring).await.unwrap().unwrap(), &given_up));
     lists
 }
 
@@ -70,7 +70,7 @@ fn judged(
     lists: &[RevocationList],
     issued: &IssuedCertificate,
 ) -> std::result::Result<(), String> {
-    let root: CertificateDer<'_> = keeper.current().task_ca().root().clone();
+    let root: CertificateDer<'_> = keeper.current().task_ca().unwrap().anchor().clone();
     let parsed: Vec<_> = lists
         .iter()
         .map(|list| CertRevocationList::from(BorrowedCertRevocationList::from_der(&list.der).unwrap()))
@@ -143,7 +143,7 @@ async fn a38_the_roots_list_names_an_intermediate_that_was_given_up() {
     let under_it = issue(&keeper);
     let stale = lists(&keeper, &[]).await;
     assert_eq!(judged(&keeper, &stale, &under_it), Ok(()));
-    let given_up = keeper.current().task_ca().key_id();
+    let given_up = keeper.current().task_ca().unwrap().key_id();
     keeper.make(&Move::Compromise(given_up), false, now()).await.unwrap().unwrap();
     let fresh = issue(&keeper);
     let lists = lists(&keeper, &[]).await;
@@ -159,7 +159,7 @@ async fn a38_the_roots_list_names_an_intermediate_that_was_given_up() {
 #[tokio::test]
 async fn a_list_says_when_it_was_made_for_how_long_and_the_how_manieth_it_is() {
     let keeper = keeper().await;
-    let signer = keeper.root_list_signer(&keeper.current()).await.unwrap();
+    let signer = keeper.root_list_signer(&keeper.current()).await.unwrap().unwrap();
     let at = now();
     let none = sign_list(&signer, &[], 127, at, VALIDITY).unwrap();
     let (_, parsed) = CertificateRevocationList::from_der(&none.der).unwrap();

@@ -14,7 +14,7 @@ use crate::config::{
     self, AuditTarget, Draft, KeySource, Problems, PublicConfig, RedisConfig, StoreConfig, TrustDomainConfig,
 };
 use crate::identity::{OwnFrom, SvidSource, TrustDomain, Use, WebFiles, WebSource, examine_bundle};
-use crate::keys::KeyEncryptionKey;
+use crate::keys::{KeyEncryptionKey, Upstream};
 use crate::policy::PolicyEngine;
 use crate::time::{Clock, Timestamp};
 
@@ -58,6 +58,11 @@ impl Check {
         if let Some(keys) = &draft.keys {
             let sources = [Some(&keys.key_encryption_key), keys.other_key_encryption_key.as_ref()];
             sources.into_iter().flatten().for_each(|source| self.keys(source));
+        }
+        if let (Some(file), Some(own)) = (&draft.task_ca.upstream_bundle, &draft.trust_domain)
+            && let Err(why) = Upstream::read(own, file)
+        {
+            self.problems.add("task_ca.upstream_bundle", why);
         }
         draft.policy_dir.iter().for_each(|dir| {
             PolicyEngine::open(dir).err().iter().for_each(|found| self.declared("policy.dir", found));

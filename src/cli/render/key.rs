@@ -108,7 +108,7 @@ pub(in crate::cli) fn key_fence_text(receipt: &FenceReceipt, now: Timestamp) -> 
         + &propagation_text(receipt.propagation.as_ref(), now)
 }
 
-fn waits(key: &Key, now: Timestamp) -> String {
+pub(super) fn waits(key: &Key, now: Timestamp) -> String {
     let left = left(key.waits_until.as_ref(), now);
     let due = left == "over";
     match key.state() {
@@ -116,7 +116,11 @@ fn waits(key: &Key, now: Timestamp) -> String {
         KeyState::Prepared => format!("may sign in {left}"),
         KeyState::Retiring if due => "goes".to_owned(),
         KeyState::Retiring => format!("goes in {left}"),
-        KeyState::Active => "signs".to_owned(),
+        KeyState::Active => match key.not_after.as_ref() {
+            Some(end) => format!("signs, its certificate ends in {}", super::left(Some(end), now)),
+            None => "signs".to_owned(),
+        },
+        KeyState::Requested => "waits for a certificate".to_owned(),
         KeyState::Retired | KeyState::Compromised | KeyState::Unspecified => "-".to_owned(),
     }
 }
@@ -143,9 +147,15 @@ fn state(state: KeyState) -> Value {
     if state == KeyState::Unspecified { Value::Null } else { Value::String(word(state).to_owned()) }
 }
 
+/// Where it stands.
+pub(super) fn state_word(key: &Key) -> &'static str {
+    word(key.state())
+}
+
 const fn word(state: KeyState) -> &'static str {
     match state {
         KeyState::Unspecified => "unknown",
+        KeyState::Requested => "requested",
         KeyState::Prepared => "prepared",
         KeyState::Active => "active",
         KeyState::Retiring => "retiring",

@@ -279,13 +279,14 @@ async fn r11_the_task_ca_rotates_with_overlap_well_before_its_end() {
     let store = Arc::default();
     let keeper = keeper(&store).await;
     let day = Duration::from_secs(86_400);
-    let (root, first) = (keeper.current().task_ca().root().clone(), keeper.current().task_ca().key_id());
+    let (root, first) =
+        (keeper.current().task_ca().unwrap().anchor().clone(), keeper.current().task_ca().unwrap().key_id());
     let (mut now, mut rotated) = (NOW, Vec::new());
     for _ in 0..3 * 365 {
         now = now.saturating_add(day);
         settle(&keeper, now).await;
         let current = keeper.current();
-        let ca = current.task_ca();
+        let ca = current.task_ca().unwrap();
         assert!(ca.not_after().since(now) > 100 * day, "it never comes near its end");
         if rotated.last() != Some(&ca.key_id()) {
             rotated.push(ca.key_id());
@@ -295,7 +296,7 @@ async fn r11_the_task_ca_rotates_with_overlap_well_before_its_end() {
     }
     assert_eq!(rotated.first(), Some(&first));
     assert!((3..=8).contains(&rotated.len()), "{rotated:?}");
-    assert_eq!(keeper.current().task_ca().root(), &root);
+    assert_eq!(keeper.current().task_ca().unwrap().anchor(), &root);
     assert_eq!(rotated.len(), rotated.iter().collect::<BTreeSet<_>>().len(), "no key comes back");
 }
 
@@ -303,20 +304,22 @@ async fn r11_the_task_ca_rotates_with_overlap_well_before_its_end() {
 async fn r11_certificates_of_the_intermediate_before_are_recognised_until_they_have_expired() {
     let store = Arc::default();
     let keeper = keeper(&store).await;
-    let before = keeper.current().task_ca().intermediate().clone();
+    let before = keeper.current().task_ca().unwrap().chain()[0].clone();
     let now = NOW.saturating_add(WAIT);
     done(&keeper, &rotate(KeyUse::TaskCaIntermediate), now).await;
-    assert_ne!(keeper.current().task_ca().intermediate(), &before);
-    assert!(keeper.current().task_ca().intermediates().contains(&before));
+    assert_ne!(keeper.current().task_ca().unwrap().chain()[0], before);
+    assert!(keeper.current().task_authorities().intermediates().contains(&before));
     let until = the_one(&keeper, KeyUse::TaskCaIntermediate, KeyState::Retiring).waits_until.unwrap();
     assert_eq!(until, now.saturating_add(Duration::from_secs(3600 + 10)));
     settle(&keeper, until).await;
-    assert!(!keeper.current().task_ca().intermediates().contains(&before));
+    assert!(!keeper.current().task_authorities().intermediates().contains(&before));
     // What is under one that is over, or given up, makes a caller of nobody either.
-    let given_up = keeper.current().task_ca().intermediate().clone();
-    done(&keeper, &Move::Compromise(keeper.current().task_ca().key_id()), until).await;
+    let given_up = keeper.current().task_ca().unwrap().chain()[0].clone();
+    done(&keeper, &Move::Compromise(keeper.current().task_ca().unwrap().key_id()), until).await;
     let current = keeper.current();
-    for certificate in [current.task_ca().root(), &before, &given_up, current.task_ca().intermediate()] {
+    for certificate in
+        [current.task_ca().unwrap().anchor(), &before, &given_up, &current.task_ca().unwrap().chain()[0]]
+    {
         assert!(current.authorities().any(|known| known == *certificate));
     }
 }

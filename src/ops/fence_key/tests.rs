@@ -328,7 +328,10 @@ async fn a_fence_of_a_key_that_a_broker_left_half_done_is_finished_by_another(pl
 
 async fn a_fence_of_an_intermediate_is_kept_as_long_as_its_certificate_and_told_to_all(place: Place) {
     let world = World::at(&place).await;
-    let (key, ends) = (world.keys.current().task_ca().key_id(), world.keys.current().task_ca().not_after());
+    let (key, ends) = (
+        world.keys.current().task_ca().unwrap().key_id(),
+        world.keys.current().task_ca().unwrap().not_after(),
+    );
     let given_up = world.compromise(key).await;
     let (receipt, spread) = world.broker.fence_key(&given_up, by(), now()).await.unwrap();
     assert_eq!((spread.concern, receipt.expires_by), (Concern::All, ends));

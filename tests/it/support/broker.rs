@@ -102,6 +102,7 @@ impl Setup {
         section("identity", &self.identity);
         section("store", &store);
         section("keys", "key_encryption_key_file = \"kek\"\n");
+        section("task_ca", "");
         section("policy", "dir = \"policy\"\naudiences = \"audiences\"\nreload_interval = \"100ms\"\n");
         section("audit", "file = \"audit.jsonl\"\n");
         section("lifetimes", "");

@@ -135,7 +135,7 @@ impl Lists {
         };
         let mut by_name: HashMap<_, _> =
             lists.intermediates().iter().map(|list| (list.authority.to_string(), page(list))).collect();
-        by_name.insert("root".to_owned(), page(lists.root()));
+        by_name.extend(lists.root().map(|list| ("root".to_owned(), page(list))));
         Self { of: lists, by_name }
     }
 
