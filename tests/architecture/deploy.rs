@@ -238,6 +238,7 @@ fn what_the_sample_shows_as_default_is_the_default() {
         "rotate_every",
         "dir",
         "file",
+        "upstream_bundle",
         "[export]",
         "[audit]",
     ];

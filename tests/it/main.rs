@@ -52,4 +52,5 @@ mod tampered;
 mod tasks;
 mod tokens;
 mod trust_in;
+mod upstream_ca;
 mod validation;

@@ -138,6 +138,22 @@ pub(super) const ROLES: &[Entry] = &[
             proto::CompromiseKeyRequest { kid: it.kid.clone(), ..Default::default() }.encode_to_vec()
         },
     },
+    // The platform's alone.
+    Entry {
+        method: "/taskpass.v1.KeyService/RequestTaskCaCertificate",
+        may: &[],
+        message: |_| proto::RequestTaskCaCertificateRequest::default().encode_to_vec(),
+    },
+    Entry {
+        method: "/taskpass.v1.KeyService/InstallTaskCaCertificate",
+        may: &[],
+        message: |_| proto::InstallTaskCaCertificateRequest::default().encode_to_vec(),
+    },
+    Entry {
+        method: "/taskpass.v1.KeyService/ShowTaskCa",
+        may: &[],
+        message: |_| proto::ShowTaskCaRequest {}.encode_to_vec(),
+    },
     Entry {
         method: "/taskpass.v1.KeyService/ListAffectedTasks",
         may: &[Operator],

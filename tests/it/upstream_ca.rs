@@ -1,0 +1,624 @@
+//! The task CA, signed by an authority outside: one made with OpenSSL, one with rcgen. What is issued under it is judged by OpenSSL and webpki, with what the broker publishes as anchors.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, KeyUsagePurpose};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use taskpass::failpoint::Place;
+use taskpass::proto::{self, KeyState, TaskCaRenewal};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use webpki::{EndEntityCert, KeyUsage};
+
+use crate::support::broker::{Broker, Setup, audit};
+use crate::support::ca::{Ca, leaf, pem, uri, valid};
+use crate::support::certificate::authority;
+use crate::support::client::Client;
+use crate::support::mortal::Mortal;
+use crate::support::story::{begin, docs, mint, payments, refused, revocation_list, seconds, serial};
+use crate::support::world::{BROKER_DOMAIN, DOCS, PAYMENTS};
+use crate::support::{Store, eventually, now};
+
+/// What is installed may sign after three seconds.
+const SOON: &str = "refresh_hint = \"1s\"\njwks_max_age = \"1s\"\nagree_within = \"1s\"";
+/// And has to live for 13 s at least.
+const SHORT: &str = "max_certificate = \"5s\"\ndefault_certificate = \"5s\"";
+const DAY: u64 = 86_400;
+
+/// A broker whose task CA is signed by what lies in `upstream.pem`.
+fn upstream(store: Store, anchors: &str) -> Setup {
+    let setup = Setup::on(store).with("keys", SOON).with("lifetimes", SHORT);
+    setup.world.write("upstream.pem", anchors);
+    setup.with("task_ca", "upstream_bundle = \"upstream.pem\"")
+}
+
+/// Those who look after the task CA.
+struct Platform(Client);
+
+impl Platform {
+    async fn csr(&self) -> Result<proto::RequestTaskCaCertificateResponse, Status> {
+        let request = proto::RequestTaskCaCertificateRequest { note: "as agreed".into() };
+        Ok(self.0.keys().request_task_ca_certificate(request).await?.into_inner())
+    }
+
+    async fn install(&self, chain: &str) -> Result<proto::KeyMove, Status> {
+        let chain_pem = chain.to_owned();
+        let request = proto::InstallTaskCaCertificateRequest { chain_pem, ..Default::default() };
+        Ok(self.0.keys().install_task_ca_certificate(request).await?.into_inner().r#move.unwrap())
+    }
+
+    async fn show(&self) -> proto::ShowTaskCaResponse {
+        self.0.keys().show_task_ca(proto::ShowTaskCaRequest {}).await.unwrap().into_inner()
+    }
+
+    /// The key that signs.
+    async fn signs(&self) -> Option<String> {
+        let shown = self.show().await.intermediates.into_iter().filter_map(|it| it.key);
+        shown.filter(|key| key.state() == KeyState::Active).map(|key| key.kid).next()
+    }
+}
+
+/// The request as `edit` says, signed for so long, with what is above it but for the root.
+fn answered(csr: &str, by: &Ca, lives: u64, edit: impl FnOnce(&mut CertificateParams)) -> String {
+    let asked = CertificateSigningRequestParams::from_pem(csr).unwrap();
+    let mut params = asked.params.clone();
+    valid(&mut params, now().as_secs() - 60, now().as_secs() + lives);
+    params.use_authority_key_identifier_extension = true;
+    edit(&mut params);
+    let above: String = by.path().iter().map(|der| pem("CERTIFICATE", der)).collect();
+    pem("CERTIFICATE", &by.sign(&params, &asked.public_key)) + &above
+}
+
+/// Runs OpenSSL in `dir` and returns what it printed; panics if it fails.
+fn openssl(dir: &Path, arguments: &str) -> String {
+    let (succeeded, said) = openssl_says(dir, arguments);
+    assert!(succeeded, "openssl {arguments}: {said}");
+    said
+}
+
+/// Whether it succeeded, and what it said.
+fn openssl_says(dir: &Path, arguments: &str) -> (bool, String) {
+    let output = Command::new("openssl").args(arguments.split_whitespace()).current_dir(dir).output();
+    let output = output.expect("openssl runs: install it, for example with `apt-get install openssl`");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// A company's root (P-384) and an authority below it (RSA), made with OpenSSL. Written as `root.pem` and `signs.pem`.
+fn company(dir: &Path) {
+    let root = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n";
+    std::fs::write(dir.join("ca.ext"), format!("{root}authorityKeyIdentifier=keyid\n")).unwrap();
+    // What a request does not ask for, and a strict reader wants.
+    std::fs::write(dir.join("task.ext"), "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
+        .unwrap();
+    openssl(
+        dir,
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -keyout root.key -out root.pem -days 3650 \
+                  -subj /O=Company/CN=Root -addext keyUsage=critical,keyCertSign,cRLSign",
+    );
+    openssl(
+        dir,
+        "req -new -newkey rsa:2048 -nodes -keyout signs.key -out signs.csr -subj /O=Company/CN=Issuing",
+    );
+    openssl(
+        dir,
+        "x509 -req -in signs.csr -CA root.pem -CAkey root.key -CAcreateserial -days 1000 -extfile ca.ext -out signs.pem",
+    );
+}
+
+/// The request in `task.csr`, signed there as it asks.
+fn company_signs(dir: &Path, more: &str) -> String {
+    let sign = "x509 -req -in task.csr -CA signs.pem -CAkey signs.key -CAcreateserial -days 90 -copy_extensions copyall -extfile task.ext -out task.pem";
+    openssl(dir, &format!("{sign} {more}"));
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    read("task.pem") + &read("signs.pem")
+}
+
+async fn bundle(client: &Client) -> proto::GetTaskCaBundleResponse {
+    client.directory().get_task_ca_bundle(proto::GetTaskCaBundleRequest {}).await.unwrap().into_inner()
+}
+
+/// Holds OpenSSL to what the broker publishes, and what it issues, for both purposes.
+fn openssl_takes(dir: &Path, anchors: &str, issued: &proto::IssueCertificateResponse) {
+    std::fs::write(dir.join("anchors.pem"), anchors).unwrap();
+    std::fs::write(dir.join("chain.pem"), &issued.chain_pem).unwrap();
+    for purpose in ["sslclient", "sslserver"] {
+        let arguments = "verify -x509_strict -CAfile anchors.pem -untrusted chain.pem";
+        assert_eq!(
+            openssl(dir, &format!("{arguments} -purpose {purpose} chain.pem")).trim(),
+            "chain.pem: OK"
+        );
+    }
+}
+
+/// A verdict as rustls has it.
+fn webpki_takes(anchors: &str, chain: &[Vec<u8>]) -> Result<(), webpki::Error> {
+    let anchors: Vec<_> = CertificateDer::pem_slice_iter(anchors.as_bytes()).map(Result::unwrap).collect();
+    let anchors: Vec<_> = anchors.iter().map(|it| webpki::anchor_from_trusted_cert(it).unwrap()).collect();
+    let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let (leaf, shown) = chain.split_first().unwrap();
+    let (at, usage) = (UnixTime::now(), KeyUsage::client_auth());
+    let algorithms = webpki::ALL_VERIFICATION_ALGS;
+    EndEntityCert::try_from(leaf)?
+        .verify_for_usage(algorithms, &anchors, shown, at, usage, None, None)
+        .map(drop)
+}
+
+/// A certificate that lives some seconds.
+async fn certificate(agent: &Client, task: &proto::Task) -> Result<proto::IssueCertificateResponse, Status> {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let key = Some(proto::issue_certificate_request::Key::CsrDer(csr.der().to_vec().into()));
+    let request = proto::IssueCertificateRequest {
+        task_id: task.id.clone(),
+        key,
+        minimum_lifetime: seconds(1),
+        ..Default::default()
+    };
+    agent.issue(request).await
+}
+
+fn chain(issued: &proto::IssueCertificateResponse) -> Vec<Vec<u8>> {
+    issued.chain_der.iter().map(|der| der.to_vec()).collect()
+}
+
+/// The real binary, as somebody of the platform runs it. What it printed, and its exit code.
+fn taskpass(broker: &Broker, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let world = &broker.world;
+    let (certificate, key) = world.tenant.svid("platform/root").write(world.dir(), "platform");
+    world.write("broker-ca.pem", &world.broker_ca.pem());
+    let output = Command::new(env!("CARGO_BIN_EXE_taskpass"))
+        .args(arguments)
+        .current_dir(world.dir())
+        .args(["--broker", &format!("https://localhost:{}", broker.grpc.port())])
+        .args(["--broker-id", &format!("spiffe://{BROKER_DOMAIN}/broker")])
+        .args(["--bundle", "broker-ca.pem"])
+        .arg("--svid")
+        .arg(certificate)
+        .arg("--svid-key")
+        .arg(key)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// Tokens, and no certificates; verifiers learn what to trust.
+async fn before_it_is_signed(broker: &Broker, task: &proto::Task, anchors: &str) {
+    let agent = broker.agent();
+    let none = refused(certificate(&agent, task).await, Code::Unavailable, "TASK_CA_UNAVAILABLE");
+    assert!(none.message().contains("taskpass ca install"), "{none:?}");
+    agent.mint(mint(task, DOCS)).await.unwrap();
+    assert_eq!(bundle(&agent).await.pem.trim(), anchors.trim());
+    let (status, page) = broker.page("/readyz").await;
+    assert!(status == 200 && page.starts_with("ready, but for task certificates"), "{page}");
+    refused(
+        agent.directory().get_revocation_list(proto::GetRevocationListRequest::default()).await,
+        Code::Unavailable,
+        "TASK_CA_UNAVAILABLE",
+    );
+    let (code, shown, _) = taskpass(broker, &["ca", "show"]);
+    assert!(code == Some(0) && shown.contains("MISSING: no certificates are issued"), "{shown}");
+}
+
+async fn an_upstream_made_with_openssl_signs_the_task_ca_and_openssl_takes_what_it_issues(store: Store) {
+    let elsewhere = tempfile::tempdir().unwrap();
+    company(elsewhere.path());
+    let anchors = std::fs::read_to_string(elsewhere.path().join("root.pem")).unwrap();
+    let broker = Broker::process(upstream(store, &anchors).with("export", "dir = \"public\"").public()).await;
+    let (agent, dir) = (broker.agent(), broker.world.dir());
+    let task = agent.docs_task().await;
+
+    before_it_is_signed(&broker, &task, &anchors).await;
+
+    // As the documentation has it.
+    let request = elsewhere.path().join("task.csr");
+    let (code, _, said) = taskpass(&broker, &["ca", "csr", "--out", request.to_str().unwrap()]);
+    assert!(code == Some(0) && said.contains("path length 0"), "{said}");
+    let read = openssl(elsewhere.path(), "req -in task.csr -noout -text -verify");
+    for asked in
+        ["CA:TRUE, pathlen:0", "Certificate Sign, CRL Sign", &format!("URI:spiffe://{BROKER_DOMAIN}")]
+    {
+        assert!(read.contains(asked), "{asked}: {read}");
+    }
+    let (_, again, _) = taskpass(&broker, &["ca", "csr", "--json"]);
+    let again: serde_json::Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(again["csr_pem"], std::fs::read_to_string(&request).unwrap());
+    std::fs::write(dir.join("chain-of-ca.pem"), company_signs(elsewhere.path(), "")).unwrap();
+    let (code, tried, _) = taskpass(&broker, &["ca", "install", "chain-of-ca.pem", "--dry-run"]);
+    assert!(code == Some(0) && tried.contains("requested to active"), "{tried}");
+    refused(certificate(&agent, &task).await, Code::Unavailable, "TASK_CA_UNAVAILABLE");
+    let (code, done, said) = taskpass(&broker, &["ca", "install", "chain-of-ca.pem", "--note", "signed"]);
+    assert!(code == Some(0) && done.starts_with("Done:"), "{done} {said}");
+
+    let issued = certificate(&agent, &task).await.unwrap();
+    assert_eq!(issued.chain_der.len(), 3, "its own, the task CA's, and that of the company's authority");
+    openssl_takes(elsewhere.path(), &anchors, &issued);
+    assert_eq!(webpki_takes(&anchors, &chain(&issued)), Ok(()));
+    assert!(broker.verifier().validate(serial(&issued.credential_id, DOCS)).await.unwrap().active);
+    let (code, shown, _) = taskpass(&broker, &["ca", "show", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(
+        (code, &shown["upstream"], &shown["renewal"]),
+        (Some(0), &true.into(), &serde_json::Value::Null)
+    );
+    let signs = &shown["intermediates"][0];
+    assert_eq!((&signs["key"]["state"], &signs["key"]["kid"]), (&"active".into(), &again["kid"]));
+    assert_eq!(signs["chain"].as_array().unwrap().len(), 3, "{signs}");
+    assert_eq!(signs["chain"][2]["subject"], "O=Company, CN=Root");
+    let (_, listed, _) = taskpass(&broker, &["key", "list"]);
+    assert!(listed.contains("signs, its certificate ends in 2months 29days"), "{listed}");
+    assert_eq!(broker.page("/readyz").await, (200, "ready\n".to_owned()));
+
+    // The list of what has ended is its own; of a root that is not ours there is none.
+    agent.complete(&task.id).await.unwrap();
+    let ended = async || {
+        let list = revocation_list(&broker.verifier(), "").await;
+        std::fs::write(elsewhere.path().join("list.pem"), pem("X509 CRL", &list.crl_der)).unwrap();
+        let arguments =
+            "verify -crl_check -CAfile anchors.pem -CRLfile list.pem -untrusted chain.pem chain.pem";
+        openssl_says(elsewhere.path(), arguments).1.contains("certificate revoked")
+    };
+    eventually("the list", ended).await;
+    assert!(!broker.world.path("public/task-ca.root.crl").exists());
+    assert!(broker.world.path(&format!("public/task-ca.{}.crl", authority(&issued))).exists());
+    assert_eq!(broker.world.read("public/task-ca.pem").trim(), anchors.trim());
+    let lines = broker.audit();
+    let of = lines.iter().filter(|line| line["action"] == "InstallTaskCaCertificate");
+    let of: Vec<_> = of.filter(|line| line["facts"]["dry_run"].is_null()).collect();
+    let outcomes: Vec<_> = of.iter().map(|line| line["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["intended", "done"], "{of:?}");
+    assert_eq!((&of[1]["object"], &of[1]["facts"]["note"]), (&again["kid"], &"signed".into()));
+}
+
+/// A verifier that reads the bundle as often as it was told to: once in a second.
+struct Reader {
+    client: Client,
+    anchors: String,
+    at: Instant,
+}
+
+impl Reader {
+    async fn new(client: Client) -> Self {
+        Self { anchors: bundle(&client).await.pem, client, at: Instant::now() }
+    }
+
+    async fn takes(&mut self, chain: &[Vec<u8>]) -> Result<(), webpki::Error> {
+        if self.at.elapsed() > Duration::from_secs(1) {
+            *self = Self::new(self.client.clone()).await;
+        }
+        webpki_takes(&self.anchors, chain)
+    }
+}
+
+/// Issues and verifies until that key signs. Every certificate is taken, now and until it is over.
+async fn load_until(
+    agent: &Client,
+    platform: &Platform,
+    reader: &mut Reader,
+    signs: &str,
+) -> Vec<Vec<Vec<u8>>> {
+    let task = agent.begin(begin(&[docs()])).await.unwrap();
+    let (mut all, give_up) = (Vec::new(), Instant::now() + Duration::from_secs(30));
+    loop {
+        let last = platform.signs().await.as_deref() == Some(signs);
+        for _ in 0..10 {
+            let issued = certificate(agent, &task).await.unwrap();
+            assert_eq!(reader.takes(&chain(&issued)).await, Ok(()));
+            all.push(chain(&issued));
+        }
+        for older in all.iter().rev().take(20) {
+            assert_eq!(reader.takes(older).await, Ok(()), "one that was issued a moment ago");
+        }
+        if last {
+            return all;
+        }
+        assert!(Instant::now() < give_up, "it never signs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn a_task_ca_goes_from_its_own_root_to_an_upstream_and_to_the_next_under_load(store: Store) {
+    let (first, second) = (Ca::new("company.example"), Ca::new("company.example"));
+    let own = Broker::of(Setup::on(store).with("keys", SOON).with("lifetimes", SHORT)).await;
+    let task = own.agent().docs_task().await;
+    let before = chain(&certificate(&own.agent(), &task).await.unwrap());
+    let own_root = bundle(&own.agent()).await.pem;
+    own.world.write("upstream.pem", &(first.pem() + &second.pem()));
+    let config = own.world.read("taskpass.toml") + "[task_ca]\nupstream_bundle = \"upstream.pem\"\n";
+    own.world.write("taskpass.toml", &config);
+    let broker = own.restart().await;
+
+    // What was issued before is good, and so is what is issued while the upstream is waited for.
+    let (agent, platform) = (broker.agent(), Platform(broker.platform()));
+    let mut reader = Reader::new(broker.verifier()).await;
+    assert_eq!(reader.takes(&before).await, Ok(()));
+    assert!(reader.anchors.contains(own_root.trim()) && reader.anchors.contains(first.pem().trim()));
+    let own_key = platform.signs().await.unwrap();
+    for upstream in [first.intermediate(), second.intermediate()] {
+        let asked = platform.csr().await.unwrap();
+        load_until(&agent, &platform, &mut reader, &platform.signs().await.unwrap()).await;
+        let moved = platform.install(&answered(&asked.csr_pem, &upstream, 90 * DAY, |_| {})).await.unwrap();
+        assert_eq!(moved.steps[0].to(), KeyState::Prepared, "it waits until every verifier knows it");
+        if platform.signs().await.as_ref() != Some(&own_key) {
+            // Nothing is due yet: it is for whoever wants it now.
+            eventually("it to be aged", async || rotate(&platform).await.is_ok()).await;
+        }
+        let all = load_until(&agent, &platform, &mut reader, &asked.kid).await;
+        assert_eq!(all.last().unwrap()[2..], [upstream.der().to_vec()]);
+    }
+    let only_upstream = async || !bundle(&agent).await.pem.contains(own_root.trim());
+    eventually("the own root to go with the last certificate under it", only_upstream).await;
+}
+
+async fn rotate(platform: &Platform) -> Result<(), Status> {
+    let key_use = proto::KeyUse::TaskCaIntermediate.into();
+    let request = proto::RotateKeyRequest { r#use: key_use, ..Default::default() };
+    platform.0.keys().rotate_key(request).await.map(drop)
+}
+
+async fn what_does_not_fit_is_refused_with_its_reason_and_nothing_changes(store: Store) {
+    let elsewhere = tempfile::tempdir().unwrap();
+    company(elsewhere.path());
+    let company_root = std::fs::read_to_string(elsewhere.path().join("root.pem")).unwrap();
+    let (upstream_ca, stranger) = (Ca::new("company.example"), Ca::new("stranger.example"));
+    let broker = Broker::of(upstream(store, &(upstream_ca.pem() + &company_root))).await;
+    let platform = Platform(broker.platform());
+    let asked = platform.csr().await.unwrap();
+    std::fs::write(elsewhere.path().join("task.csr"), &asked.csr_pem).unwrap();
+    let signs = upstream_ca.intermediate();
+    let by_company = |edit: fn(&mut CertificateParams)| answered(&asked.csr_pem, &signs, 90 * DAY, edit);
+    let another = rcgen::KeyPair::generate().unwrap();
+    let another = rcgen::CertificateParams::default().serialize_request(&another).unwrap().pem().unwrap();
+    let mut cases = vec![
+        (answered(&another, &signs, DAY, |_| {}), "for a key that this broker's keyring does not have"),
+        (by_company(|it| it.is_ca = IsCa::ExplicitNoCa), "is no CA certificate"),
+        (by_company(|it| it.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), "path length is not limited"),
+        (by_company(|it| it.is_ca = IsCa::Ca(BasicConstraints::Constrained(2))), "path length is 2"),
+        (by_company(|it| it.key_usages = vec![KeyUsagePurpose::CrlSign]), "to sign certificates"),
+        (by_company(|it| it.key_usages = vec![KeyUsagePurpose::KeyCertSign]), "to sign revocation lists"),
+        (by_company(|it| valid(it, 1, now().as_secs() - 1)), "has expired"),
+        (by_company(|it| valid(it, now().as_secs() + 60, now().as_secs() + 90)), "is not valid before"),
+        (answered(&asked.csr_pem, &signs, 10, |_| {}), "which is too soon"),
+        (by_company(|it| it.subject_alt_names = vec![uri("spiffe://example.org")]), "spiffe://example.org"),
+        (
+            answered(&asked.csr_pem, &stranger.intermediate(), DAY, |_| {}),
+            "does not lead to the upstream bundle",
+        ),
+        (by_company(|_| {}) + &stranger.pem(), "was not issued by the one that follows"),
+        (pem("CERTIFICATE", signs.der()).repeat(7), "More than 6"),
+        ("x".repeat(40_000), "longer than 32 KiB"),
+        ("nothing".to_owned(), "no PEM certificate"),
+    ];
+    // By OpenSSL, which signs what nobody else does any more.
+    cases.push((company_signs(elsewhere.path(), "-sha1"), "a key or signature algorithm is below the floor"));
+    std::fs::write(
+        elsewhere.path().join("task.ext"),
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\nnameConstraints=critical,permitted;URI:example.org\n",
+    )
+    .unwrap();
+    cases.push((company_signs(elsewhere.path(), ""), "a name constraint forbids"));
+    std::fs::write(
+        elsewhere.path().join("task.ext"),
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n2.5.29.99=critical,DER:0500\n",
+    )
+    .unwrap();
+    cases.push((company_signs(elsewhere.path(), ""), "critical extension"));
+    let before = platform.show().await;
+    for (chain, why) in &cases {
+        let status = refused(platform.install(chain).await, Code::InvalidArgument, "TASK_CA_MISFIT");
+        assert!(status.message().contains(why), "{why}: {status:?}");
+        assert_eq!(platform.show().await, before, "{why}");
+    }
+    // Longer than any message is.
+    refused(platform.install(&"x".repeat(100_000)).await, Code::InvalidArgument, "MESSAGE_TOO_LARGE");
+    let refusals = |line: &&serde_json::Value| line["outcome"] == "TASK_CA_MISFIT";
+    assert_eq!(broker.audit().iter().filter(refusals).count(), cases.len(), "each is on record");
+    // Agents, verifiers and a tenant's operators have nothing to do with it.
+    for client in [broker.agent(), broker.verifier(), broker.operator()] {
+        let other = Platform(client);
+        refused(other.csr().await, Code::PermissionDenied, "POLICY_DENIED");
+        refused(other.install(&by_company(|_| {})).await, Code::PermissionDenied, "POLICY_DENIED");
+    }
+    platform.install(&by_company(|_| {})).await.unwrap();
+    refused(platform.install(&by_company(|_| {})).await, Code::FailedPrecondition, "KEY_WRONG_STATE");
+}
+
+#[tokio::test]
+async fn a_broker_with_a_root_of_its_own_has_nothing_to_be_signed() {
+    let broker = Broker::start(Store::Embedded).await;
+    let platform = Platform(broker.platform());
+    refused(platform.csr().await, Code::FailedPrecondition, "NO_UPSTREAM");
+    let shown = platform.show().await;
+    assert!(!shown.upstream && shown.renewal() == TaskCaRenewal::Unspecified);
+    assert_eq!(shown.intermediates.len(), 2, "that which signs, and the standby");
+    assert!(shown.intermediates.iter().all(|it| it.chain.len() == 2), "with the root");
+}
+
+async fn the_end_of_the_task_ca_is_warned_of_and_stops_certificates_alone(store: Store) {
+    let upstream_ca = Ca::new("company.example");
+    let broker = Broker::process(upstream(store, &upstream_ca.pem())).await;
+    let (agent, platform) = (broker.agent(), Platform(broker.platform()));
+    let task = agent.docs_task().await;
+    // It was signed a minute ago: most of its life is over from the first moment on.
+    let asked = platform.csr().await.unwrap();
+    let short = answered(&asked.csr_pem, &upstream_ca.intermediate(), 17, |it| {
+        valid(it, now().as_secs(), now().as_secs() + 17);
+    });
+    platform.install(&short).await.unwrap();
+    let metric = async |line: &str| broker.page("/metrics").await.1.contains(line);
+    eventually("nothing to do", async || metric("taskpass_task_ca_renewal_due 0").await).await;
+    let log = |level: &str, said: &str| {
+        let lines = broker.as_process().lines().into_iter();
+        lines
+            .filter(|it| it["level"] == level && it["message"].as_str().is_some_and(|it| it.contains(said)))
+            .count()
+    };
+    eventually("the warning", async || log("WARN", "less than a third of the life") == 1).await;
+    assert!(metric("taskpass_task_ca_renewal_due 1").await);
+    assert_eq!(platform.show().await.renewal(), TaskCaRenewal::Due);
+    let is_over = async || platform.show().await.renewal() == TaskCaRenewal::Over;
+    eventually("its end", is_over).await;
+    let status = refused(certificate(&agent, &task).await, Code::Unavailable, "TASK_CA_UNAVAILABLE");
+    assert!(status.message().contains("is over since"), "{status:?}");
+    eventually("the error", async || log("ERROR", "no certificates are issued") >= 1).await;
+    assert!(log("WARN", "less than a third") == 1, "said once in an hour");
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+    assert!(broker.page("/readyz").await.1.starts_with("ready, but for task certificates"));
+    assert!(metric("taskpass_task_ca_remaining_seconds 0").await);
+
+    // Another one signs at once, and the task goes on.
+    let asked = platform.csr().await.unwrap();
+    let next = answered(&asked.csr_pem, &upstream_ca.intermediate(), 90 * DAY, |_| {});
+    platform.install(&next).await.unwrap();
+    certificate(&agent, &task).await.unwrap();
+    eventually("nothing to do", async || metric("taskpass_task_ca_renewal_due 0").await).await;
+}
+
+/// Whoever is above the task CA can sign what looks like a certificate of a task. Nobody who asks the broker takes it for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a02_what_the_upstream_signs_in_the_task_cas_name_is_no_certificate_of_a_task_and_no_caller() {
+    let upstream_ca = Ca::new("company.example");
+    let signs = upstream_ca.intermediate();
+    let setup = upstream(Store::Embedded, &upstream_ca.pem());
+    // The tenant's own SVIDs come from the same company.
+    setup.world.write("example.org.pem", &(setup.world.tenant.pem() + &upstream_ca.pem()));
+    let broker = Broker::of(setup).await;
+    let (agent, platform) = (broker.agent(), Platform(broker.platform()));
+    let asked = platform.csr().await.unwrap();
+    platform.install(&answered(&asked.csr_pem, &signs, 90 * DAY, |_| {})).await.unwrap();
+    let task = agent.begin(begin(&[payments()])).await.unwrap();
+    let own = certificate(&agent, &task).await.unwrap();
+    let bound = |der: &[u8]| proto::MintTokenRequest {
+        certificate_der: der.to_vec().into(),
+        minimum_lifetime: seconds(1),
+        ..mint(&task, PAYMENTS)
+    };
+    agent.mint(bound(&own.chain_der[0])).await.unwrap();
+
+    // The same name, number and key, signed a step higher.
+    let read = CertificateDer::from(own.chain_der[0].to_vec());
+    let (_, parsed) = x509_parser::parse_x509_certificate(&read).unwrap();
+    let mut forged = leaf(&own.spiffe_id);
+    forged.serial_number = Some(rcgen::SerialNumber::from_slice(parsed.raw_serial()));
+    let identifier = key_identifier(&own.chain_der[1]);
+    let mut names_ours = vec![0x30, 0x16, 0x80, 0x14];
+    names_ours.extend(identifier);
+    forged.custom_extensions = vec![crate::support::ca::extension(&[2, 5, 29, 35], names_ours, false)];
+    let forged = signs.issue(&forged, rcgen::KeyPair::generate().unwrap());
+    assert_eq!(
+        webpki_takes(&upstream_ca.pem(), &forged.chain.iter().map(|it| it.to_vec()).collect::<Vec<_>>()),
+        Ok(())
+    );
+    refused(agent.mint(bound(&forged.chain[0])).await, Code::FailedPrecondition, "BINDING_MISMATCH");
+
+    // Nor does a certificate of a task get anybody in, though the tenant's bundle holds what it leads to.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let key_of_request = Some(proto::issue_certificate_request::Key::CsrDer(csr.der().to_vec().into()));
+    let request = proto::IssueCertificateRequest {
+        task_id: task.id.clone(),
+        key: key_of_request,
+        minimum_lifetime: seconds(1),
+        ..Default::default()
+    };
+    let issued = agent.issue(request).await.unwrap();
+    let chain = issued.chain_der.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let caller = broker.client(&crate::support::ca::Svid { chain, key });
+    caller.begin(begin(&[docs()])).await.unwrap_err();
+    let (_, metrics) = broker.page("/metrics").await;
+    assert!(metrics.contains("taskpass_peer_refused_total{reason=\"unknown_trust_domain\"}"), "{metrics}");
+}
+
+/// The subject key identifier of a certificate.
+fn key_identifier(der: &[u8]) -> Vec<u8> {
+    use x509_parser::extensions::ParsedExtension;
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).unwrap();
+    let found = certificate.iter_extensions().find_map(|it| match it.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    });
+    found.unwrap()
+}
+
+async fn a28_an_installation_that_its_broker_died_of_is_there_or_is_made_again(store: Store) {
+    for place in [Place::KeyMoveDecided, Place::KeyMoveStored] {
+        let upstream_ca = Ca::new("company.example");
+        let broker = Mortal::start(upstream(store, &upstream_ca.pem())).await;
+        let asked = Platform(broker.workload("platform/root")).csr().await.unwrap();
+        let chain = answered(&asked.csr_pem, &upstream_ca.intermediate(), 90 * DAY, |_| {});
+        let mut broker = broker.restart_to_die_at(place).await;
+        let platform = Platform(broker.workload("platform/root"));
+        platform.install(&chain).await.expect_err("an answer from the dead");
+        broker.has_died().await;
+
+        let broker = broker.restart().await;
+        let platform = Platform(broker.workload("platform/root"));
+        let signs = (place == Place::KeyMoveStored).then(|| asked.kid.clone());
+        assert_eq!(platform.signs().await, signs, "{place:?}");
+        // Sent again it is there, and nothing is done twice.
+        platform.install(&chain).await.unwrap();
+        assert!(platform.install(&chain).await.unwrap().steps.is_empty());
+        assert_eq!(platform.signs().await, Some(asked.kid.clone()));
+        let agent = broker.workload("agent/a1");
+        let task = agent.docs_task().await;
+        assert_eq!(authority(&certificate(&agent, &task).await.unwrap()).to_string(), asked.kid);
+        let mut intents = String::new();
+        for line in audit(&broker.setup.world).iter().filter(|it| it["action"] == "InstallTaskCaCertificate")
+        {
+            write!(intents, "{} ", line["outcome"].as_str().unwrap()).unwrap();
+        }
+        assert!(intents.starts_with("intended intended done"), "the first intent has no outcome: {intents}");
+    }
+}
+
+/// Brokers of one store give out one request, and both take up what is installed at one of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brokers_of_one_store_agree_on_the_request_and_on_what_is_installed() {
+    let upstream_ca = Ca::new("company.example");
+    let broker = Broker::of(upstream(Store::Redis, &upstream_ca.pem())).await;
+    let beside = broker.beside().await;
+    let at = |path: &str| Client::new(beside, &broker.world.broker_ca, &broker.world.svid(path));
+    let (here, there) = (Platform(broker.platform()), Platform(at("platform/root")));
+    let (one, two) = tokio::join!(here.csr(), there.csr());
+    let asked = one.unwrap();
+    assert_eq!(asked.csr_pem, two.unwrap().csr_pem);
+    here.install(&answered(&asked.csr_pem, &upstream_ca.intermediate(), 90 * DAY, |_| {})).await.unwrap();
+    let task = broker.agent().docs_task().await;
+    eventually("the other one to issue", async || certificate(&at("agent/a1"), &task).await.is_ok()).await;
+    let issued = certificate(&at("agent/a1"), &task).await.unwrap();
+    assert_eq!(authority(&issued).to_string(), asked.kid);
+}
+
+#[tokio::test]
+async fn a_broker_without_a_good_upstream_bundle_does_not_start_and_says_which() {
+    for (text, why) in [("", "there is no certificate in it"), ("garbage", ""), ("{\"keys\": []}", "")] {
+        let setup = upstream(Store::Embedded, text);
+        setup.write_config();
+        let (code, said) = crate::support::mortal::refusal(&setup.world).await;
+        assert_eq!(code, Some(2), "{said}");
+        assert!(
+            said.contains("task_ca.upstream_bundle") && said.contains("upstream.pem") && said.contains(why),
+            "{said}"
+        );
+        let check = Command::new(env!("CARGO_BIN_EXE_taskpass"))
+            .args(["config", "check", "--config"])
+            .arg(setup.world.path("taskpass.toml"))
+            .output()
+            .unwrap();
+        assert_eq!(check.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&check.stdout).contains("task_ca.upstream_bundle"), "{check:?}");
+    }
+}
+
+on_both_stores!(
+    an_upstream_made_with_openssl_signs_the_task_ca_and_openssl_takes_what_it_issues,
+    a_task_ca_goes_from_its_own_root_to_an_upstream_and_to_the_next_under_load,
+    what_does_not_fit_is_refused_with_its_reason_and_nothing_changes,
+    the_end_of_the_task_ca_is_warned_of_and_stops_certificates_alone,
+    a28_an_installation_that_its_broker_died_of_is_there_or_is_made_again,
+);
