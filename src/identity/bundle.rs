@@ -239,7 +239,7 @@ impl TrustBundles {
         })
     }
 
-    /// Says which keys are never anchors, whatever a bundle says: those of these certificates. They are taken out of the bundles in force, and left out of those
+    /// Says which keys are never anchors, whatever a bundle says, and on no caller's path below one: those of these certificates. They are taken out of the bundles in force, and left out of those
     /// to come. By key, so that another certificate over the same key is no way around it.
     pub fn forbid<'a>(&self, certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>) {
         let keys = certificates.into_iter().filter_map(|it| {
@@ -251,6 +251,15 @@ impl TrustBundles {
         for bundle in bundles {
             self.set(bundle);
         }
+    }
+
+    /// Whether the certificate is over a key that [`Self::forbid`] names: then no path of a caller leads through it, whichever anchor is above.
+    pub(super) fn is_forbidden(&self, certificate: &CertificateDer<'_>) -> bool {
+        let forbidden = self.forbidden.load();
+        !forbidden.is_empty()
+            && webpki::anchor_from_trusted_cert(certificate).is_ok_and(|it| {
+                forbidden.iter().any(|key| key.as_slice() == it.subject_public_key_info.as_ref())
+            })
     }
 
     /// Forgets a trust domain: from now on it is unknown. Returns whether it was known.

@@ -200,7 +200,11 @@ impl PeerJudge {
         }
         let found = Cell::new(Err(PeerRefusal::UntrustedIssuer));
         let judge_path = |path: &VerifiedPath<'_>| {
-            let judged = judge_issuers(path, in_force, now);
+            let forbidden = path.intermediate_certificates().any(|it| self.bundles.is_forbidden(&it.der()));
+            let judged = match forbidden {
+                true => Err(PeerRefusal::UntrustedIssuer),
+                false => judge_issuers(path, in_force, now),
+            };
             found.set(judged);
             judged.map(drop).map_err(|_| webpki::Error::UnknownIssuer)
         };

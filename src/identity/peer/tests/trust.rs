@@ -167,3 +167,19 @@ fn each_refusal_has_its_own_label() {
     assert_eq!(PeerRefusal::InvalidSpiffeId(invalid).as_str(), "invalid_spiffe_id");
     assert!(PeerRefusal::InvalidSpiffeId(invalid).to_string().contains("relative path segment"));
 }
+
+/// As the task CA's is, where one company has signed both that and what tenants get their SVIDs from.
+#[test]
+fn a_path_through_a_forbidden_key_is_no_path_under_an_anchor_that_is_shared() {
+    let court = Court::new();
+    let (task_ca, tenants) = (court.ca.intermediate(), court.ca.intermediate());
+    accepted(court.judge(&task_ca.svid("agent").chain));
+    court.bundles.forbid([task_ca.der()]);
+    refused(court.judge(&task_ca.svid("agent").chain), PeerRefusal::UntrustedIssuer);
+    refused(court.judge(&task_ca.intermediate().svid("agent").chain), PeerRefusal::UntrustedIssuer);
+    accepted(court.judge(&tenants.svid("agent").chain));
+    // Another certificate over the same key is no way around it.
+    let mut chain = task_ca.svid("agent").chain;
+    chain[1] = court.ca.cross_sign(&task_ca);
+    refused(court.judge(&chain), PeerRefusal::UntrustedIssuer);
+}
