@@ -74,7 +74,8 @@ fn due_of(slot: Slot<'_>, at: &At<'_>, due: &mut Due) {
     let by_end = better.then(|| share_of_life(active, 2));
     let by_authority = (!plan.is_under_its_authority(active)).then_some(now);
     let Some(when) = by_age.into_iter().chain(by_end).chain(by_authority).min() else { return };
-    let when = when.max(last.aged_at());
+    // What is over signs nothing: then a standby need not be aged.
+    let when = when.max(last.aged_at()).min(active.not_after.unwrap_or(Timestamp::from_millis(u64::MAX)));
     match at.rotate(slot) {
         Err(Refusal::TooMany { until }) if when <= now => due.next(until),
         _ => due.at(when, now, || named(Move::Rotate)),

@@ -146,6 +146,8 @@ impl From<&Entry> for KeyView {
             outlives: match entry.key_use {
                 KeyUse::Jwt => Some(entry.kept.longest()),
                 KeyUse::Feed => Some(LONGEST_BOUND),
+                // Nothing is under a key that never had a certificate.
+                KeyUse::TaskCaIntermediate if entry.not_after.is_none() => Some(Duration::ZERO),
                 KeyUse::TaskCaIntermediate | KeyUse::TaskCaRoot | KeyUse::RecordMac => None,
             },
         }

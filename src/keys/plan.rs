@@ -274,8 +274,13 @@ impl<'a> At<'a> {
         if !self.plan.is_under_its_authority(standby) {
             return Err(wrong(standby, "it is of another authority than the one that is configured"));
         }
-        let to = prepared.activate(self.now).map_err(|NotBefore(until)| Refusal::NotAged { kid, until })?;
         let slot = standby.slot();
+        let to = match self.is_over(slot) {
+            true => prepared.activate_in_need(self.now),
+            false => {
+                prepared.activate(self.now).map_err(|NotBefore(until)| Refusal::NotAged { kid, until })?
+            }
+        };
         let others: Vec<_> = self.standbys(slot).into_iter().filter(|(other, _)| other.kid != kid).collect();
         self.aged_but_one(slot, &others)?;
         let lacking = self.lacking(slot, others.len());
@@ -341,8 +346,8 @@ impl<'a> At<'a> {
         }
         let (judged, slot) = (judge(chain)?, entry.slot());
         self.room(slot, 1)?;
-        let signs = |entry: &Entry| entry.not_after.is_some_and(|end| end > self.now);
-        let (mut changes, to) = match self.document.standing(slot, KeyState::Active).any(signs) {
+        let signs = self.document.standing(slot, KeyState::Active).next().is_some();
+        let (mut changes, to) = match signs && !self.is_over(slot) {
             true => (Vec::new(), KeyState::Prepared),
             false => (self.stopped(slot), KeyState::Active),
         };
@@ -351,6 +356,12 @@ impl<'a> At<'a> {
             changes.extend(self.withdrawn(slot));
         }
         Ok(changes)
+    }
+
+    /// Whether the certificate of what signs has ended.
+    fn is_over(&self, slot: Slot<'_>) -> bool {
+        let over = |entry: &Entry| entry.not_after.is_some_and(|end| end <= self.now);
+        self.document.standing(slot, KeyState::Active).any(over)
     }
 
     /// What signs now does not any more.

@@ -185,12 +185,12 @@ impl Broker {
     }
 
     /// Under whose keys a certificate may be signed that has not expired yet, with where each stands: a standby among them, which another broker may have begun to
-    /// sign with, and those that were given up.
+    /// sign with, and those that were given up. One that has no certificate yet has signed nothing.
     fn intermediates(&self, now: Timestamp) -> BTreeMap<KeyId, KeyState> {
         let signed = |key: &KeyView| {
             key.key_use == KeyUse::TaskCaIntermediate
                 && key.state != KeyState::Retired
-                && key.not_after.is_none_or(|end| end > now)
+                && key.not_after.is_some_and(|end| end > now)
         };
         self.keyring().keys().filter(signed).map(|key| (key.kid, key.state)).collect()
     }

@@ -1,18 +1,17 @@
 //! The task CA, signed by an authority outside: one made with OpenSSL, one with rcgen. What is issued under it is judged by OpenSSL and webpki, with what the broker publishes as anchors.
 
+mod elsewhere;
+
 use std::fmt::Write as _;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, KeyUsagePurpose};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose};
+use rustls_pki_types::CertificateDer;
 use taskpass::failpoint::Place;
 use taskpass::proto::{self, KeyState, TaskCaRenewal};
 use tokio::time::Instant;
 use tonic::{Code, Status};
-use webpki::{EndEntityCert, KeyUsage};
 
 use crate::support::broker::{Broker, Setup, audit};
 use crate::support::ca::{Ca, leaf, pem, uri, valid};
@@ -23,169 +22,9 @@ use crate::support::story::{begin, docs, mint, payments, refused, revocation_lis
 use crate::support::world::{BROKER_DOMAIN, DOCS, PAYMENTS};
 use crate::support::{Store, eventually, now};
 
-/// What is installed may sign after three seconds.
-const SOON: &str = "refresh_hint = \"1s\"\njwks_max_age = \"1s\"\nagree_within = \"1s\"";
-/// And has to live for 13 s at least.
-const SHORT: &str = "max_certificate = \"5s\"\ndefault_certificate = \"5s\"";
+use elsewhere::*;
+
 const DAY: u64 = 86_400;
-
-/// A broker whose task CA is signed by what lies in `upstream.pem`.
-fn upstream(store: Store, anchors: &str) -> Setup {
-    let setup = Setup::on(store).with("keys", SOON).with("lifetimes", SHORT);
-    setup.world.write("upstream.pem", anchors);
-    setup.with("task_ca", "upstream_bundle = \"upstream.pem\"")
-}
-
-/// Those who look after the task CA.
-struct Platform(Client);
-
-impl Platform {
-    async fn csr(&self) -> Result<proto::RequestTaskCaCertificateResponse, Status> {
-        let request = proto::RequestTaskCaCertificateRequest { note: "as agreed".into() };
-        Ok(self.0.keys().request_task_ca_certificate(request).await?.into_inner())
-    }
-
-    async fn install(&self, chain: &str) -> Result<proto::KeyMove, Status> {
-        let chain_pem = chain.to_owned();
-        let request = proto::InstallTaskCaCertificateRequest { chain_pem, ..Default::default() };
-        Ok(self.0.keys().install_task_ca_certificate(request).await?.into_inner().r#move.unwrap())
-    }
-
-    async fn show(&self) -> proto::ShowTaskCaResponse {
-        self.0.keys().show_task_ca(proto::ShowTaskCaRequest {}).await.unwrap().into_inner()
-    }
-
-    /// The key that signs.
-    async fn signs(&self) -> Option<String> {
-        let shown = self.show().await.intermediates.into_iter().filter_map(|it| it.key);
-        shown.filter(|key| key.state() == KeyState::Active).map(|key| key.kid).next()
-    }
-}
-
-/// The request as `edit` says, signed for so long, with what is above it but for the root.
-fn answered(csr: &str, by: &Ca, lives: u64, edit: impl FnOnce(&mut CertificateParams)) -> String {
-    let asked = CertificateSigningRequestParams::from_pem(csr).unwrap();
-    let mut params = asked.params.clone();
-    valid(&mut params, now().as_secs() - 60, now().as_secs() + lives);
-    params.use_authority_key_identifier_extension = true;
-    edit(&mut params);
-    let above: String = by.path().iter().map(|der| pem("CERTIFICATE", der)).collect();
-    pem("CERTIFICATE", &by.sign(&params, &asked.public_key)) + &above
-}
-
-/// Runs OpenSSL in `dir` and returns what it printed; panics if it fails.
-fn openssl(dir: &Path, arguments: &str) -> String {
-    let (succeeded, said) = openssl_says(dir, arguments);
-    assert!(succeeded, "openssl {arguments}: {said}");
-    said
-}
-
-/// Whether it succeeded, and what it said.
-fn openssl_says(dir: &Path, arguments: &str) -> (bool, String) {
-    let output = Command::new("openssl").args(arguments.split_whitespace()).current_dir(dir).output();
-    let output = output.expect("openssl runs: install it, for example with `apt-get install openssl`");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
-}
-
-/// A company's root (P-384) and an authority below it (RSA), made with OpenSSL. Written as `root.pem` and `signs.pem`.
-fn company(dir: &Path) {
-    let root = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n";
-    std::fs::write(dir.join("ca.ext"), format!("{root}authorityKeyIdentifier=keyid\n")).unwrap();
-    // What a request does not ask for, and a strict reader wants.
-    std::fs::write(dir.join("task.ext"), "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
-        .unwrap();
-    openssl(
-        dir,
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -keyout root.key -out root.pem -days 3650 \
-                  -subj /O=Company/CN=Root -addext keyUsage=critical,keyCertSign,cRLSign",
-    );
-    openssl(
-        dir,
-        "req -new -newkey rsa:2048 -nodes -keyout signs.key -out signs.csr -subj /O=Company/CN=Issuing",
-    );
-    openssl(
-        dir,
-        "x509 -req -in signs.csr -CA root.pem -CAkey root.key -CAcreateserial -days 1000 -extfile ca.ext -out signs.pem",
-    );
-}
-
-/// The request in `task.csr`, signed there as it asks.
-fn company_signs(dir: &Path, more: &str) -> String {
-    let sign = "x509 -req -in task.csr -CA signs.pem -CAkey signs.key -CAcreateserial -days 90 -copy_extensions copyall -extfile task.ext -out task.pem";
-    openssl(dir, &format!("{sign} {more}"));
-    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
-    read("task.pem") + &read("signs.pem")
-}
-
-async fn bundle(client: &Client) -> proto::GetTaskCaBundleResponse {
-    client.directory().get_task_ca_bundle(proto::GetTaskCaBundleRequest {}).await.unwrap().into_inner()
-}
-
-/// Holds OpenSSL to what the broker publishes, and what it issues, for both purposes.
-fn openssl_takes(dir: &Path, anchors: &str, issued: &proto::IssueCertificateResponse) {
-    std::fs::write(dir.join("anchors.pem"), anchors).unwrap();
-    std::fs::write(dir.join("chain.pem"), &issued.chain_pem).unwrap();
-    for purpose in ["sslclient", "sslserver"] {
-        let arguments = "verify -x509_strict -CAfile anchors.pem -untrusted chain.pem";
-        assert_eq!(
-            openssl(dir, &format!("{arguments} -purpose {purpose} chain.pem")).trim(),
-            "chain.pem: OK"
-        );
-    }
-}
-
-/// A verdict as rustls has it.
-fn webpki_takes(anchors: &str, chain: &[Vec<u8>]) -> Result<(), webpki::Error> {
-    let anchors: Vec<_> = CertificateDer::pem_slice_iter(anchors.as_bytes()).map(Result::unwrap).collect();
-    let anchors: Vec<_> = anchors.iter().map(|it| webpki::anchor_from_trusted_cert(it).unwrap()).collect();
-    let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    let (leaf, shown) = chain.split_first().unwrap();
-    let (at, usage) = (UnixTime::now(), KeyUsage::client_auth());
-    let algorithms = webpki::ALL_VERIFICATION_ALGS;
-    EndEntityCert::try_from(leaf)?
-        .verify_for_usage(algorithms, &anchors, shown, at, usage, None, None)
-        .map(drop)
-}
-
-/// A certificate that lives some seconds.
-async fn certificate(agent: &Client, task: &proto::Task) -> Result<proto::IssueCertificateResponse, Status> {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
-    let key = Some(proto::issue_certificate_request::Key::CsrDer(csr.der().to_vec().into()));
-    let request = proto::IssueCertificateRequest {
-        task_id: task.id.clone(),
-        key,
-        minimum_lifetime: seconds(1),
-        ..Default::default()
-    };
-    agent.issue(request).await
-}
-
-fn chain(issued: &proto::IssueCertificateResponse) -> Vec<Vec<u8>> {
-    issued.chain_der.iter().map(|der| der.to_vec()).collect()
-}
-
-/// The real binary, as somebody of the platform runs it. What it printed, and its exit code.
-fn taskpass(broker: &Broker, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let world = &broker.world;
-    let (certificate, key) = world.tenant.svid("platform/root").write(world.dir(), "platform");
-    world.write("broker-ca.pem", &world.broker_ca.pem());
-    let output = Command::new(env!("CARGO_BIN_EXE_taskpass"))
-        .args(arguments)
-        .current_dir(world.dir())
-        .args(["--broker", &format!("https://localhost:{}", broker.grpc.port())])
-        .args(["--broker-id", &format!("spiffe://{BROKER_DOMAIN}/broker")])
-        .args(["--bundle", "broker-ca.pem"])
-        .arg("--svid")
-        .arg(certificate)
-        .arg("--svid-key")
-        .arg(key)
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
 
 /// Tokens, and no certificates; verifiers learn what to trust.
 async fn before_it_is_signed(broker: &Broker, task: &proto::Task, anchors: &str) {
@@ -534,17 +373,6 @@ async fn a02_what_the_upstream_signs_in_the_task_cas_name_is_no_certificate_of_a
     assert!(metrics.contains("taskpass_peer_refused_total{reason=\"unknown_trust_domain\"}"), "{metrics}");
 }
 
-/// The subject key identifier of a certificate.
-fn key_identifier(der: &[u8]) -> Vec<u8> {
-    use x509_parser::extensions::ParsedExtension;
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).unwrap();
-    let found = certificate.iter_extensions().find_map(|it| match it.parsed_extension() {
-        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-        _ => None,
-    });
-    found.unwrap()
-}
-
 async fn a28_an_installation_that_its_broker_died_of_is_there_or_is_made_again(store: Store) {
     for place in [Place::KeyMoveDecided, Place::KeyMoveStored] {
         let upstream_ca = Ca::new("company.example");
@@ -574,6 +402,46 @@ async fn a28_an_installation_that_its_broker_died_of_is_there_or_is_made_again(s
         }
         assert!(intents.starts_with("intended intended done"), "the first intent has no outcome: {intents}");
     }
+}
+
+/// A request that somebody else may have the key of is given up like any key, and nothing that is issued suffers by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a38_a_request_is_given_up_without_harm_to_what_is_issued() {
+    let upstream_ca = Ca::new("company.example");
+    let broker = Broker::of(upstream(Store::Embedded, &upstream_ca.pem())).await;
+    let (agent, platform) = (broker.agent(), Platform(broker.platform()));
+    let by = upstream_ca.intermediate();
+    let asked = platform.csr().await.unwrap();
+    platform.install(&answered(&asked.csr_pem, &by, 90 * DAY, |_| {})).await.unwrap();
+    let issued = certificate(&agent, &agent.docs_task().await).await.unwrap();
+    let leaked = platform.csr().await.unwrap();
+    let request = proto::CompromiseKeyRequest { kid: leaked.kid.clone(), ..Default::default() };
+    platform.0.keys().compromise_key(request).await.unwrap();
+    let verifier = broker.verifier();
+    assert!(verifier.validate(serial(&issued.credential_id, DOCS)).await.unwrap().active);
+    // Whoever signs it still: it is not taken, and the next request is another one.
+    let late = platform.install(&answered(&leaked.csr_pem, &by, 90 * DAY, |_| {})).await;
+    refused(late, Code::FailedPrecondition, "KEY_WRONG_STATE");
+    assert_ne!(platform.csr().await.unwrap().kid, leaked.kid);
+    assert_eq!(platform.signs().await, Some(asked.kid));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documentation_runs_as_it_is_written() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    company(elsewhere.path());
+    let anchors = std::fs::read_to_string(elsewhere.path().join("root.pem")).unwrap();
+    let broker = Broker::of(upstream(Store::Embedded, &anchors)).await;
+    let page = include_str!("../../docs/upstream-ca.md");
+    let blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let script: String = blocks.flat_map(str::lines).map(|line| format!("{}\n", line.trim())).collect();
+    assert!(script.lines().count() >= 6, "{script}");
+    let said =
+        as_platform(&broker, Command::new("sh").args(["-e", "-c", &script]).current_dir(elsewhere.path()));
+    assert!(said.status.success(), "{script}{said:?}");
+    let agent = broker.agent();
+    let issued = certificate(&agent, &agent.docs_task().await).await.unwrap();
+    openssl_takes(elsewhere.path(), &anchors, &issued);
 }
 
 /// Brokers of one store give out one request, and both take up what is installed at one of them.

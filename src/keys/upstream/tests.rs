@@ -354,6 +354,18 @@ async fn what_comes_when_the_one_before_is_over_signs_at_once() {
     install(&keeper, &again, late).await.unwrap();
     assert_eq!(keeper.current().task_ca().unwrap().not_after(), late.saturating_add(DAY));
     assert_eq!(keeper.renewal(late), None);
+
+    // One that came a moment before does not wait to be aged either.
+    let end = late.saturating_add(DAY);
+    let soon = end.saturating_sub(Duration::from_secs(60));
+    let asked = request(&keeper, soon).await;
+    let last = company.answer(&asked, |it| valid(it, soon.as_secs(), soon.saturating_add(DAY).as_secs()));
+    install(&keeper, &last, soon).await.unwrap();
+    settle(&keeper, end.saturating_sub(Duration::from_millis(1))).await;
+    assert_eq!(keeper.current().task_ca().unwrap().not_after(), end);
+    assert_eq!(keeper.due(soon).1, Some(end));
+    settle(&keeper, end).await;
+    assert_eq!(keeper.current().task_ca().unwrap().not_after(), soon.saturating_add(DAY));
 }
 
 #[tokio::test]
