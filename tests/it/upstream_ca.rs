@@ -339,7 +339,7 @@ async fn a02_what_the_upstream_signs_in_the_task_cas_name_is_no_certificate_of_a
     };
     agent.mint(bound(&own.chain_der[0])).await.unwrap();
 
-    // The same name, number and key, signed a step higher.
+    // The same name, number and authority, signed a step higher, or by the anchor.
     let read = CertificateDer::from(own.chain_der[0].to_vec());
     let (_, parsed) = x509_parser::parse_x509_certificate(&read).unwrap();
     let mut forged = leaf(&own.spiffe_id);
@@ -348,12 +348,12 @@ async fn a02_what_the_upstream_signs_in_the_task_cas_name_is_no_certificate_of_a
     let mut names_ours = vec![0x30, 0x16, 0x80, 0x14];
     names_ours.extend(identifier);
     forged.custom_extensions = vec![crate::support::ca::extension(&[2, 5, 29, 35], names_ours, false)];
-    let forged = signs.issue(&forged, rcgen::KeyPair::generate().unwrap());
-    assert_eq!(
-        webpki_takes(&upstream_ca.pem(), &forged.chain.iter().map(|it| it.to_vec()).collect::<Vec<_>>()),
-        Ok(())
-    );
-    refused(agent.mint(bound(&forged.chain[0])).await, Code::FailedPrecondition, "BINDING_MISMATCH");
+    for above in [&signs, &upstream_ca] {
+        let forged = above.issue(&forged, rcgen::KeyPair::generate().unwrap());
+        let chain: Vec<_> = forged.chain.iter().map(|it| it.to_vec()).collect();
+        assert_eq!(webpki_takes(&upstream_ca.pem(), &chain), Ok(()));
+        refused(agent.mint(bound(&forged.chain[0])).await, Code::FailedPrecondition, "BINDING_MISMATCH");
+    }
 
     // Nor does a certificate of a task get anybody in, though the tenant's bundle holds what it leads to.
     let key = rcgen::KeyPair::generate().unwrap();
