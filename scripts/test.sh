@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of this repository, with its own set-up: scripts/test.sh
 #
-# Needs Rust and a C compiler. What else is missing is installed where that can be done without asking (redis-server by
+# Needs Rust and a C compiler. What else is missing is installed where that can be done without asking (redis-server and openssl by
 # apt-get, as root or by `sudo -n`), else a line says what to do. Writes to target/ alone. The last line tells the result.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -64,11 +64,11 @@ as_root() { # runs a command as root without asking; fails if that cannot be don
 
 redis_major() { redis-server --version 2>/dev/null | sed -n 's/.* v=\([0-9]*\)\..*/\1/p'; }
 
-install_redis() {
+install_package() { # name
   has apt-get || return 1
-  say "    redis-server is missing: installing it by apt-get"
+  say "    $1 is missing: installing it by apt-get"
   as_root env DEBIAN_FRONTEND=noninteractive sh -c \
-    'apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server' >/dev/null
+    "apt-get update -qq && apt-get install -y -qq --no-install-recommends $1" >/dev/null
 }
 
 # Older ones, such as the 0.14 that pip installs, cannot read what today's cargo says.
@@ -84,10 +84,13 @@ has cargo || give_up "cargo is missing: install Rust from https://rustup.rs"
 cargo metadata --format-version 1 --no-deps >/dev/null || give_up "this cargo cannot read the project: rustup update stable"
 has cc || has gcc || has clang || give_up "a C compiler is missing: install gcc or clang"
 say "    $(cargo --version)"
-has redis-server || install_redis || true
+has redis-server || install_package redis-server || true
 has redis-server || give_up "redis-server is missing: apt-get install redis-server, dnf install redis, or brew install redis"
 [ "$(redis_major)" -ge 7 ] || give_up "redis-server 7.0 or later is needed (https://redis.io/docs/latest/operate/oss_and_stack/install/); this is $(redis-server --version)"
 say "    $(redis-server --version | cut -d' ' -f1-3)"
+has openssl || install_package openssl || true
+has openssl || give_up "openssl is missing, by which certificates are judged: apt-get install openssl, dnf install openssl, or brew install openssl"
+say "    $(openssl version)"
 
 step "format"
 if has_component fmt rustfmt; then
