@@ -11,6 +11,7 @@ use crate::keys::{KeySets, Keyring, KeyringError, Signer};
 use crate::time::Timestamp;
 use crate::token::TokenIssuer;
 
+use super::tasks::store_error;
 use super::{Broker, Settings};
 
 /// Of one keyring.
@@ -101,6 +102,7 @@ impl Broker {
 /// As far as a caller may know.
 pub(super) fn keyring_error(error: KeyringError) -> Error {
     match error {
+        KeyringError::Store(error) => store_error(error),
         KeyringError::RanBack { .. } => Error::store(error),
         KeyringError::Damaged(_)
         | KeyringError::WrongKeyEncryptionKey { .. }

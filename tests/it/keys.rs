@@ -240,7 +240,7 @@ impl Clock for Off {
 #[tokio::test]
 async fn r5_a_broker_whose_clock_is_off_moves_no_key() {
     let clock = Arc::new(Off::default());
-    let setup = Setup::on(Store::Redis).with("keys", &format!("{SOON}\nrotate_every = \"30s\""));
+    let setup = Setup::on(Store::Redis).with("keys", format!("{SOON}\nrotate_every = \"30s\""));
     let broker = Broker::by_clock(setup, Arc::clone(&clock) as _).await;
     let operator = Operator(broker.operator());
     let before = operator.list(TENANT).await.unwrap();

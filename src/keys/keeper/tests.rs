@@ -199,7 +199,7 @@ async fn r8_a_keyring_that_is_lost_when_nobody_has_seen_it_for_long_begins_anew_
         let old = store.stored.lock().unwrap().clone();
         let bad = the_one(&keeper, KeyUse::Jwt, KeyState::Active).kid;
         done(&keeper, &Move::Compromise(bad), NOW).await;
-        let (before, root) = (published(&keeper), keeper.current().task_ca().root().clone());
+        let (before, root) = (published(&keeper), keeper.current().task_ca().unwrap().anchor().clone());
         let (sequence, record_mac) =
             (keeper.current().sequence(), keys(&keeper, KeyUse::RecordMac, KeyState::Active));
         *store.stored.lock().unwrap() = old.filter(|_| older);
@@ -208,7 +208,7 @@ async fn r8_a_keyring_that_is_lost_when_nobody_has_seen_it_for_long_begins_anew_
         assert!(published(&keeper).is_disjoint(&before) && published(&keeper).len() == 3);
         assert!(keeper.current().sequence() > sequence && keeper.is_confirmed());
         assert_eq!(keeper.current().state_of(&bad), Some(KeyState::Compromised));
-        assert_eq!(keeper.current().task_ca().root(), &root, "which verifiers hold");
+        assert_eq!(keeper.current().task_ca().unwrap().anchor(), &root, "which verifiers hold");
         assert_eq!(keys(&keeper, KeyUse::RecordMac, KeyState::Active), record_mac, "which records rest on");
         assert_eq!(store.document(), keeper.current().document());
         assert_eq!(keeper.look(NOW.saturating_add(3 * WAIT)).await.unwrap(), Seen::Same);
