@@ -145,12 +145,14 @@ impl fmt::Display for Failure {
 impl From<Status> for Failure {
     /// What the broker, or the connection to it, answered instead of an answer.
     fn from(status: Status) -> Self {
+        // Without a word from the broker.
+        let broke = status.code() == Code::Unknown && std::error::Error::source(&status).is_some();
         let exit = match status.code() {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => Exit::Unavailable,
-            // Without a word from the broker: the connection broke.
-            Code::Unknown if std::error::Error::source(&status).is_some() => Exit::Unavailable,
+            _ if broke => Exit::Unavailable,
             _ => Exit::Failed,
         };
+        let lost = || "The connection broke before there was an answer: it may have been done. Every command may be sent again.";
         let request_id = status.metadata().get("x-request-id").and_then(|id| id.to_str().ok());
         let refusal = Refusal {
             code: name(status.code()),
@@ -161,7 +163,7 @@ impl From<Status> for Failure {
             exit,
             message: status.message().to_owned(),
             status: Some(refusal),
-            hint: None,
+            hint: broke.then(lost).map(str::to_owned),
             turned_away: false,
         }
     }

@@ -169,6 +169,9 @@ impl Key {
                 list(&client, out, trust_domain).await
             }
             Verb::Rotate(of) => {
+                if of.asked.trust_domain.is_empty() && !matches!(of.asked.key_use, Use::TaskCaIntermediate) {
+                    return Err(Failure::usage("--trust-domain NAME is missing: whose key?"));
+                }
                 let (client, Rotate { key_use, trust_domain, how: How { dry_run, note } }) =
                     of.open(out).await?;
                 let key_use = proto::KeyUse::from(key_use).into();

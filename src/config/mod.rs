@@ -170,7 +170,7 @@ pub struct KeysConfig {
 }
 
 /// Where a secret is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// In a file that others cannot read.
     File(PathBuf),

@@ -266,6 +266,12 @@ fn keys(raw: RawKeys, base: &Path, p: &mut Problems) -> Option<KeysConfig> {
         return None;
     };
     let other_key_encryption_key = other_key_encryption_key.ok()?;
+    if other_key_encryption_key.as_ref() == Some(&source) {
+        p.add(
+            "keys",
+            "the other key-encryption key is the present one: name that which is to take over, or to go",
+        );
+    }
     let mut time =
         |key, text: Option<String>, default, most| duration(p, key, text.as_deref(), default, most);
     let agree_within = time("keys.agree_within", raw.agree_within, 10, HOUR);

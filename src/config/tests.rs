@@ -378,6 +378,7 @@ fn the_key_encryption_key_has_one_source_and_the_other_one_at_most() {
             "key_encryption_key_env = \"A\"\nother_key_encryption_key_file = \"a\"\nother_key_encryption_key_credential = \"b\"",
             "set only one of other_",
         ),
+        ("key_encryption_key_file = \"a\"\nother_key_encryption_key_file = \"./a\"", "is the present one"),
         ("key_encryption_key_credential = \"../kek\"", "keys.key_encryption_key_credential"),
         ("key_encryption_key_credential = \"\"", "keys.key_encryption_key_credential"),
     ] {

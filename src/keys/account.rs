@@ -74,6 +74,8 @@ pub struct Unasked {
     pub begun_anew: bool,
     /// The store has another document of the sequence that this broker goes by: what it has goes on under a later one.
     pub forked: bool,
+    /// Private parts that lay under another key-encryption key lie under the present one.
+    pub rewrapped: bool,
     /// Keys that were lacking are made; keys that the store has forgotten to be compromised are given up again. None where only times or wrappings change.
     pub steps: Vec<Step>,
 }

@@ -163,6 +163,13 @@ impl Opened {
         })
     }
 
+    /// Whether a private part lies under another wrapping key than the present one.
+    pub(super) fn lies_under_another(&self, wrapper: &dyn KeyWrapper) -> bool {
+        let (ours, wrapped) =
+            (wrapper.id(), self.document.keys.iter().filter_map(|entry| entry.private.as_ref()));
+        wrapped.into_iter().any(|wrapped| wrapped.by != ours)
+    }
+
     /// Wraps under the present wrapping key what lies under another one that is at hand. True if there was any.
     async fn rewrap(&mut self, wrapper: &dyn KeyWrapper) -> Result<bool, KeyringError> {
         let (mut changed, ours) = (false, wrapper.id());

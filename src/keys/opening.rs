@@ -87,6 +87,7 @@ impl Opening<'_> {
         let forked = self.known.zip(stored).is_some_and(|(known, stored)| {
             known.sequence() == opened.document().sequence && known.document() != stored.document
         });
+        let rewrapped = self.rewrap == Rewrap::Yes && opened.lies_under_another(self.wrapper);
         let steps = opened.give_up_again(self.wrapper, self.plan, self.given_up, now).await?;
         let change = opened.complete(self.wrapper, self.plan, self.rewrap, now).await?;
         if forked && steps.is_empty() && change.is_none() {
@@ -96,7 +97,7 @@ impl Opening<'_> {
             return Ok(None);
         }
         let steps = steps.into_iter().chain(change.into_iter().flatten()).collect();
-        Ok(Some(Unasked { forked, steps, ..Unasked::default() }))
+        Ok(Some(Unasked { forked, rewrapped, steps, ..Unasked::default() }))
     }
 }
 

@@ -317,6 +317,9 @@ impl KeyringRecord {
         if change.begun_anew {
             trail.fact("begun_anew", true);
         }
+        if change.rewrapped {
+            trail.fact("rewrapped", "under the present key-encryption key");
+        }
         if change.forked {
             trail.fact("forked", true);
         }

@@ -40,10 +40,16 @@ const SHORT: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 pub(super) struct Drill {
     /// MCP servers that follow the feed
-    #[arg(long, value_name = "N", default_value = "3", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = followers)]
     followers: usize,
     #[command(flatten)]
     logging: Logging,
+}
+
+/// Each has a connection and files of its own, and all of them live in this process.
+fn followers(text: &str) -> Result<usize, String> {
+    let most = "write a number from 1 to 200";
+    at_least_one(text).ok().filter(|number| *number <= 200).ok_or_else(|| most.to_owned())
 }
 
 impl Drill {

@@ -146,6 +146,21 @@ async fn r7_a_keyring_is_confirmed_for_the_agreement_time_and_no_longer() {
     assert!(keeper.is_confirmed());
 }
 
+#[tokio::test]
+async fn that_private_parts_are_wrapped_anew_is_on_record() {
+    let store = Arc::<MemoryStore>::default();
+    keeper(&store).await;
+    let told = Arc::new(Told { store: Arc::clone(&store), said: Mutex::default(), refuses: false });
+    let (plan, wrapper) =
+        (plan(&[("acme.test", Algorithm::Es256)]), Successive { present: kek(8), other: kek(7) });
+    Keeper::open(Arc::clone(&store) as _, Arc::new(wrapper), plan, Arc::clone(&told) as _, NOW)
+        .await
+        .unwrap();
+    let said = told.said.lock().unwrap();
+    let rewrapped = Unasked { rewrapped: true, ..Unasked::default() };
+    assert_eq!(*said, [("intended", rewrapped.clone(), Some(1)), ("done", rewrapped, Some(2))]);
+}
+
 /// Says what it was told, and whether the store had it by then.
 struct Told {
     store: Arc<MemoryStore>,
