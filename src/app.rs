@@ -328,7 +328,8 @@ fn open_sources(config: &Config, clock: &Arc<dyn Clock>) -> Result<Sources, Star
     for trust_domain in &config.trust_domains {
         from.insert(parsed(&trust_domain.name)?, trust_domain.bundle.clone());
     }
-    let opened = Sources::open(&parsed(&config.trust_domain)?, &config.identity, from, clock);
+    let (own, denied) = (parsed(&config.trust_domain)?, config.denied_authorities.as_deref());
+    let opened = Sources::open(&own, &config.identity, from, denied, clock);
     opened.map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         StartError { fault: StartFault::Configuration, words: lines.join("; ") }

@@ -54,6 +54,8 @@ pub struct Config {
     pub export_dir: Option<PathBuf>,
     /// Where the audit lines go.
     pub audit: AuditTarget,
+    /// Authorities that are on no path of a peer, whatever bundles say; see [`crate::identity::DeniedAuthorities`].
+    pub denied_authorities: Option<PathBuf>,
     /// How long SIGTERM waits for calls in flight.
     pub drain: Duration,
     /// Answer an RPC that does nothing to every verified peer, before gate and policy: for `taskpass bench`, which alone sets it. Never read

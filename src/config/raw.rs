@@ -17,6 +17,8 @@ pub(super) struct Raw {
     pub(super) trust_domain: Option<String>,
     /// How long SIGTERM waits for calls in flight; `"10s"` if not set.
     pub(super) drain: Option<String>,
+    /// None are if not set.
+    pub(super) denied_authorities: Option<PathBuf>,
     pub(super) listen: RawListen,
     pub(super) public: RawPublic,
     pub(super) identity: RawIdentity,
@@ -38,6 +40,7 @@ pub(super) struct Raw {
 struct Sections {
     trust_domain: Option<String>,
     drain: Option<String>,
+    denied_authorities: Option<PathBuf>,
     listen: Table,
     public: Table,
     identity: Table,
@@ -336,6 +339,7 @@ pub(super) fn read(text: &str, file: &Path, p: &mut Problems) -> Option<Raw> {
     Some(Raw {
         trust_domain: top.trust_domain,
         drain: top.drain,
+        denied_authorities: top.denied_authorities,
         trust_domains: top.trust_domains.into_iter().enumerate().map(of_domain).collect(),
         listen: section("listen", top.listen, p),
         public: section("public", top.public, p),

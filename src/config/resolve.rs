@@ -59,6 +59,8 @@ pub struct Draft {
     pub audit: AuditTarget,
     /// See [`Config::drain`].
     pub drain: Duration,
+    /// See [`Config::denied_authorities`].
+    pub denied_authorities: Option<PathBuf>,
 }
 
 impl Draft {
@@ -81,6 +83,7 @@ impl Draft {
             export_dir: self.export_dir,
             audit: self.audit,
             drain: self.drain,
+            denied_authorities: self.denied_authorities,
             empty_rpc: false,
         })
     }
@@ -139,6 +142,7 @@ pub(super) fn resolve(raw: Raw, base: &Path, p: &mut Problems) -> Draft {
             1,
             HOUR,
         ),
+        denied_authorities: raw.denied_authorities.map(at),
         drain: duration(p, "drain", raw.drain.as_deref(), 10, HOUR),
         export_dir: raw.export.dir.map(at),
         audit: raw.audit.file.map_or(AuditTarget::Stdout, |file| AuditTarget::File(at(file))),

@@ -16,6 +16,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor};
 use tokio::sync::watch;
 
 use crate::identity::ca::{self, Authority, Origin};
+use crate::identity::denied::DeniedAuthorities;
 use crate::identity::refusal::PeerRefusal;
 use crate::identity::spiffe_id::TrustDomain;
 
@@ -207,6 +208,7 @@ pub struct TrustBundles {
     changed: watch::Sender<u64>,
     writing: Mutex<()>,
     forbidden: ArcSwap<Vec<Vec<u8>>>,
+    denied: ArcSwap<DeniedAuthorities>,
 }
 
 impl TrustBundles {
@@ -223,6 +225,7 @@ impl TrustBundles {
             changed: watch::Sender::new(version),
             writing: Mutex::new(()),
             forbidden: ArcSwap::default(),
+            denied: ArcSwap::default(),
         }
     }
 
@@ -251,6 +254,22 @@ impl TrustBundles {
         for bundle in bundles {
             self.set(bundle);
         }
+    }
+
+    /// Says which authorities are on no path, whatever a bundle says, instead of those said before. Peers that are connected are judged again.
+    pub fn deny(&self, denied: DeniedAuthorities) {
+        self.change(|bundles, version| {
+            self.denied.store(Arc::new(denied));
+            for of in bundles.values_mut() {
+                *of = Arc::new(InForce { bundle: of.bundle.clone(), since: version });
+            }
+            true
+        });
+    }
+
+    /// Whether [`Self::deny`] names this one.
+    pub(super) fn denies(&self, authority: &Authority) -> bool {
+        self.denied.load().names(&authority.key)
     }
 
     /// Whether the certificate is over a key that [`Self::forbid`] names: then no path of a caller leads through it, whichever anchor is above.

@@ -11,6 +11,7 @@
 
 pub mod bundle;
 mod ca;
+pub mod denied;
 mod leaf;
 pub mod listener;
 pub mod own;
@@ -24,6 +25,7 @@ pub mod web;
 mod x509;
 
 pub use bundle::{InvalidBundle, TrustBundle, TrustBundles};
+pub use denied::DeniedAuthorities;
 pub use listener::{Limits, Listener, Origin, PeerConnection, PeerStream};
 pub use own::{CurrentSvid, OwnSvid, SvidFiles, SvidSource, Use};
 pub use peer::{PeerJudge, Side, VerifiedPeer};

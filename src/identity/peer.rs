@@ -203,7 +203,7 @@ impl PeerJudge {
             let forbidden = path.intermediate_certificates().any(|it| self.bundles.is_forbidden(&it.der()));
             let judged = match forbidden {
                 true => Err(PeerRefusal::UntrustedIssuer),
-                false => judge_issuers(path, in_force, now),
+                false => judge_issuers(path, in_force, &self.bundles, now),
             };
             found.set(judged);
             judged.map(drop).map_err(|_| webpki::Error::UnknownIssuer)
@@ -237,12 +237,16 @@ impl PeerJudge {
 fn judge_issuers(
     path: &VerifiedPath<'_>,
     in_force: &InForce,
+    bundles: &TrustBundles,
     now: Timestamp,
 ) -> Result<Timestamp, PeerRefusal> {
     let anchor = in_force.bundle.authority(path.anchor()).ok_or(PeerRefusal::UntrustedIssuer)?;
     let mut all = vec![*anchor];
     for issuer in path.intermediate_certificates() {
         all.push(ca::inspect(&issuer.der(), Origin::Peer)?);
+    }
+    if all.iter().any(|issuer| bundles.denies(issuer)) {
+        return Err(PeerRefusal::DeniedAuthority);
     }
     let intermediates = u32::try_from(all.len() - 1).unwrap_or(u32::MAX);
     if anchor.max_intermediates.is_some_and(|most| intermediates > most) {

@@ -60,6 +60,8 @@ refusals! {
     EmptyBundle = "empty_bundle", "the trust domain's bundle holds no key";
     /// No path to an anchor of the trust domain in the SPIFFE ID (C37 to C39, C41).
     UntrustedIssuer = "untrusted_issuer", "the certificate does not lead to its own trust domain's bundle";
+    /// An issuer of the chain, or its anchor, is on the list of denied authorities (C41).
+    DeniedAuthority = "denied_authority", "an authority that the certificate leads through is denied";
     /// A signature in the chain does not verify.
     BadSignature = "bad_signature", "a signature in the chain is wrong";
     /// Past its notAfter (C28).

@@ -14,6 +14,7 @@ mod workload_api;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::bundle::{TrustBundle, TrustBundles};
+use crate::identity::denied::{DeniedAuthorities, DeniedFile};
 use crate::identity::own::{CurrentSvid, SvidSource, Use};
 use crate::identity::spiffe_id::TrustDomain;
 use crate::time::Clock;
@@ -45,6 +47,7 @@ pub struct Sources {
     bundle_files: BundleFiles,
     federated: Vec<Federated>,
     watched: Vec<Watched>,
+    denied: Option<DeniedFile>,
 }
 
 /// Why sources cannot be opened: what files say. Nothing else is asked at the start.
@@ -54,6 +57,8 @@ pub enum BadSource {
     Own(String),
     /// A bundle.
     Bundle(BadBundleFile),
+    /// The list of denied authorities.
+    Denied(String),
 }
 
 impl BadSource {
@@ -67,6 +72,7 @@ impl fmt::Display for BadSource {
         match self {
             Self::Own(why) => write!(f, "the broker's certificate: {why}"),
             Self::Bundle(bad) => bad.fmt(f),
+            Self::Denied(why) => write!(f, "the denied authorities: {why}"),
         }
     }
 }
@@ -99,11 +105,12 @@ impl Sources {
     /// the first has come, but for what is configured to be trusted at first; and without an SVID of our own no handshake comes about.
     ///
     /// `own` is the trust domain that we belong to. An SVID from a Workload API may be of one of `from` instead: a Workload API serves one trust domain,
-    /// and it is that of the workloads beside us.
+    /// and it is that of the workloads beside us. `denied`: the file of the authorities that are on no path.
     pub fn open(
         own: &TrustDomain,
         own_from: &OwnFrom,
         from: BTreeMap<TrustDomain, BundleFrom>,
+        denied: Option<&Path>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, Vec<BadSource>> {
         let mut problems = Vec::new();
@@ -132,6 +139,17 @@ impl Sources {
             }
             OwnFrom::WorkloadApi { .. } => None,
         };
+        let denied = match (denied, &bundle_files) {
+            (Some(path), Ok(files)) => {
+                let opened = DeniedFile::open(path.to_owned(), files.bundles());
+                opened.map_err(|why| problems.push(BadSource::Denied(why))).ok()
+            }
+            (Some(path), Err(())) => {
+                problems.extend(DeniedAuthorities::read(path).err().map(BadSource::Denied));
+                None
+            }
+            (None, _) => None,
+        };
         let (true, Ok(bundle_files)) = (problems.is_empty(), bundle_files) else { return Err(problems) };
         let mut opened = Self {
             bundles: Arc::clone(bundle_files.bundles()),
@@ -140,6 +158,7 @@ impl Sources {
             bundle_files,
             federated: Vec::new(),
             watched: Vec::new(),
+            denied,
         };
         opened.ask_elsewhere(own, own_from, from, &mut at_first, clock);
         Ok(opened)
@@ -194,6 +213,9 @@ impl Sources {
             tracker.spawn(own.run(interval, stop.clone()));
         }
         tracker.spawn(self.bundle_files.run(interval, stop.clone()));
+        if let Some(denied) = self.denied {
+            tracker.spawn(denied.run(interval, stop.clone()));
+        }
         for it in self.federated {
             tracker.spawn(it.run(stop.clone()));
         }

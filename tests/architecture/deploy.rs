@@ -177,6 +177,7 @@ fn installed(configuration: &str) -> tempfile::TempDir {
     broker.server("web", &["taskpass.example.org"]).write(&at("public"), "tls");
     std::fs::write(at("bundles/example.org.pem"), workloads.pem()).expect("written");
     write_private(&at("kek"), "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
+    std::fs::write(at("denied-authorities"), "# nobody\n").expect("written");
     write_private(&at("redis.password"), "secret\n");
     std::fs::write(at("redis-ca.pem"), Ca::new("redis.example.org").pem()).expect("written");
     broker.svid("redis-client").write(dir.path(), "redis-client");
@@ -244,7 +245,7 @@ fn what_the_sample_shows_as_default_is_the_default() {
     ];
     let embedded = format!("[store]\nkind = \"embedded\"{embedded}# The private keys{after}");
     // Without an address it is off, whatever else is said of it.
-    let off = ["listen =", "certificate =", "key ="];
+    let off = ["listen =", "certificate =", "key =", "denied_authorities"];
     let full = format!("{}\n{}", uncommented(before, &off), uncommented(&embedded, &without));
     assert!(full.contains("\ncalls = 4096") && full.contains("\ndrain = "), "something was uncommented");
     let dir = installed(&full);

@@ -306,6 +306,41 @@ async fn a06_trust_that_is_withdrawn_ends_calls_and_streams_of_that_domain_alone
     assert_eq!(renewed.connections(), connections);
 }
 
+/// As tools print the subject key identifier.
+fn key_identifier(certificate: &[u8]) -> String {
+    let (_, read) = x509_parser::parse_x509_certificate(certificate).unwrap();
+    let of = read.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+        _ => None,
+    });
+    of.unwrap().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+}
+
+#[tokio::test]
+async fn c41_a06_a_denied_authority_ends_calls_and_streams_of_those_below_it_alone() {
+    let setup = Setup::on(Store::Embedded).with("", "denied_authorities = \"denied\"");
+    setup.world.write("denied", "# nobody yet\n");
+    let broker = Broker::of(setup).await;
+    let (bad, good) = (broker.world.tenant.intermediate(), broker.world.tenant.intermediate());
+    let (theirs, ours) = (broker.client(&bad.svid("agent/a1")), broker.client(&good.svid("agent/a1")));
+    let task = theirs.docs_task().await;
+    let (stream, mut other) = (watch(&theirs).await, watch(&ours).await);
+    broker.world.write("denied", &format!("{} # stolen\n", key_identifier(bad.der())));
+    assert_shut_out(&theirs, &task.id).await;
+    assert_ends(stream).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(300), other.message()).await;
+    assert!(quiet.is_err(), "the other's stream ended: {quiet:?}");
+    assert!(is_live(&ours.get(&task.id).await.unwrap()));
+    assert_eq!(ours.connections(), 1);
+    // A list that cannot be read, or is taken away, lets nobody in again.
+    broker.world.write("denied", "nonsense\n");
+    let reported = async || broker.client(&bad.svid("agent/a1")).get(&task.id).await.is_err();
+    eventually("still denied", reported).await;
+    broker.world.write("denied", "");
+    let back = async || broker.client(&bad.svid("agent/a1")).get(&task.id).await.is_ok();
+    eventually("the list without it", back).await;
+}
+
 #[tokio::test]
 async fn a06_a_bundle_in_spiffe_form_is_followed_as_well() {
     let broker = Broker::start(Store::Embedded).await;

@@ -13,7 +13,9 @@ use crate::audience::AudienceRegister;
 use crate::config::{
     self, AuditTarget, Draft, KeySource, Problems, PublicConfig, RedisConfig, StoreConfig, TrustDomainConfig,
 };
-use crate::identity::{OwnFrom, SvidSource, TrustDomain, Use, WebFiles, WebSource, examine_bundle};
+use crate::identity::{
+    DeniedAuthorities, OwnFrom, SvidSource, TrustDomain, Use, WebFiles, WebSource, examine_bundle,
+};
 use crate::keys::{KeyEncryptionKey, Upstream};
 use crate::policy::PolicyEngine;
 use crate::time::{Clock, Timestamp};
@@ -63,6 +65,9 @@ impl Check {
             && let Err(why) = Upstream::read(own, file)
         {
             self.problems.add("task_ca.upstream_bundle", why);
+        }
+        if let Some(Err(why)) = draft.denied_authorities.as_deref().map(DeniedAuthorities::read) {
+            self.problems.add("denied_authorities", why);
         }
         draft.policy_dir.iter().for_each(|dir| {
             PolicyEngine::open(dir).err().iter().for_each(|found| self.declared("policy.dir", found));

@@ -1,6 +1,7 @@
 use super::*;
 use crate::identity::spiffe_id::TrustDomain;
 use crate::identity::test_ca;
+use crate::identity::{DeniedAuthorities, TrustBundle};
 
 fn domain(name: &str) -> TrustDomain {
     name.parse().unwrap()
@@ -166,6 +167,62 @@ fn each_refusal_has_its_own_label() {
     let invalid = crate::identity::InvalidSpiffeId::DotSegment;
     assert_eq!(PeerRefusal::InvalidSpiffeId(invalid).as_str(), "invalid_spiffe_id");
     assert!(PeerRefusal::InvalidSpiffeId(invalid).to_string().contains("relative path segment"));
+}
+
+fn names(certificate: &CertificateDer<'_>) -> [String; 2] {
+    let (_, read) = x509_parser::parse_x509_certificate(certificate).unwrap();
+    let identifier = read.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    });
+    let spki = read.tbs_certificate.subject_pki.raw;
+    let digest = ring::digest::digest(&ring::digest::SHA256, spki).as_ref().to_vec();
+    [identifier.unwrap(), digest].map(|name| name.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn denied(names: &[&str]) -> DeniedAuthorities {
+    DeniedAuthorities::parse(&names.join("\n")).unwrap()
+}
+
+#[test]
+fn c41_a_denied_authority_is_on_no_path_whoever_has_signed_it() {
+    let court = Court::new();
+    let (bad, good) = (court.ca.intermediate(), court.ca.intermediate());
+    let mut crossed = bad.svid("agent").chain;
+    crossed[1] = court.ca.cross_sign(&bad);
+    for name in names(bad.der()) {
+        accepted(court.judge(&bad.svid("agent").chain));
+        court.bundles.deny(denied(&[&name]));
+        refused(court.judge(&bad.svid("agent").chain), PeerRefusal::DeniedAuthority);
+        refused(court.judge(&bad.intermediate().svid("agent").chain), PeerRefusal::DeniedAuthority);
+        refused(court.judge(&crossed), PeerRefusal::DeniedAuthority);
+        accepted(court.judge(&good.svid("agent").chain));
+        court.bundles.deny(denied(&[]));
+    }
+    for name in names(court.ca.der()) {
+        court.bundles.deny(denied(&[&name]));
+        refused(court.judge(&good.svid("agent").chain), PeerRefusal::DeniedAuthority);
+        court.bundles.set(bundle(&court.ca));
+        refused(court.judge(&court.ca.svid("agent").chain), PeerRefusal::DeniedAuthority);
+    }
+}
+
+#[test]
+fn c47_a_proof_counts_only_for_what_it_was_judged_by() {
+    let court = Court::new();
+    let (bad, good) = (court.ca.intermediate(), court.ca.intermediate());
+    let (theirs, ours) =
+        (court.judge(&bad.svid("agent").chain).unwrap(), court.judge(&good.svid("agent").chain).unwrap());
+    let still = |peer: &VerifiedPeer| court.judge.still_trusted(peer, NOW);
+    assert_eq!((still(&theirs), still(&ours)), (Ok(()), Ok(())));
+    let [name, _] = names(bad.der());
+    court.bundles.deny(denied(&[&name]));
+    // The same name and the same anchor: each chain is judged for itself.
+    for _ in 0..2 {
+        assert_eq!((still(&theirs), still(&ours)), (Err(PeerRefusal::DeniedAuthority), Ok(())));
+    }
+    court.bundles.set(TrustBundle::from_certificates(domain("td.test"), []).unwrap());
+    assert_eq!(still(&ours), Err(PeerRefusal::EmptyBundle));
 }
 
 /// As the task CA's is, where one company has signed both that and what tenants get their SVIDs from.
