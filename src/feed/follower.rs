@@ -96,6 +96,8 @@ pub struct Following {
     opening: VecDeque<Content>,
     /// How far each partition was gone through.
     seen: Vec<Option<Sent>>,
+    /// The changes of the mirror, by which there was nothing left to say of each.
+    done: Vec<u64>,
     /// Up to which entry of each the follower was told: less, where nothing since concerned it.
     told: Vec<u64>,
     /// A snapshot that was cut off.
@@ -147,6 +149,7 @@ impl Following {
             look,
             opening: VecDeque::new(),
             seen: vec![None; usize::from(PARTITIONS)],
+            done: vec![0; usize::from(PARTITIONS)],
             told: vec![0; usize::from(PARTITIONS)],
             resume: None,
             to_do: Partition::all().collect(),
@@ -206,8 +209,15 @@ impl Following {
             return Some(opening);
         }
         while let Some(partition) = self.to_do.front().copied() {
-            if let Some(content) = self.due_of(partition) {
-                return Some(content);
+            let place = usize::from(partition.number());
+            let changes = self.hub.mirror.changes(partition);
+            if self.done.get(place) != Some(&changes) {
+                if let Some(content) = self.due_of(partition) {
+                    return Some(content);
+                }
+                if let Some(done) = self.done.get_mut(place) {
+                    *done = changes;
+                }
             }
             // A snapshot that cannot go on, for its partition is being read anew, begins anew at a later look.
             self.resume = None;
@@ -252,18 +262,23 @@ impl Following {
 
     /// After everything else of this look.
     fn heartbeat(&mut self) -> Option<Content> {
-        let Look { began, time, partitions, .. } = self.look;
-        let partitions = if self.shared.outlives(began) { partitions & self.told_partitions() } else { 0 };
+        let Look { began, time, partitions: looked_at, .. } = self.look;
         let beat = self.shared.beat_before(began);
-        let due = match &self.heartbeat {
+        // The next one, or one that may open what the last one did not.
+        let is_time = match &self.heartbeat {
             None => true,
-            Some(last) if last.look >= began => false,
+            Some(last) if last.look >= began => return None,
             Some(last) => {
-                let opens = partitions & !last.partitions != 0 || (last.beat == 0 && beat != 0);
-                opens || began - last.look >= self.shared.bound / HEARTBEATS_IN_A_BOUND
+                let at_last = began - last.look >= self.shared.bound / HEARTBEATS_IN_A_BOUND;
+                at_last || (last.beat == 0 && beat != 0)
             }
         };
-        if !due {
+        let kept = self.heartbeat.as_ref().map_or(0, |last| last.partitions);
+        if !is_time && looked_at & !kept == 0 {
+            return None;
+        }
+        let partitions = if self.shared.outlives(began) { looked_at & self.told_partitions() } else { 0 };
+        if !is_time && partitions & !kept == 0 {
             return None;
         }
         self.heartbeat = Some(Kept { look: began, partitions, beat });

@@ -1,6 +1,7 @@
 //! The unexpired part of each partition's history, as this broker has read it.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use taskpass_verifier::ids::{CredentialId, Generation, PARTITIONS, Partition, TaskId};
@@ -123,11 +124,16 @@ pub(super) enum Due {
 #[derive(Debug)]
 pub(super) struct Mirror {
     parts: Vec<RwLock<Part>>,
+    /// How often each part was changed: whoever has gone through it since need not look again.
+    changes: Vec<AtomicU64>,
 }
 
 impl Default for Mirror {
     fn default() -> Self {
-        Self { parts: (0..PARTITIONS).map(|_| RwLock::default()).collect() }
+        Self {
+            parts: (0..PARTITIONS).map(|_| RwLock::default()).collect(),
+            changes: (0..PARTITIONS).map(|_| AtomicU64::new(1)).collect(),
+        }
     }
 }
 
@@ -135,6 +141,12 @@ impl Mirror {
     /// How far a partition has been read.
     pub(super) fn position(&self, partition: Partition) -> Option<Position> {
         self.with(partition, |part| part.position)
+    }
+
+    /// Counts the changes of a partition, never 0. Read before the partition is, it tells later whether there may be more to say of it.
+    pub(super) fn changes(&self, partition: Partition) -> u64 {
+        let changes = self.changes.get(usize::from(partition.number()));
+        changes.map_or(0, |changes| changes.load(Ordering::Acquire))
     }
 
     /// Takes what was read after the present position. A position that does not follow on it (another history, or a lower one of the same) makes the partition begin
@@ -239,7 +251,12 @@ impl Mirror {
 
     fn with_mut(&self, partition: Partition, change: impl FnOnce(&mut Part)) {
         if let Some(part) = self.parts.get(usize::from(partition.number())) {
-            change(&mut part.write().unwrap_or_else(PoisonError::into_inner));
+            let mut part = part.write().unwrap_or_else(PoisonError::into_inner);
+            change(&mut part);
+            // While it is locked: whoever sees the new count sees the change.
+            if let Some(changes) = self.changes.get(usize::from(partition.number())) {
+                changes.fetch_add(1, Ordering::Release);
+            }
         }
     }
 }

@@ -70,7 +70,7 @@ impl Broker {
         now: Timestamp,
         trail: &mut Trail,
     ) -> Result<(Vec<answer::AffectedTask>, Option<TaskId>)> {
-        let query = store::ListTasks { owner: None, live_only: true, after, limit };
+        let query = store::ListTasks { owner: None, within: None, live_only: true, after, limit };
         let page = self.store.list(query, now).await.map_err(store_error)?;
         let (mut affected, mut asked) = (Vec::new(), HashMap::new());
         for view in page.tasks.iter().filter(|view| view.record.head.credentials > 0) {

@@ -160,7 +160,10 @@ impl ByFacts {
 #[async_trait]
 impl Concerns for ByFacts {
     async fn of(&self, task: TaskId, now: Timestamp) -> (Concern, Option<Timestamp>) {
-        let Ok(Some(view)) = self.store.read(task, now).await else { return (Concern::All, None) };
+        // Both at once, for followers wait. Most tasks have issued few.
+        let few = kinds_of(&*self.store, task, FEW, now);
+        let (view, few) = tokio::join!(self.store.read(task, now), few);
+        let Ok(Some(view)) = view else { return (Concern::All, None) };
         let keyring = self.keys.current();
         // Where the record is gone or was tampered with, everybody is told: one too many is no harm.
         let sealed = keyring.record_seal().open(task, &view.record.facts.0);
@@ -169,7 +172,10 @@ impl Concerns for ByFacts {
             // have to say whether that is permitted, and for those that may have children nothing is known here.
             Some(facts) if facts.id == task => {
                 let head = &view.record.head;
-                let concern = concern_of(&*self.store, &facts, head.credentials, now).await;
+                let concern = match few {
+                    Some(kinds) if head.credentials <= LOOKED_AT => concern_by(kinds, &facts),
+                    _ => concern_of(&*self.store, &facts, head.credentials, now).await,
+                };
                 (concern, Some(head.last_expiry.unwrap_or_default()))
             }
             _ => (Concern::All, None),
@@ -200,21 +206,39 @@ impl Concerns for ByFacts {
 
 /// Credentials that are looked at to see whether a certificate is among them; of a task that has issued more it is taken that there is one.
 const LOOKED_AT: u32 = 256;
+/// So many of them are looked at before it is known how many there are.
+const FEW: u32 = 16;
 
-/// The audiences of its grants; what is below a task has no others. Everybody, if a certificate is among the so many credentials that it was issued, or may be: a certificate names no audience,
-/// and whoever sees it has to know.
+/// What a task has issued.
+#[derive(Clone, Copy)]
+enum Kinds {
+    TokensAlone,
+    Certificates,
+}
+
+/// Whom the end of a task concerns that has issued so many credentials. Everybody, if a certificate is among them, or may be: a certificate names no audience, and whoever sees it has to know.
 pub(super) async fn concern_of(store: &dyn Store, facts: &TaskFacts, issued: u32, now: Timestamp) -> Concern {
-    if issued > LOOKED_AT {
-        return Concern::All;
-    }
-    if issued > 0 {
-        let found = store.credentials(facts.id, 0, LOOKED_AT as usize, now).await;
-        let tokens_alone = found.is_ok_and(|(found, more)| {
-            more.is_none() && found.iter().all(|one| one.kind == CredentialKind::Token)
-        });
-        if !tokens_alone {
-            return Concern::All;
+    let kinds = match issued {
+        0 => Some(Kinds::TokensAlone),
+        1..=LOOKED_AT => kinds_of(store, facts.id, LOOKED_AT, now).await,
+        _ => None,
+    };
+    concern_by(kinds.unwrap_or(Kinds::Certificates), facts)
+}
+
+/// The audiences of its grants, if they are enough to tell; what is below a task has no others.
+fn concern_by(kinds: Kinds, facts: &TaskFacts) -> Concern {
+    match kinds {
+        Kinds::Certificates => Concern::All,
+        Kinds::TokensAlone => {
+            Concern::Audiences(facts.grants.iter().map(|grant| Arc::from(grant.audience.as_str())).collect())
         }
     }
-    Concern::Audiences(facts.grants.iter().map(|grant| Arc::from(grant.audience.as_str())).collect())
+}
+
+/// None if it is not to be had, or there are more than `most`.
+async fn kinds_of(store: &dyn Store, task: TaskId, most: u32, now: Timestamp) -> Option<Kinds> {
+    let Ok((found, None)) = store.credentials(task, 0, most as usize, now).await else { return None };
+    let tokens_alone = found.iter().all(|one| one.kind == CredentialKind::Token);
+    Some(if tokens_alone { Kinds::TokensAlone } else { Kinds::Certificates })
 }

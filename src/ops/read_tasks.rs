@@ -81,6 +81,7 @@ impl Broker {
         let list = TaskList { caller: own, owner: owner.as_ref(), live_only: command.live_only };
         let query = store::ListTasks {
             owner: owner.as_ref().map(ToString::to_string),
+            within: None,
             live_only: command.live_only,
             after: match token.is_empty() {
                 true => None,

@@ -92,6 +92,7 @@ macro_rules! contract_suite {
                 pages_show_each_task_once_and_in_order
                 a_page_of_long_tasks_ends_early_and_none_is_left_out
                 a_list_can_be_of_one_owner
+                a_list_can_be_of_one_partition
                 a_list_of_the_living_leaves_out_the_dead
                 a_begin_tells_how_the_task_stands_by_the_partitions_time
                 time_never_runs_back
@@ -466,10 +467,20 @@ impl<'h> World<'h> {
     }
 
     pub(crate) async fn list(&self, owner: Option<&str>, live_only: bool, limit: usize) -> Vec<TaskView> {
+        self.list_within(None, owner, live_only, limit).await
+    }
+
+    pub(crate) async fn list_within(
+        &self,
+        within: Option<Partition>,
+        owner: Option<&str>,
+        live_only: bool,
+        limit: usize,
+    ) -> Vec<TaskView> {
         let mut all = Vec::new();
         let mut after = None;
         for _ in 0..100_000 {
-            let query = ListTasks { owner: owner.map(str::to_owned), live_only, after, limit };
+            let query = ListTasks { owner: owner.map(str::to_owned), within, live_only, after, limit };
             let page = self.store().list(query, self.now).await.unwrap();
             assert!(page.tasks.len() <= limit, "a page of {} where {limit} were asked for", page.tasks.len());
             all.extend(page.tasks);

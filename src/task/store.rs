@@ -153,6 +153,8 @@ pub enum EndOutcome {
 pub struct ListTasks {
     /// Of this owner only.
     pub owner: Option<String>,
+    /// Of this partition only.
+    pub within: Option<Partition>,
     /// Not the ended ones.
     pub live_only: bool,
     /// Where the page before ended: what [`TaskPage::next`] said.

@@ -283,16 +283,15 @@ impl Gathered {
         let whole = walks.whole.next().is_some();
         let walk = if whole { &mut walks.whole } else { &mut walks.below };
         let Some(after) = walk.next() else { return Ok(0) };
-        let query = ListTasks { owner: None, live_only: false, after: Some(after), limit: PAGE };
+        let within = Some(partition);
+        let query = ListTasks { owner: None, within, live_only: false, after: Some(after), limit: PAGE };
         let page = store.list(query, now).await.map_err(store_error)?;
         let walked = page.tasks.len();
-        let next = page.next.filter(|next| next.partition() == partition);
         let is_meant = |view: &TaskView| {
-            let below = matches!(&view.status, Status::Ended(End { reason: EndReason::AncestorEnded, .. }));
-            view.id.partition() == partition && (whole || below)
+            whole || matches!(&view.status, Status::Ended(End { reason: EndReason::AncestorEnded, .. }))
         };
         self.take_tasks(store, page.tasks.into_iter().filter(is_meant), now).await?;
-        walk.at = next;
+        walk.at = page.next;
         Ok(walked)
     }
 }

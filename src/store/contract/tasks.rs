@@ -250,7 +250,13 @@ pub(crate) async fn a_page_of_long_tasks_ends_early_and_none_is_left_out(h: &mut
     for owner in [None, Some(AGENT)] {
         let (mut listed, mut after) = (Vec::new(), None);
         loop {
-            let query = ListTasks { owner: owner.map(str::to_owned), live_only: false, after, limit: 100 };
+            let query = ListTasks {
+                owner: owner.map(str::to_owned),
+                within: None,
+                live_only: false,
+                after,
+                limit: 100,
+            };
             let page = w.store().list(query, w.now).await.unwrap();
             let bytes: usize = page.tasks.iter().map(|view| view.record.weight()).sum();
             assert!(bytes < PAGE_BYTES + 2 * LONG, "{bytes} bytes on a page, {owner:?}");
@@ -279,6 +285,30 @@ pub(crate) async fn a_list_can_be_of_one_owner(h: &mut dyn Harness) {
         assert_eq!(listed.into_iter().map(|view| view.id).collect::<Vec<_>>(), mine, "by {limit}");
     }
     assert_eq!(w.list(Some("spiffe://one.example/agent"), false, 10).await, []);
+}
+
+pub(crate) async fn a_list_can_be_of_one_partition(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let mut all = Vec::new();
+    for number in [3u8, 3, 9, 9, 9, 20] {
+        let owner = if all.len() % 2 == 0 { AGENT } else { OTHER };
+        let draft = w.draft_in(owner, Partition::from_low_bits(number));
+        all.push((w.begun_as(&draft).await.id, owner));
+    }
+    all.sort();
+    for number in [3u8, 9, 10, 20] {
+        let within = Partition::from_low_bits(number);
+        for owner in [None, Some(AGENT)] {
+            let wanted =
+                all.iter().filter(|(id, of)| id.partition() == within && owner.is_none_or(|o| o == *of));
+            let wanted: Vec<_> = wanted.map(|(id, _)| *id).collect();
+            for limit in [1, 2, 100] {
+                let listed = w.list_within(Some(within), owner, false, limit).await;
+                let listed: Vec<_> = listed.into_iter().map(|view| view.id).collect();
+                assert_eq!(listed, wanted, "of partition {within}, {owner:?}, by {limit}");
+            }
+        }
+    }
 }
 
 pub(crate) async fn a_list_of_the_living_leaves_out_the_dead(h: &mut dyn Harness) {

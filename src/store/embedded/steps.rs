@@ -47,7 +47,8 @@ impl TaskStore for EmbeddedStore {
     async fn list(&self, query: ListTasks, now: Timestamp) -> StepResult<TaskPage> {
         let (mut found, mut room) = (Vec::<TaskView>::new(), PAGE_BYTES);
         let first = query.after.map_or(0, |id| id.partition().number());
-        for partition in Partition::all().skip(usize::from(first)) {
+        let wanted = |partition: &Partition| query.within.is_none_or(|within| within == *partition);
+        for partition in Partition::all().skip(usize::from(first)).filter(wanted) {
             if found.len() >= query.limit.max(1) || room == 0 {
                 let next = found.last().map(|view| view.id);
                 return Ok(TaskPage { tasks: found, next });

@@ -514,7 +514,7 @@ impl<'h> Driver<'h> {
             self.take(&Step::Check(id, key)).await?;
         }
         for live_only in [false, true] {
-            self.same_list(ListTasks { owner: None, live_only, after: None, limit: 5 }).await?;
+            self.same_list(ListTasks { owner: None, within: None, live_only, after: None, limit: 5 }).await?;
         }
         self.same_intents().await?;
         same("keyring", &answered("load", self.h.store().load().await)?, &self.model.keyring)

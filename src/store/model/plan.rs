@@ -96,6 +96,7 @@ impl Driver<'_> {
             Op::Lapse { partition: place, limit } => Step::Lapse(partition(*place), *limit),
             Op::List { owner: of, live_only, limit } => Step::List(ListTasks {
                 owner: of.map(|of| owner(of).to_owned()),
+                within: None,
                 live_only: *live_only,
                 after: None,
                 limit: *limit,

@@ -25,7 +25,7 @@ impl RedisStore {
         let mut room = PAGE_BYTES;
         for _ in 0..ROUNDS {
             let wanted = limit - page.tasks.len();
-            let mut ids = self.ids_after(query.owner.as_deref(), page.next, wanted).await?;
+            let mut ids = self.ids_after(&query, page.next, wanted).await?;
             if ids.is_empty() {
                 page.next = None;
                 return Ok(page);
@@ -44,12 +44,14 @@ impl RedisStore {
     /// The next ids, ordered by partition, then id; empty at the end.
     async fn ids_after(
         &self,
-        owner: Option<&str>,
+        query: &ListTasks,
         after: Option<TaskId>,
         wanted: usize,
     ) -> StepResult<Vec<TaskId>> {
+        let owner = query.owner.as_deref();
         let from = after.map_or(0, |id| id.partition().number());
-        let partitions: Vec<_> = Partition::all().filter(|p| p.number() >= from).collect();
+        let is_wanted = |p: &Partition| p.number() >= from && query.within.is_none_or(|within| within == *p);
+        let partitions: Vec<_> = Partition::all().filter(is_wanted).collect();
         let counts = self.link.commands(partitions.iter().map(|p| self.count(owner, *p)).collect()).await?;
         let mut chosen = Vec::new();
         let mut sum = 0;

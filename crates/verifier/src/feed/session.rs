@@ -1,5 +1,6 @@
 //! One stream, from the connection to its end.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use prost::bytes::Bytes;
@@ -122,14 +123,29 @@ impl<'a> Session<'a> {
         let mut next_beat = self.opened + self.between_beats();
         let mut files = interval_at(self.opened + FILES, FILES);
         files.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // One timer for all that has a time, moved only when it has to be: what a frame costs counts for thousands of them.
+        let mut timer = pin!(sleep_until(next_beat));
         loop {
+            let wake = next_beat.min(self.give_up_at()).min(self.acknowledge_at());
+            if timer.deadline() > wake || timer.is_elapsed() {
+                timer.as_mut().reset(wake);
+            }
             tokio::select! {
                 biased;
-                () = sleep_until(next_beat) => {
-                    self.beat(frames);
-                    next_beat = Instant::now() + self.between_beats();
+                () = &mut timer => {
+                    // It may have been set for something that is no more.
+                    let now = Instant::now();
+                    if now >= next_beat {
+                        self.beat(frames);
+                        next_beat = now + self.between_beats();
+                    }
+                    if now >= self.give_up_at() {
+                        return Err(self.give_up());
+                    }
+                    if now >= self.acknowledge_at() {
+                        self.acknowledge();
+                    }
                 }
-                () = sleep_until(self.give_up_at()) => return Err(self.give_up()),
                 _ = files.tick() => if self.files_changed(mark).await { return Err(Over::NewFiles) },
                 frame = stream.message() => {
                     let frame = frame.map_err(|status| said(&status))?;
@@ -145,7 +161,6 @@ impl<'a> Session<'a> {
                         Instant::now() + between.saturating_mul(3) / 2
                     };
                 }
-                () = sleep_until(self.acknowledge_at()), if self.unacknowledged.is_some() && !self.no_room => self.acknowledge(),
             }
         }
     }
@@ -189,8 +204,10 @@ impl<'a> Session<'a> {
         self.no_room = false;
     }
 
+    /// While there is no room, not before something was sent: see [`Self::beat`].
     fn acknowledge_at(&self) -> Instant {
-        self.unacknowledged.map_or(self.opened + NEVER, |(_, when)| when)
+        let due = self.unacknowledged.filter(|_| !self.no_room);
+        due.map_or(self.opened + NEVER, |(_, when)| when)
     }
 
     fn acknowledge(&mut self) {

@@ -323,7 +323,7 @@ async fn every_step(store: &RedisStore) {
     assert_eq!(store.credentials(id, 0, 10, at).await.unwrap().0.len(), 1);
     store.revoke(credential, at).await.unwrap().unwrap();
     for (owner, count) in [(None, 3), (Some(AGENT.to_owned()), 2)] {
-        let query = ListTasks { owner, live_only: false, after: None, limit: 10 };
+        let query = ListTasks { owner, within: None, live_only: false, after: None, limit: 10 };
         assert_eq!(store.list(query, at).await.unwrap().tasks.len(), count);
     }
     let intent = FenceIntent {
