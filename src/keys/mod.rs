@@ -49,7 +49,7 @@ pub use pages::{PageSeal, TaskList};
 pub use plan::{Move, Refusal, Times};
 pub use publish::KeySets;
 pub use seal::{Forged, RecordSeal};
-pub use signer::{JwtKey, Signer};
+pub use signer::{JwtKey, SIGNATURE_LEN, Signer};
 pub use spot_check::SpotCheck;
 pub use state::KeyState;
 pub use upstream::{Chain, Misfit, Upstream};

@@ -31,6 +31,7 @@ mod read_tasks;
 mod readiness;
 mod recording;
 mod revocation_list;
+mod sign_frames;
 mod sweep;
 mod task_ca;
 mod tasks;
@@ -64,6 +65,7 @@ pub use keep_revocation_lists::KeepRevocationLists;
 pub use published::Published;
 pub use readiness::Obstacle;
 pub use revocation_list::RevocationLists;
+pub use sign_frames::{FrameSignature, Place};
 pub use sweep::Sweep;
 
 /// What every operation works with. Everything in it is shared and none of it is behind a lock of ours.
@@ -83,6 +85,7 @@ pub struct Broker {
     suspect_keys: AtomicBool,
     blocks: Blocks,
     lists: watch::Sender<Option<Arc<RevocationLists>>>,
+    frames: Arc<sign_frames::Waiting>,
     /// Held by whoever looks at the store for those whom nobody knows.
     looking: Arc<Semaphore>,
 }
@@ -131,6 +134,7 @@ impl Broker {
             suspect_keys: AtomicBool::new(true),
             blocks: Blocks::default(),
             lists: watch::Sender::new(None),
+            frames: Arc::default(),
             looking: Arc::new(Semaphore::new(1)),
         })
     }

@@ -77,7 +77,13 @@ impl Stream {
 
     fn sound(&mut self, response: &proto::FollowResponse) -> feed_frame::Content {
         let key = self.keys.get(&response.key_id.parse().unwrap()).expect("a key of the feed");
-        let signed = [b"taskpass-feed-v1\0".as_slice(), &response.payload].concat();
+        let signed = match &response.batch {
+            None => [b"taskpass-feed-v1\0".as_slice(), &response.payload].concat(),
+            Some(proto::FeedBatch { index, size, path }) => {
+                let place = taskpass_verifier::feed::batch::Place { index: *index, size: *size, path };
+                place.head(&response.payload).expect("a place among those that were signed")
+            }
+        };
         assert!(key.has_signed(&signed, response.signature.as_ref()));
         let frame = proto::FeedFrame::decode(response.payload.clone()).unwrap();
         self.sequence += 1;

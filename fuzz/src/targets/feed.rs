@@ -8,6 +8,7 @@ use taskpass::proto::{
     FeedDelta, FeedEntry, FeedFence, FeedFrame, FeedHeartbeat, FeedKeyFence, FeedKeySet, FeedSnapshot,
     feed_entry, feed_frame,
 };
+use taskpass_verifier::feed::batch::{self, Batch, Place, leaf};
 use taskpass_verifier::feed::{Fed, Frames, SignedFrame, Violation};
 use taskpass_verifier::ids::{CredentialId, Generation, PARTITIONS, Partition, TaskId};
 use taskpass_verifier::view::{ENTRIES_PER_PARTITION, MAX_BOUND};
@@ -28,6 +29,7 @@ pub fn run(input: &[u8]) {
     frames.begin(&NONCE);
     let (mut sequence, mut broken) = (0, None);
     for (number, part) in super::parts(input).into_iter().take(64).enumerate() {
+        somewhere(part);
         let now = Moment::from_nanos(1_000_000_000 * (number as u64 + 1));
         frames.beat(now);
         let payload = in_place(part, sequence + 1);
@@ -66,8 +68,19 @@ fn hand_in(
 ) -> Result<u64, Violation> {
     let signature = signer.sign(&[b"taskpass-feed-v1\0", payload].concat());
     let key_id = super::verification_key(signer).id().to_string();
-    let frame = SignedFrame { payload, signature: signature.as_ref(), key_id: &key_id };
+    let frame = SignedFrame { payload, signature: signature.as_ref(), key_id: &key_id, place: None };
     frames.take(frame, keys, view as &dyn Fed, now).map(|taken| taken.sequence)
+}
+
+/// Reads a part as a place among others: index and size, 8 bytes each, and nodes.
+fn somewhere(part: &[u8]) {
+    let Some((index, rest)) = part.split_first_chunk() else { return };
+    let Some((size, path)) = rest.split_first_chunk() else { return };
+    let (index, size) = (u64::from_be_bytes(*index), u64::from_be_bytes(*size));
+    let place = Place { index, size, path };
+    if place.head(b"payload").is_some() {
+        assert!(index < size && size <= batch::MOST && path.len() <= 16 * 32 && path.len() % 32 == 0);
+    }
 }
 
 /// After a violation nothing is believed.
@@ -152,6 +165,15 @@ fn key_set() -> feed_frame::Content {
     })
 }
 
+/// As [`somewhere`] reads them.
+fn places() -> impl Iterator<Item = Vec<u8>> {
+    let batch = Batch::new((0..5_u8).map(|payload| leaf(&[payload])).collect());
+    (0..5_u64).zip(std::iter::repeat(batch)).filter_map(|(index, batch)| {
+        let path = batch?.path(index as usize);
+        Some([&index.to_be_bytes()[..], &5_u64.to_be_bytes(), &path].concat())
+    })
+}
+
 /// Streams as brokers tell them, and each of their frames alone.
 pub fn seeds() -> Vec<Vec<u8>> {
     let whole =
@@ -162,7 +184,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             FeedFrame { content: Some(content.clone()), ..FeedFrame::default() }.encode_to_vec()
         }))
     };
-    let mut seeds = vec![stream(&whole), stream(&in_parts)];
+    let mut seeds = vec![stream(&whole), stream(&in_parts), super::join(places())];
     seeds.extend(whole.iter().map(|content| stream(std::slice::from_ref(content))));
     seeds
 }

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::error::{Error, Result};
 use crate::feed::{Content, Frame, Item, Reader};
 use crate::ops::command::Follow;
-use crate::ops::{Broker, Caller, Followed};
+use crate::ops::{Broker, Caller, Followed, FrameSignature, Place};
 use crate::proto::{self, feed_entry, feed_frame, follow_request};
 use crate::revoke::feed::Happened;
 use crate::revoke::fence::FenceTarget;
@@ -24,8 +24,6 @@ use super::positions::{self, SignedPositions};
 use super::status::{self, Failures};
 use super::{parse, render};
 
-/// What is signed is this, a zero byte, and the payload: so that no signature of a frame is one of anything else.
-const SIGNED_AS: &[u8] = b"taskpass-feed-v1\0";
 /// How long a follower may take to say hello.
 const HELLO: Duration = Duration::from_secs(5);
 /// What is signed and encoded at a stretch, in bytes. Then it is on its way and others have their turn: the snapshots of a new stream take milliseconds,
@@ -179,7 +177,7 @@ impl Sender {
             return goes_down
                 .then(|| (Err(Status::unavailable("The broker is going down. Follow another.")), None));
         };
-        match this.signed(&frame) {
+        match this.signed(&frame).await {
             Ok(signed) => {
                 this.stretch += signed.payload.len();
                 Some((Ok(signed), Some(this)))
@@ -201,12 +199,12 @@ impl Sender {
         }
     }
 
-    fn signed(&mut self, frame: &Frame) -> Result<proto::FollowResponse> {
-        let signer = self.broker.feed_signer(&self.followed.trust_domain)?;
+    async fn signed(&mut self, frame: &Frame) -> Result<proto::FollowResponse> {
         let following = &self.followed.following;
         let mut said = content(&frame.content);
         if let feed_frame::Content::Heartbeat(heartbeat) = &mut said {
             self.broker.may_still_follow(&self.caller, following.audience(), following.bound())?;
+            let signer = self.broker.feed_signer(&self.followed.trust_domain)?;
             let signed =
                 self.positions.of(self.broker.feed_positions(), signer.kid(), |input| signer.sign(input))?;
             if signed.signature != self.brought {
@@ -221,12 +219,16 @@ impl Sender {
             sequence: frame.sequence,
             content: Some(said),
         };
-        let payload = payload.encode_to_vec();
-        let signature = signer.sign(&[SIGNED_AS, &payload].concat())?;
+        let payload = prost::bytes::Bytes::from(payload.encode_to_vec());
+        let FrameSignature { signature, kid, place } =
+            self.broker.sign_frame(&self.followed.trust_domain, payload.clone()).await?;
+        let batch =
+            place.map(|Place { index, size, path }| proto::FeedBatch { index, size, path: path.into() });
         Ok(proto::FollowResponse {
-            payload: payload.into(),
+            payload,
             signature: signature.to_vec().into(),
-            key_id: signer.kid().to_string(),
+            key_id: kid.to_string(),
+            batch,
         })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
+use super::batch::Place;
 use super::beats::Beats;
 use super::content::{Delta, Heartbeat, Keys, Snapshot};
 use super::event::Event;
@@ -85,10 +86,22 @@ impl Fed for ForVerifier {
 pub struct SignedFrame<'a> {
     /// A `FeedFrame`.
     pub payload: &'a [u8],
-    /// Over `taskpass-feed-v1`, a zero byte and the payload.
+    /// Over `taskpass-feed-v1`, a zero byte and the payload; or over the head that its place among others leads to.
     pub signature: &'a [u8],
     /// RFC 7638 thumbprint of the key.
     pub key_id: &'a str,
+    /// Where it was signed together with others.
+    pub place: Option<Place<'a>>,
+}
+
+impl SignedFrame<'_> {
+    /// What must have been signed; `None` if its place is nowhere.
+    fn signed(&self) -> Option<Vec<u8>> {
+        match &self.place {
+            Some(place) => place.head(self.payload),
+            None => Some([SIGNED_AS, self.payload].concat()),
+        }
+    }
 }
 
 /// A frame that was taken.
@@ -214,7 +227,7 @@ impl Frames {
         feed_keys: &KeySet,
         view: &RevocationView,
     ) -> Result<(u64, feed_frame::Content), Violation> {
-        let SignedFrame { payload, signature, key_id } = frame;
+        let SignedFrame { payload, signature, key_id, .. } = frame;
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(Violation::TooLarge);
         }
@@ -223,7 +236,7 @@ impl Frames {
             return Err(Violation::KeyWithdrawn);
         }
         let key = feed_keys.get(&id).ok_or(Violation::UnknownKey)?;
-        if !key.has_signed(&[SIGNED_AS, payload].concat(), signature) {
+        if !frame.signed().is_some_and(|signed| key.has_signed(&signed, signature)) {
             return Err(Violation::BadSignature);
         }
         let said = FeedFrame::decode(payload).map_err(|_| Violation::Malformed)?;

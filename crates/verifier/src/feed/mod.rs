@@ -1,10 +1,12 @@
 //! Follows the broker's feed: what keeps a [`Verifier`](crate::Verifier) knowing of ends. With the feature `feed` alone; nothing else of this crate needs a runtime or I/O.
 //!
+//! - [`batch`]: one signature for many frames.
 //! - [`frame`]: one stream's frames, judged: signature, place, and what they say, before any of it is taken. Pure.
 //! - [`follower`]: follows it over mTLS on tokio, broker after broker.
 //! - [`clock`]: the clock to ask for verdicts by.
 //! - [`event`]: what was taken, for whoever watches.
 
+pub mod batch;
 pub mod clock;
 pub mod event;
 pub mod follower;

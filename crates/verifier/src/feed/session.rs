@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tonic::transport::Uri;
 
+use super::batch::Place;
 use super::clock;
 use super::connection::{Connection, said};
 use super::event::Event;
@@ -252,7 +253,13 @@ impl<'a> Session<'a> {
     ) -> Result<(), Over> {
         let received = clock::now();
         self.heard = Instant::now();
-        let frame = SignedFrame { payload: &said.payload, signature: &said.signature, key_id: &said.key_id };
+        let place = said.batch.as_ref().map(|batch| Place {
+            index: batch.index,
+            size: batch.size,
+            path: &batch.path,
+        });
+        let FollowResponse { payload, signature, key_id, .. } = said;
+        let frame = SignedFrame { payload, signature, key_id, place };
         let fed = &*self.shared.fed;
         let taken = match frames.take(frame, keys, fed, received) {
             // The feed's key may have been replaced since: once more, with what is in force now.

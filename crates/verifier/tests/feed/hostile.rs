@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prost::Message as _;
+use taskpass_verifier::feed::batch::{Batch, Place, leaf};
 use taskpass_verifier::feed::frame::{MAX_ENTRIES, MAX_PAYLOAD_BYTES};
 use taskpass_verifier::feed::{SignedFrame, Violation};
 use taskpass_verifier::ids::CredentialId;
@@ -45,7 +46,7 @@ fn an_unknown_key_changes_nothing_so_that_newer_keys_can_be_asked_for() {
     let new = Key::new();
     let payload = world.frame(snapshot(4, 1, 1, vec![])).encode_to_vec();
     let (signature, key_id) = (new.sign(&payload), new.public().id().to_string());
-    let frame = SignedFrame { payload: &payload, signature: &signature, key_id: &key_id };
+    let frame = SignedFrame { payload: &payload, signature: &signature, key_id: &key_id, place: None };
     let got = world.frames.take(frame, &world.known_keys, &world.fed, at(5));
     assert_eq!(got, Err(Violation::UnknownKey));
     world.assert_open(3);
@@ -303,4 +304,70 @@ proptest::proptest! {
             proptest::prop_assert!(world.state(3).is_err());
         }
     }
+}
+
+/// Frames of five streams, of which the third is this one's.
+fn among_others(world: &mut World, content: proto::feed_frame::Content) -> (Batch, Vec<u8>) {
+    let payload = world.frame(content).encode_to_vec();
+    let others = [&b"of"[..], b"other", &payload, b"streams", b"entirely"];
+    (Batch::new(others.map(leaf).to_vec()).unwrap(), payload)
+}
+
+#[test]
+fn a_frame_that_was_signed_together_with_others_is_taken() {
+    let mut world = World::synchronised();
+    let (batch, payload) = among_others(&mut world, delta(3, 10, 11, vec![ended(task(3, 1))]));
+    let (path, signature) = (batch.path(2), world.key.sign_bare(&batch.head()));
+    let place = Place { index: 2, size: 5, path: &path };
+    assert!(world.hand_in_at(&payload, place, &signature).expect("as the broker signed it").to_acknowledge);
+}
+
+#[test]
+fn a30_a_frame_that_was_not_among_those_that_were_signed_together_closes_everything() {
+    type Tamper = fn(&mut Vec<u8>, &mut Vec<u8>, &mut u64, &mut u64);
+    let tampers: [(&str, Tamper); 7] = [
+        ("the payload", |payload, _, _, _| *payload.last_mut().unwrap() ^= 1),
+        ("the way", |_, path, _, _| path[40] ^= 1),
+        ("a shorter way", |_, path, _, _| path.truncate(64)),
+        ("a longer way", |_, path, _, _| path.extend([0; 32])),
+        ("a way that is no nodes", |_, path, _, _| path.truncate(95)),
+        ("its place", |_, _, index, _| *index = 3),
+        ("their number", |_, _, _, size| *size = 6),
+    ];
+    for (what, tamper) in tampers {
+        let mut world = World::synchronised();
+        let (batch, mut payload) = among_others(&mut world, delta(3, 10, 11, vec![ended(task(3, 1))]));
+        let signature = world.key.sign_bare(&batch.head());
+        let (mut path, mut index, mut size) = (batch.path(2), 2, 5);
+        tamper(&mut payload, &mut path, &mut index, &mut size);
+        let got = world.hand_in_at(&payload, Place { index, size, path: &path }, &signature);
+        assert_eq!(got, Err(Violation::BadSignature), "{what}");
+        world.assert_broken(got, Violation::BadSignature, Refusal::FeedBadSignature);
+    }
+}
+
+#[test]
+fn a30_a_frame_signed_for_another_stream_beside_this_ones_is_not_this_ones() {
+    let mut world = World::synchronised();
+    let own = world.frame(heartbeat(1, u64::MAX));
+    let other = proto::FeedFrame { stream_id: "another".to_owned(), ..own.clone() };
+    let (own, other) = (own.encode_to_vec(), other.encode_to_vec());
+    let batch = Batch::new(vec![leaf(&own), leaf(&other)]).unwrap();
+    let (path, signature) = (batch.path(1), world.key.sign_bare(&batch.head()));
+    let got = world.hand_in_at(&other, Place { index: 1, size: 2, path: &path }, &signature);
+    world.assert_broken(got, Violation::OtherStream, Refusal::FeedBadSignature);
+}
+
+#[test]
+fn a_signature_of_one_payload_is_none_of_a_batch_and_the_other_way_round() {
+    let mut world = World::synchronised();
+    let payload = world.frame(heartbeat(1, u64::MAX)).encode_to_vec();
+    let alone = world.key.sign(&payload);
+    let got = world.hand_in_at(&payload, Place { index: 0, size: 1, path: &[] }, &alone);
+    world.assert_broken(got, Violation::BadSignature, Refusal::FeedBadSignature);
+    let mut world = World::synchronised();
+    let payload = world.frame(heartbeat(1, u64::MAX)).encode_to_vec();
+    let together = world.key.sign_bare(&Batch::new(vec![leaf(&payload)]).unwrap().head());
+    let got = world.hand_in_bytes(&payload, &together);
+    world.assert_broken(got, Violation::BadSignature, Refusal::FeedBadSignature);
 }

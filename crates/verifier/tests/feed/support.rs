@@ -6,6 +6,7 @@ use std::time::Duration;
 use prost::Message as _;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use taskpass_verifier::feed::batch::Place;
 use taskpass_verifier::feed::{Event, Fed, Frames, SignedFrame, Taken, Violation};
 use taskpass_verifier::ids::{CredentialId, Generation, Partition, TaskId};
 use taskpass_verifier::keyset::Algorithm;
@@ -152,7 +153,19 @@ impl World {
 
     pub(crate) fn hand_in_bytes(&mut self, payload: &[u8], signature: &[u8]) -> Result<Taken, Violation> {
         let key_id = self.key.public().id().to_string();
-        let signed = SignedFrame { payload, signature, key_id: &key_id };
+        let signed = SignedFrame { payload, signature, key_id: &key_id, place: None };
+        self.frames.take(signed, &self.known_keys, &self.fed, at(5))
+    }
+
+    /// As one that was signed with others.
+    pub(crate) fn hand_in_at(
+        &mut self,
+        payload: &[u8],
+        place: Place<'_>,
+        signature: &[u8],
+    ) -> Result<Taken, Violation> {
+        let key_id = self.key.public().id().to_string();
+        let signed = SignedFrame { payload, signature, key_id: &key_id, place: Some(place) };
         self.frames.take(signed, &self.known_keys, &self.fed, at(5))
     }
 
