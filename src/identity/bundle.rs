@@ -20,8 +20,8 @@ use crate::identity::denied::DeniedAuthorities;
 use crate::identity::refusal::PeerRefusal;
 use crate::identity::spiffe_id::TrustDomain;
 
-pub use parse::InvalidBundle;
 use parse::Listed;
+pub use parse::{InvalidBundle, OtherKey};
 pub use published::Published;
 
 /// The most anchors of one trust domain.

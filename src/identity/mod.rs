@@ -6,12 +6,14 @@
 //! - [`own`]: our own SVID; [`tls`]: both sides of TLS; [`listener`]: connections of verified peers, and
 //!   [`shares`]: how many each workload has.
 //! - [`web`]: the side of TLS that strangers see, who show no certificate.
+//! - `facts`: what a certificate says of itself, for people.
 //!
 //! Absent here: what a peer may do (that is `policy`), CRLs, reads of the wall clock, gRPC.
 
 pub mod bundle;
 mod ca;
 pub mod denied;
+mod facts;
 mod leaf;
 pub mod listener;
 pub mod own;
@@ -24,15 +26,16 @@ pub mod tls;
 pub mod web;
 mod x509;
 
-pub use bundle::{InvalidBundle, TrustBundle, TrustBundles};
+pub use bundle::{InvalidBundle, OtherKey, Published, TrustBundle, TrustBundles};
 pub use denied::DeniedAuthorities;
+pub use facts::CertificateFacts;
 pub use listener::{Limits, Listener, Origin, PeerConnection, PeerStream};
 pub use own::{CurrentSvid, OwnSvid, SvidFiles, SvidSource, Use};
 pub use peer::{PeerJudge, Side, VerifiedPeer};
 pub use refusal::PeerRefusal;
 pub use sources::{
-    BadBundleFile, BadSetting, BadSource, BundleFiles, BundleFrom, EndpointUrl, Federation, FromWorkloadApi,
-    OwnFrom, Profile, Socket, Sources, Wanted, examine_bundle,
+    BadBundleFile, BadSetting, BadSource, BundleEndpoint, BundleFiles, BundleFrom, EndpointUrl, Federation,
+    FetchError, Fetched, FromWorkloadApi, OwnFrom, Profile, Socket, Sources, Wanted, examine_bundle,
 };
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use tls::{ClientTls, ConnectError, ServerTls};

@@ -30,6 +30,7 @@ use crate::time::Clock;
 use federation::Federated;
 use workload_api::{Member, Watched};
 
+pub use federation::{BundleEndpoint, FetchError, Fetched};
 pub use files::{BadBundleFile, BundleFiles};
 pub use settings::{
     BundleFrom, EndpointUrl, Federation, FromWorkloadApi, InvalidEndpointUrl, InvalidSocket, OwnFrom,

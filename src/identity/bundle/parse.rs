@@ -72,6 +72,11 @@ impl Document {
         let listed = self.keys.iter().filter_map(Key::certificate);
         listed.map(|text| STANDARD.decode(text).map(CertificateDer::from).ok()).collect()
     }
+
+    /// The keys for anything but X509-SVIDs, which are used for nothing here.
+    pub(super) fn others(&self) -> Vec<OtherKey> {
+        self.keys.iter().filter_map(Key::other).collect()
+    }
 }
 
 /// Trust Domain and Bundle, section 4.2; X509-SVID, section 6.
@@ -80,10 +85,26 @@ struct Key {
     kty: Option<serde_json::Value>,
     #[serde(rename = "use")]
     usage: Option<serde_json::Value>,
+    kid: Option<serde_json::Value>,
     x5c: Option<serde_json::Value>,
 }
 
+/// A key of a bundle that is for something else than X509-SVIDs, as its publisher names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherKey {
+    /// `use`: `jwt-svid`, say.
+    pub usage: String,
+    /// `kid`, if it has one.
+    pub kid: Option<String>,
+}
+
 impl Key {
+    fn other(&self) -> Option<OtherKey> {
+        let text = |value: &Option<serde_json::Value>| value.as_ref()?.as_str().map(str::to_owned);
+        let usage = text(&self.usage).filter(|usage| usage != "x509-svid")?;
+        Some(OtherKey { usage, kid: text(&self.kid) })
+    }
+
     /// The certificate of an `x509-svid` key: the first, if there are several (C68). Nothing for keys of any other kind.
     fn certificate(&self) -> Option<&str> {
         let usable = self.usage.as_ref()?.as_str()? == "x509-svid"

@@ -1,9 +1,10 @@
 //! A bundle as its publisher gives it out: in the SPIFFE bundle format, with what belongs to its order and its renewal.
 
-use super::{InvalidBundle, TrustBundle, parse};
+use super::{InvalidBundle, OtherKey, TrustBundle, parse};
 use crate::identity::spiffe_id::TrustDomain;
 
 /// A bundle, and what its publisher says of it.
+#[derive(Clone)]
 pub struct Published {
     /// The authorities for X509-SVIDs.
     pub bundle: TrustBundle,
@@ -11,6 +12,8 @@ pub struct Published {
     pub sequence: Option<u64>,
     /// `spiffe_refresh_hint`, in seconds (C71).
     pub refresh_hint: Option<u64>,
+    /// Its keys for anything else: they are told, and used for nothing.
+    pub others: Vec<OtherKey>,
 }
 
 impl TrustBundle {
@@ -18,8 +21,9 @@ impl TrustBundle {
     pub fn published(trust_domain: TrustDomain, text: &[u8]) -> Result<Published, InvalidBundle> {
         let document = parse::document(text)?;
         let (sequence, refresh_hint) = (document.sequence, document.refresh_hint);
-        let bundle = Self::from_elements(trust_domain, document.certificates())?;
-        Ok(Published { bundle, sequence, refresh_hint })
+        let (bundle, others) =
+            (Self::from_elements(trust_domain, document.certificates())?, document.others());
+        Ok(Published { bundle, sequence, refresh_hint, others })
     }
 
     /// Whether every authority of this one is one of the other's.

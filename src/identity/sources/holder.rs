@@ -59,11 +59,6 @@ impl Holder {
         &self.trust_domain
     }
 
-    /// The last good bundle, whether or not its time is over.
-    pub(super) const fn last(&self) -> Option<&TrustBundle> {
-        self.last.as_ref()
-    }
-
     /// Whether what is held counts.
     pub(super) const fn is_in_force(&self) -> bool {
         self.in_force

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, HOST, LOCATION};
+use hyper::header::{ACCEPT, DATE, HOST, LOCATION};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
@@ -23,6 +23,7 @@ use crate::files::content;
 use crate::identity::refusal::PeerRefusal;
 use crate::identity::sources::settings::{EndpointUrl, InvalidEndpointUrl};
 use crate::identity::tls::{self, ClientTls, ConnectError};
+use crate::time::Timestamp;
 
 /// All of a fetch: names, connections, handshakes, redirects, bodies.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,33 +37,68 @@ const MAX_REDIRECTS: u32 = 3;
 
 /// Why nothing was fetched.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
+pub enum FetchError {
+    /// No authorities to check an HTTPS certificate by.
     #[error("the authorities for HTTPS cannot be used: {0}")]
     Roots(String),
+    /// TLS itself.
     #[error("TLS cannot be set up: {0}")]
     Tls(rustls::Error),
+    /// No connection, or no handshake.
     #[error("it cannot be connected to: {0}")]
     Connect(std::io::Error),
+    /// Somebody else is there.
     #[error("it is not the endpoint that is configured: {0}")]
     Refused(PeerRefusal),
+    /// Broken HTTP, or a connection that broke.
     #[error("it does not speak HTTP as it should: {0}")]
     Http(hyper::Error),
+    /// Neither a bundle nor a redirect.
     #[error("it answered with status {0}, which is no success")]
     Status(StatusCode),
+    /// A redirect, though none is followed.
     #[error("it sends us elsewhere, and follow_redirects = false")]
     Redirected,
+    /// A redirect to what is no endpoint URL.
     #[error("it sends us to where no bundle endpoint can be: {0}")]
     Redirect(InvalidEndpointUrl),
+    /// Too many redirects.
     #[error("it sends us on more than {MAX_REDIRECTS} times")]
     Redirects,
+    /// Too many bytes.
     #[error("its bundle is larger than 1 MiB")]
     TooLarge,
+    /// An end in the middle.
     #[error("it broke off in the middle of its bundle")]
     Cut,
+    /// Too much time.
     #[error("it took longer than 10 s")]
     TooSlow,
+    /// Nobody waits any more.
     #[error("the broker is ending")]
     Stopped,
+}
+
+impl FetchError {
+    /// Whether nobody answered, and may another time; as opposed to an answer that is not to be taken.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            // An authority that is not the right one is no absence.
+            Self::Connect(why) => why.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>()),
+            Self::Http(_) | Self::Cut | Self::TooSlow | Self::Stopped => true,
+            Self::Status(status) => status.is_server_error(),
+            _ => false,
+        }
+    }
+}
+
+/// What an endpoint gave.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The body as it came: at most 1 MiB of anything.
+    pub body: Vec<u8>,
+    /// When its server says that this was, to the second.
+    pub date: Option<Timestamp>,
 }
 
 /// How an endpoint is held to be the one that is configured: the same at each redirect (C81).
@@ -123,7 +159,7 @@ pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, FetchError>
 }
 
 /// What the endpoint says now. Redirects count for this once (C81).
-pub(super) async fn fetch(url: &EndpointUrl, follow: bool, tls: &Tls) -> Result<Vec<u8>, FetchError> {
+pub(super) async fn fetch(url: &EndpointUrl, follow: bool, tls: &Tls) -> Result<Fetched, FetchError> {
     let fetching = async {
         let mut at = url.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -139,7 +175,7 @@ pub(super) async fn fetch(url: &EndpointUrl, follow: bool, tls: &Tls) -> Result<
 }
 
 enum Answer {
-    Body(Vec<u8>),
+    Body(Fetched),
     Elsewhere(String),
 }
 
@@ -163,10 +199,17 @@ async fn get(url: &EndpointUrl, tls: &Tls) -> Result<Answer, FetchError> {
     if status != StatusCode::OK {
         return Err(FetchError::Status(status));
     }
+    let date = response.headers().get(DATE).and_then(|it| moment(it.to_str().ok()?));
     let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await;
     let body = body.map_err(|error| match error.is::<LengthLimitError>() {
         true => FetchError::TooLarge,
         false => FetchError::Cut,
     })?;
-    Ok(Answer::Body(body.to_bytes().into()))
+    Ok(Answer::Body(Fetched { body: body.to_bytes().into(), date }))
+}
+
+/// A moment as HTTP writes it (RFC 9110, section 5.6.7), in the form that servers must send.
+fn moment(text: &str) -> Option<Timestamp> {
+    let at = chrono::DateTime::parse_from_rfc2822(text).ok()?;
+    u64::try_from(at.timestamp()).ok().map(Timestamp::from_secs)
 }

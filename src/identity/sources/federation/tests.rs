@@ -1,3 +1,4 @@
+use super::endpoint::{Order, order};
 use super::*;
 use crate::identity::test_ca::{Ca, jwk_set};
 

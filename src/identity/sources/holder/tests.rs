@@ -43,7 +43,7 @@ fn the_last_good_bundle_counts_for_its_time_and_not_longer() {
     assert_eq!(anchors(&holder), 1);
     holder.look(after(60));
     assert_eq!((anchors(&holder), holder.is_in_force()), (0, false));
-    assert!(holder.last().is_some(), "what is refused is still known");
+    assert!(holder.last.is_some(), "what is refused is still known");
     // The same again: it is in force again.
     holder.take(bundle(&ca), after(61));
     assert_eq!(anchors(&holder), 1);
@@ -75,5 +75,5 @@ fn what_was_taken_back_is_forgotten() {
     let mut holder = holder(Some(bundle(&Ca::new("td.test"))));
     holder.withdraw("the Workload API says so");
     assert_eq!((anchors(&holder), holder.is_in_force()), (0, false));
-    assert!(holder.last().is_none());
+    assert!(holder.last.is_none());
 }
