@@ -97,6 +97,11 @@ impl Failure {
         self
     }
 
+    /// What went wrong, in a sentence.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The exit code.
     pub(super) const fn exit(&self) -> Exit {
         self.exit

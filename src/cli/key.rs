@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::args::{Wait, at_least_one};
+use super::bundle::{self, Format};
 use super::connect::{Client, Connection};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{Output, inline, say};
@@ -34,7 +35,8 @@ pub(super) struct Key {
 enum Verb {
     /// The JWK Set that tokens for a trust domain's audiences are verified with
     Set(Of<Set>),
-    /// The root certificates that task certificates chain to
+    /// The same as `bundle export`, under its earlier name
+    #[command(hide = true)]
     CaBundle(Of<CaBundle>),
     /// For operators: the keys, where each stands, and what it waits for
     List(Of<List>),
@@ -162,7 +164,7 @@ impl Key {
             }
             Verb::CaBundle(of) => {
                 let (client, CaBundle { spiffe }) = of.open(out).await?;
-                ca_bundle(&client, out, spiffe).await
+                bundle::export_of(&client, if spiffe { Format::Spiffe } else { Format::Pem }, out).await
             }
             Verb::List(of) => {
                 let (client, List { trust_domain }) = of.open(out).await?;
@@ -219,19 +221,6 @@ async fn set(client: &Client, out: Output, trust_domain: String) -> Outcome {
     let answer = client.get_key_set(proto::GetKeySetRequest { trust_domain }).await?;
     let document = || json!({ "issuer": answer.issuer, "jwks": render::embedded(&answer.jwks_json) });
     out.answer(document, || answer.jwks_json.clone()).map(|()| Exit::Done)
-}
-
-async fn ca_bundle(client: &Client, out: Output, spiffe: bool) -> Outcome {
-    let answer = client.get_task_ca_bundle(proto::GetTaskCaBundleRequest {}).await?;
-    let document = || {
-        json!({
-            "trust_domain": answer.trust_domain,
-            "pem": answer.pem,
-            "spiffe_bundle": render::embedded(&answer.spiffe_bundle_json),
-        })
-    };
-    let text = || if spiffe { answer.spiffe_bundle_json.clone() } else { answer.pem.clone() };
-    out.answer(document, text).map(|()| Exit::Done)
 }
 
 fn moved(out: Output, moved: Option<proto::KeyMove>) -> Outcome {

@@ -7,6 +7,7 @@
 
 mod args;
 mod bench;
+mod bundle;
 mod ca;
 mod cert;
 mod config;
@@ -78,6 +79,7 @@ enum Command {
     Audience(directory::Audience),
     Key(key::Key),
     Ca(ca::Ca),
+    Bundle(bundle::Bundle),
     Workload(workload::Workload),
     TrustDomain(workload::TrustDomain),
     Store(store::Store),
@@ -150,6 +152,7 @@ fn run(command: Command, out: Output) -> Outcome {
             Command::Audience(audience) => audience.run(out).await,
             Command::Key(key) => key.run(out).await,
             Command::Ca(ca) => ca.run(out).await,
+            Command::Bundle(bundle) => bundle.run(out).await,
             Command::Workload(workload) => workload.run(out).await,
             Command::TrustDomain(trust_domain) => trust_domain.run(out).await,
             Command::Bench(bench) => bench.run(out).await,

@@ -1,11 +1,13 @@
 //! Messages as JSON documents, and as text for people. Field names are those of the protocol; times are RFC 3339 in UTC, digests
 //! are hexadecimal, and what is not set is `null`.
 
+mod bundle;
 mod ca;
 mod credential;
 mod key;
 mod task;
 
+pub(super) use bundle::{authority, authority_name, bundle, bundle_text, other_key, token_keys_text};
 pub(super) use ca::{task_ca, task_ca_text};
 pub(super) use credential::{
     certificate, credential, credential_row, revocation_list, token, verdict, verdict_text,

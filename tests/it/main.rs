@@ -16,6 +16,7 @@
 mod support;
 
 mod bench;
+mod bundle;
 mod cancelled;
 mod certificates;
 mod cli;

@@ -161,7 +161,7 @@ async fn load_until(
     }
 }
 
-async fn a_task_ca_goes_from_its_own_root_to_an_upstream_and_to_the_next_under_load(store: Store) {
+async fn c83_a_task_ca_goes_from_its_own_root_to_an_upstream_and_to_the_next_under_load(store: Store) {
     let (first, second) = (Ca::new("company.example"), Ca::new("company.example"));
     let own = Broker::of(Setup::on(store).with("keys", SOON).with("lifetimes", SHORT)).await;
     let task = own.agent().docs_task().await;
@@ -485,7 +485,7 @@ async fn a_broker_without_a_good_upstream_bundle_does_not_start_and_says_which()
 
 on_both_stores!(
     an_upstream_made_with_openssl_signs_the_task_ca_and_openssl_takes_what_it_issues,
-    a_task_ca_goes_from_its_own_root_to_an_upstream_and_to_the_next_under_load,
+    c83_a_task_ca_goes_from_its_own_root_to_an_upstream_and_to_the_next_under_load,
     what_does_not_fit_is_refused_with_its_reason_and_nothing_changes,
     the_end_of_the_task_ca_is_warned_of_and_stops_certificates_alone,
     a28_an_installation_that_its_broker_died_of_is_there_or_is_made_again,
