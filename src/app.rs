@@ -24,7 +24,9 @@ use crate::audience::AudienceRegister;
 use crate::audit::{LineSink, SINK_PATIENCE, Sink};
 use crate::config::{AuditTarget, Config, RedisConfig, StoreConfig};
 use crate::feed::Hub;
-use crate::identity::{self, Listener, PeerJudge, ServerTls, Side, Sources, TrustDomain};
+use crate::identity::{
+    self, BundleFrom, DeniedAuthorities, Listener, PeerJudge, Probed, ServerTls, Side, Sources, TrustDomain,
+};
 use crate::keys::store::AsRead;
 use crate::keys::{Keeper, Unaccounted};
 use crate::ops::{Broker, ByFacts, KeepKeyring, KeepRevocationLists, KeyringRecord, Settings, Sweep};
@@ -323,11 +325,13 @@ async fn keep_metrics(metrics: PrometheusHandle, stop: CancellationToken) {
     }
 }
 
+fn bundles_from(config: &Config) -> Result<BTreeMap<TrustDomain, BundleFrom>, StartError> {
+    let all = config.trust_domains.iter();
+    all.map(|it| Ok((parsed(&it.name)?, it.bundle.clone()))).collect()
+}
+
 fn open_sources(config: &Config, clock: &Arc<dyn Clock>) -> Result<Sources, StartError> {
-    let mut from = BTreeMap::new();
-    for trust_domain in &config.trust_domains {
-        from.insert(parsed(&trust_domain.name)?, trust_domain.bundle.clone());
-    }
+    let from = bundles_from(config)?;
     let (own, denied) = (parsed(&config.trust_domain)?, config.denied_authorities.as_deref());
     let opened = Sources::open(&own, &config.identity, from, denied, clock);
     opened.map_err(|problems| {
@@ -395,6 +399,14 @@ pub(crate) async fn examine_store(config: &Config, clock: Arc<dyn Clock>) -> Res
     let Some(keyring) = examined.map_err(|refusal| unfit(redis, refusal))? else { return Ok(()) };
     let (settings, store) = (settings(config)?, Arc::new(AsRead(keyring)));
     open_keys(config, &settings, store, Arc::new(Unaccounted), clock.as_ref()).await.map(drop)
+}
+
+/// Asks every source of trust once, as a start would, changing nothing. Of files that cannot be read nothing is said here.
+pub(crate) async fn probe_sources(config: &Config, clock: Arc<dyn Clock>) -> Result<Vec<Probed>, StartError> {
+    let (own, from) = (parsed(&config.trust_domain)?, bundles_from(config)?);
+    let denied = config.denied_authorities.as_deref().map(DeniedAuthorities::read).transpose();
+    let denied = denied.unwrap_or_default().unwrap_or_default();
+    Ok(identity::probe(&own, &config.identity, &from, denied, &clock).await)
 }
 
 /// What the store's client is given; its files are not looked at.

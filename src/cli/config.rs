@@ -13,6 +13,7 @@ use super::host::bad_config;
 use super::output::{Output, plain};
 use crate::app::{self, StartFault};
 use crate::config::{self, Problem, Problems};
+use crate::identity::Unsaid;
 use crate::time::{Clock as _, SystemClock};
 
 /// The sample that `taskpass config example` prints.
@@ -32,8 +33,9 @@ enum Verb {
         /// The configuration
         #[arg(long, value_name = "FILE", env = "TASKPASS_CONFIG")]
         config: PathBuf,
-        /// Reach Redis, too: that the broker may log in, that the server keeps what is configured, that its clock is right and
-        /// that the key-encryption key opens what is stored there. Nothing is changed. Exit code 3 if it cannot be reached
+        /// Reach what the broker will ask, too. Redis: that it may log in, that the server keeps what is configured, that its clock is right and
+        /// that the key-encryption key opens what is stored there. Bundle endpoints and Workload APIs: that they answer, and well. Nothing is
+        /// changed. Exit code 3 if one cannot be reached
         #[arg(long)]
         connect: bool,
     },
@@ -49,38 +51,61 @@ impl Config {
             }
             Verb::Check { config, connect } => {
                 let mut problems = check::all(&config, SystemClock.now());
-                // A store is not asked by a configuration that is wrong.
-                if connect && problems.0.is_empty() {
-                    examine_store(&config, &mut problems, out).await?;
-                }
-                report(&problems.0, out)
+                // Nobody is asked by a configuration that is wrong.
+                let absent = match connect && problems.0.is_empty() {
+                    true => reach(&config, &mut problems, out).await?,
+                    false => Problems::default(),
+                };
+                report(&problems.0, &absent.0, out)
             }
         }
     }
 }
 
-/// Adds what is wrong between the configuration and the store that it names. An error if that does not answer.
-async fn examine_store(file: &Path, problems: &mut Problems, out: Output) -> Result<(), Failure> {
+/// Adds what is wrong between the configuration and those that it names, and gives those that do not answer. An error if the store does not, and nothing else is wrong.
+async fn reach(file: &Path, problems: &mut Problems, out: Output) -> Result<Problems, Failure> {
     let config = config::load(file).map_err(|problems| bad_config(&problems))?;
-    let examined = app::examine_store(&config, Arc::new(SystemClock));
-    match out.patiently("the store", examined).await {
-        Err(why) if why.fault() == StartFault::Configuration => problems.add("store", why),
-        examined => examined?,
+    let store = app::examine_store(&config, Arc::new(SystemClock));
+    let sources = app::probe_sources(&config, Arc::new(SystemClock));
+    let what = "the store, and the sources of trust";
+    let (store, sources) = out.patiently(what, async { tokio::join!(store, sources) }).await;
+    let mut absent = Problems::default();
+    for it in sources? {
+        let Err(Unsaid { absent: is_absent, why }) = it.said else { continue };
+        let key = check::source_key(&config, it.trust_domain.as_ref(), it.setting);
+        let what = format!("{}: {why}", it.from);
+        if is_absent { absent.add(key, what) } else { problems.add(key, what) }
     }
-    Ok(())
+    match store {
+        Err(why) if why.fault() == StartFault::Configuration => problems.add("store", why),
+        Err(why) if problems.0.is_empty() && absent.0.is_empty() => return Err(why.into()),
+        Err(why) => absent.add("store", why),
+        Ok(()) => {}
+    }
+    Ok(absent)
 }
 
-fn report(problems: &[Problem], out: Output) -> Outcome {
-    let document = || {
-        let problems: Vec<_> = problems.iter().map(|p| json!({ "key": p.key, "problem": p.what })).collect();
-        json!({ "ok": problems.is_empty(), "problems": problems })
+/// `absent`: those that do not answer.
+fn report(problems: &[Problem], absent: &[Problem], out: Output) -> Outcome {
+    let list = |all: &[Problem]| -> Vec<_> {
+        all.iter().map(|p| json!({ "key": p.key, "problem": p.what })).collect()
     };
-    let text = || match problems {
-        [] => "No problem found.".to_owned(),
-        some => text_of(some),
+    let document = || {
+        let ok = problems.is_empty() && absent.is_empty();
+        json!({ "ok": ok, "problems": list(problems), "unreachable": list(absent) })
+    };
+    let text = || match (problems, absent) {
+        ([], []) => "No problem found.".to_owned(),
+        (some, []) => text_of(some),
+        ([], away) => format!("These do not answer:\n{}", text_of(away)),
+        (some, away) => format!("{}\nThese do not answer:\n{}", text_of(some), text_of(away)),
     };
     out.answer(document, text)?;
-    Ok(if problems.is_empty() { Exit::Done } else { Exit::Usage })
+    Ok(match (problems, absent) {
+        ([], []) => Exit::Done,
+        ([], _) => Exit::Unavailable,
+        _ => Exit::Usage,
+    })
 }
 
 /// A line for each problem, and how many there are.

@@ -99,6 +99,7 @@ pub(super) fn trust_domains(
     for (i, it) in seen.iter().enumerate() {
         endpoint_is_known(&format!("trust_domains[{i}]"), it, &seen, p);
     }
+    endpoints_wait_for_no_circle(&seen, p);
     seen
 }
 
@@ -237,6 +238,43 @@ fn endpoint_is_known(key: &str, it: &TrustDomainConfig, all: &[TrustDomainConfig
             format!("{key}.federation.endpoint_spiffe_id"),
             format_args!("is of trust domain {name}, by whose bundle the endpoint is checked: it needs a [[trust_domains]] section, too"),
         );
+    }
+}
+
+/// The other trust domain whose bundle has to be there before the first answer of this one's endpoint can be checked.
+fn waits_for(it: &TrustDomainConfig) -> Option<&str> {
+    let BundleFrom::Federation { at_first, endpoint } = &it.bundle else { return None };
+    let Profile::Spiffe { endpoint } = &endpoint.profile else { return None };
+    let other = endpoint.trust_domain().as_str();
+    (at_first.is_empty() && other != it.name).then_some(other)
+}
+
+/// Endpoints that are each checked by the bundle that another of them has to give first would never give one. Each such circle is said once.
+fn endpoints_wait_for_no_circle(all: &[TrustDomainConfig], p: &mut Problems) {
+    let mut said: Vec<&str> = Vec::new();
+    for (i, it) in all.iter().enumerate() {
+        let mut circle = vec![it.name.as_str()];
+        let next = |name: &str| all.iter().find(|other| other.name == name).and_then(waits_for);
+        // No longer than there are trust domains: then it leads into a circle without this one.
+        let closed = loop {
+            match circle.last().and_then(|last| next(last)) {
+                Some(first) if first == it.name => break true,
+                Some(other) if circle.len() < all.len() => circle.push(other),
+                _ => break false,
+            }
+        };
+        if closed && !said.contains(&it.name.as_str()) {
+            let names = circle.join(", ");
+            p.add(
+                format!("trust_domains[{i}].federation.endpoint_spiffe_id"),
+                format_args!(
+                    "each endpoint of {names} is checked by the bundle of the next, and the last one's by that of {}: none can be the first. \
+                     Give one of them `bundles`, got by another way",
+                    it.name
+                ),
+            );
+            said.extend(circle);
+        }
     }
 }
 

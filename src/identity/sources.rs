@@ -2,13 +2,14 @@
 //!
 //! - [`settings`]: what can be configured. [`files`]: files that are followed. [`federation`]: SPIFFE bundle endpoints.
 //!   [`workload_api`]: a Workload API's stream, for bundles and for our own SVID.
-//! - [`holder`]: how long a bundle counts whose source is silent.
+//! - [`holder`]: how long a bundle counts whose source is silent. [`probe`]: every source asked once, by hand.
 //!
 //! All of them write into one [`TrustBundles`], which acts on living connections by itself.
 
 mod federation;
 mod files;
 mod holder;
+mod probe;
 mod settings;
 mod workload_api;
 
@@ -32,6 +33,7 @@ use workload_api::{Member, Watched};
 
 pub use federation::{BundleEndpoint, FetchError, Fetched};
 pub use files::{BadBundleFile, BundleFiles};
+pub use probe::{Probed, Said, Unsaid, probe};
 pub use settings::{
     BundleFrom, EndpointUrl, Federation, FromWorkloadApi, InvalidEndpointUrl, InvalidSocket, OwnFrom,
     Profile, Socket, Wanted,

@@ -1,5 +1,6 @@
 //! Trust that comes from elsewhere: bundle endpoints and Workload APIs, as they should be and as they should not.
 
+mod check;
 mod federation;
 mod workload_api;
 

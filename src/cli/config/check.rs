@@ -1,6 +1,6 @@
 //! Everything that can be known of a configuration without starting a broker: each part is opened as `serve` opens it.
 //!
-//! Not looked at: whether ports are free, what the broker may write; nor, without `--connect`, whether Redis answers and what is in it.
+//! Not looked at: whether ports are free, what the broker may write; nor, without `--connect`, whether Redis and the sources of trust answer, and what.
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;
@@ -11,7 +11,8 @@ use std::sync::Arc;
 use crate::app;
 use crate::audience::AudienceRegister;
 use crate::config::{
-    self, AuditTarget, Draft, KeySource, Problems, PublicConfig, RedisConfig, StoreConfig, TrustDomainConfig,
+    self, AuditTarget, Config, Draft, KeySource, Problems, PublicConfig, RedisConfig, StoreConfig,
+    TrustDomainConfig,
 };
 use crate::identity::{
     DeniedAuthorities, OwnFrom, SvidSource, TrustDomain, Use, WebFiles, WebSource, examine_bundle,
@@ -28,6 +29,13 @@ pub(super) fn all(path: &Path, now: Timestamp) -> Problems {
         check.draft(&draft);
     }
     check.problems
+}
+
+/// The key of a source's setting.
+pub(in crate::cli) fn source_key(config: &Config, of: Option<&TrustDomain>, setting: &str) -> String {
+    let Some(of) = of else { return format!("identity.{setting}") };
+    let at = config.trust_domains.iter().position(|it| it.name == of.as_str()).unwrap_or_default();
+    format!("trust_domains[{at}].{setting}")
 }
 
 struct Check {

@@ -17,7 +17,7 @@ use spiffe::{WorkloadApiClient, WorkloadApiError, X509BundleSet, X509Svid, X509S
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::bundle::{TrustBundle, TrustBundles};
-use crate::identity::own::CurrentSvid;
+use crate::identity::own::{CurrentSvid, OwnSvid};
 use crate::identity::sources::MIN_PAUSE;
 use crate::identity::sources::holder::{Holder, meanwhile};
 use crate::identity::sources::settings::{Socket, Wanted};
@@ -38,6 +38,8 @@ const RENEWALS: u32 = 3;
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// What is said of one that does not answer.
 const TOO_SLOW: &str = "it did not answer in 10 s";
+/// What is said of a trust domain that is missing.
+const NOT_NAMED: &str = "the Workload API names no bundle of it";
 /// The most of an agent's words that is repeated in logs.
 const MAX_WORDS: usize = 200;
 
@@ -116,16 +118,53 @@ struct State {
     svids: Vec<Arc<X509Svid>>,
 }
 
-fn take_bundle(holder: &mut Holder, bundles: &X509BundleSet, now: Timestamp) {
-    let named = spiffe::TrustDomain::new(holder.trust_domain().as_str()).ok().and_then(|it| bundles.get(&it));
-    let Some(named) = named else {
-        holder.withdraw("the Workload API names no bundle of it");
-        return holder.trouble("the Workload API names no bundle of it");
-    };
+/// Nothing: it names none.
+fn bundle_of(trust_domain: &TrustDomain, bundles: &X509BundleSet) -> Option<Result<TrustBundle, String>> {
+    let named = spiffe::TrustDomain::new(trust_domain.as_str()).ok().and_then(|it| bundles.get(&it))?;
     let authorities = named.authorities().iter().map(|it| CertificateDer::from(it.as_bytes().to_vec()));
-    match TrustBundle::from_certificates(holder.trust_domain().clone(), authorities) {
-        Ok(bundle) => holder.take(bundle, now),
-        Err(why) => holder.trouble(&format!("what the Workload API gives is no bundle: {why}")),
+    let bundle = TrustBundle::from_certificates(trust_domain.clone(), authorities);
+    Some(bundle.map_err(|why| format!("what the Workload API gives is no bundle: {why}")))
+}
+
+fn take_bundle(holder: &mut Holder, bundles: &X509BundleSet, now: Timestamp) {
+    match bundle_of(holder.trust_domain(), bundles) {
+        Some(Ok(bundle)) => holder.take(bundle, now),
+        Some(Err(why)) => holder.trouble(&why),
+        None => {
+            holder.withdraw(NOT_NAMED);
+            holder.trouble(NOT_NAMED);
+        }
+    }
+}
+
+/// What a Workload API says when it is asked once.
+pub(super) struct First(State);
+
+impl First {
+    /// Waits for the first message, which comes at once (C90). An error says whether nobody is there, and why there is none.
+    pub(super) async fn of(socket: &Socket, with_svids: bool) -> Result<Self, (bool, String)> {
+        let first = async { open(socket.clone(), with_svids).await?.next().await.transpose() };
+        match tokio::time::timeout(PATIENCE, first).await {
+            Ok(Ok(Some(state))) => Ok(Self(state)),
+            Ok(Ok(None)) => Err((true, "the stream ended".to_owned())),
+            Ok(Err(error)) => Err((meaning(&error) == Means::Wait, words(&error))),
+            Err(_) => Err((true, TOO_SLOW.to_owned())),
+        }
+    }
+
+    /// The bundle of a trust domain.
+    pub(super) fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, String> {
+        bundle_of(trust_domain, &self.0.bundles).unwrap_or_else(|| Err(NOT_NAMED.to_owned()))
+    }
+
+    /// Our own SVID, and whether a DNS name stands beside its SPIFFE ID.
+    pub(super) fn own(
+        &self,
+        wanted: &Wanted,
+        domains: &BTreeSet<TrustDomain>,
+        now: Timestamp,
+    ) -> Result<(OwnSvid, bool), String> {
+        own::judged(wanted, &self.0.svids, domains, now)
     }
 }
 

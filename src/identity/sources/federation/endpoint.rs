@@ -66,6 +66,14 @@ impl BundleEndpoint {
         &self.endpoint.url
     }
 
+    /// The other trust domain by whose bundle it is checked, if that is so.
+    pub(in crate::identity::sources) fn checked_by(&self) -> Option<&TrustDomain> {
+        match &self.judge {
+            Judge::Other(id, _) => Some(id.trust_domain()),
+            Judge::Web(_) | Judge::Itself(..) => None,
+        }
+    }
+
     /// Asks it once. What comes is not looked at yet: that is [`Self::take`]'s.
     pub async fn ask(&self) -> Result<Fetched, FetchError> {
         let tls = match &self.judge {

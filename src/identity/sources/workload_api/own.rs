@@ -8,7 +8,7 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::CertificateDer;
 use spiffe::X509Svid;
 
-use crate::identity::own::{self, CurrentSvid};
+use crate::identity::own::{self, CurrentSvid, OwnSvid};
 use crate::identity::sources::settings::Wanted;
 use crate::identity::spiffe_id::TrustDomain;
 use crate::time::Timestamp;
@@ -44,8 +44,7 @@ impl OwnHolder {
             self.withdraw("the Workload API gives no SVID that is ours");
             return self.trouble("the Workload API gives no SVID that is ours");
         };
-        let chain = svid.cert_chain().iter().map(|it| CertificateDer::from(it.as_bytes().to_vec())).collect();
-        match own::offered(chain, svid.private_key().as_bytes(), &self.domains, &self.provider, now) {
+        match offered(svid, &self.domains, &self.provider, now) {
             Ok((svid, has_dns_name)) => {
                 let news = self.current.load().is_none_or(|it| it.chain() != svid.chain());
                 if news {
@@ -105,6 +104,27 @@ impl OwnHolder {
             self.withdraw("the Workload API was not heard for as long as its last word counts (keep_for)");
         }
     }
+}
+
+/// The one that is ours, if it is as it must be, and whether a DNS name stands beside its SPIFFE ID.
+pub(super) fn judged(
+    wanted: &Wanted,
+    svids: &[Arc<X509Svid>],
+    domains: &BTreeSet<TrustDomain>,
+    now: Timestamp,
+) -> Result<(OwnSvid, bool), String> {
+    let svid = pick(wanted, svids).ok_or("the Workload API gives no SVID that is ours")?;
+    offered(svid, domains, &rustls::crypto::ring::default_provider(), now)
+}
+
+fn offered(
+    svid: &X509Svid,
+    domains: &BTreeSet<TrustDomain>,
+    provider: &CryptoProvider,
+    now: Timestamp,
+) -> Result<(OwnSvid, bool), String> {
+    let chain = svid.cert_chain().iter().map(|it| CertificateDer::from(it.as_bytes().to_vec())).collect();
+    own::offered(chain, svid.private_key().as_bytes(), domains, provider, now)
 }
 
 /// Of two with the same hint the first counts (C90).
