@@ -40,6 +40,7 @@ use crate::time::Clock;
 use keys::open_keys;
 use publish::{keep_published, publish};
 
+pub use crate::store::redis::ServerFacts;
 pub use keys::declare_restored;
 
 /// Upper ends of the buckets for durations, in seconds.
@@ -399,6 +400,16 @@ pub(crate) async fn examine_store(config: &Config, clock: Arc<dyn Clock>) -> Res
     let Some(keyring) = examined.map_err(|refusal| unfit(redis, refusal))? else { return Ok(()) };
     let (settings, store) = (settings(config)?, Arc::new(AsRead(keyring)));
     open_keys(config, &settings, store, Arc::new(Unaccounted), clock.as_ref()).await.map(drop)
+}
+
+/// What a Redis says of itself; `None`: the store is no Redis.
+pub(crate) async fn store_facts(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+) -> Result<Option<ServerFacts>, StartError> {
+    let StoreConfig::Redis(redis) = &config.store else { return Ok(None) };
+    let facts = RedisStore::facts(redis_options(redis), clock).await;
+    facts.map(Some).map_err(|refusal| unfit(redis, refusal))
 }
 
 /// Asks every source of trust once, as a start would, changing nothing. Of files that cannot be read nothing is said here.

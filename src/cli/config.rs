@@ -1,6 +1,6 @@
 //! `taskpass config ...`: everything that is wrong with a configuration, and what one looks like.
 
-mod check;
+pub(super) mod check;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

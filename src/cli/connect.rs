@@ -96,6 +96,12 @@ impl Connection {
         Client::connect(&self.resolve()?, out).await
     }
 
+    /// Whether anything says which broker, or as whom.
+    pub(super) fn is_given(&self) -> bool {
+        let variable = || std::env::var("TASKPASS_BROKER").is_ok_and(|it| !it.is_empty());
+        self.identity.is_some() || self.broker.is_some() || variable()
+    }
+
     /// Where and as whom, without connecting.
     pub(super) fn resolve(&self) -> Result<Target, Failure> {
         self.target(|name| std::env::var(name).ok())

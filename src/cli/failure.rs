@@ -24,6 +24,8 @@ pub(super) enum Exit {
     Unavailable = 3,
     /// `validate` found the credential inactive.
     Inactive = 4,
+    /// `doctor --strict` found nothing worse than a warning.
+    Warnings = 5,
 }
 
 impl From<Exit> for ExitCode {

@@ -16,6 +16,7 @@ mod credential;
 mod demo;
 mod dev;
 mod directory;
+mod doctor;
 mod failure;
 mod follow;
 mod followers;
@@ -52,7 +53,8 @@ const EXIT_CODES: &str = "Exit codes:
   1  refused, or failed
   2  the command line or a configuration is wrong
   3  the broker or its store cannot be reached: the same command may be tried again
-  4  validate: the credential is inactive";
+  4  validate: the credential is inactive
+  5  doctor --strict: there is nothing worse than a warning";
 
 /// Ephemeral credentials for AI agents: they end with the task
 #[derive(Debug, Parser)]
@@ -71,6 +73,7 @@ enum Command {
     Dev(dev::Dev),
     Serve(serve::Serve),
     Config(config::Config),
+    Doctor(doctor::Doctor),
     Task(task::Task),
     Token(token::Token),
     Cert(cert::Cert),
@@ -144,6 +147,7 @@ fn run(command: Command, out: Output) -> Outcome {
             Command::Serve(serve) => serve.run(out).await,
             Command::Store(store) => store.run(out).await,
             Command::Config(config) => config.run(out).await,
+            Command::Doctor(doctor) => doctor.run(out).await,
             Command::Task(task) => task.run(out).await,
             Command::Token(token) => token.run(out).await,
             Command::Cert(cert) => cert.run(out).await,

@@ -15,6 +15,7 @@ use crate::files::content::{self, Mark, Reading};
 use crate::files::poll::{self, Follows, Settling};
 use crate::identity::bundle::TrustBundles;
 use crate::identity::ca::AuthorityKey;
+use crate::identity::facts::CertificateFacts;
 
 /// The most authorities in the list.
 const MOST: usize = 4_096;
@@ -65,6 +66,12 @@ impl DeniedAuthorities {
     /// Whether it names none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether it names the authority of this certificate.
+    pub fn denies(&self, authority: &CertificateFacts) -> bool {
+        let names = authority.key_id.as_deref().into_iter().chain([authority.public_key_sha256.as_slice()]);
+        names.into_iter().any(|name| self.0.contains(name))
     }
 
     pub(super) fn names(&self, key: &AuthorityKey) -> bool {

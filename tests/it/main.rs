@@ -22,6 +22,7 @@ mod certificates;
 mod cli;
 mod coverage;
 mod crashes;
+mod doctor;
 mod ends;
 mod feed;
 mod fenced_keys;

@@ -22,7 +22,7 @@ use crate::policy::PolicyEngine;
 use crate::time::{Clock, Timestamp};
 
 /// All problems of a file, and of all files that it names, though parts of it be wrong.
-pub(super) fn all(path: &Path, now: Timestamp) -> Problems {
+pub(in crate::cli) fn all(path: &Path, now: Timestamp) -> Problems {
     let (draft, problems) = config::draft(path);
     let mut check = Check { now, problems };
     if let Some(draft) = draft {

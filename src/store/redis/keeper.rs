@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use super::facts::{self, ServerFacts};
 use super::options::{Endpoint, RedisDurability};
 use super::proof::{self, Refusal};
 use super::witnesses;
@@ -202,6 +203,14 @@ pub(super) async fn examine(context: &Context) -> Result<Option<StoredKeyring>, 
     let lanes: Vec<_> = live.lanes.iter().chain(&live.sure).cloned().collect();
     let examined = tokio::time::timeout(context.options.step_timeout * 2, proof::examine(context, &lanes));
     examined.await.unwrap_or_else(|_| Err(Refusal::NotNow("no answer in time".to_owned())))
+}
+
+/// Connects once and asks what the server says of itself.
+pub(super) async fn facts(context: &Context) -> Result<ServerFacts, Refusal> {
+    let live = open(context).await?;
+    let lane = live.lane().ok_or_else(|| Refusal::NotNow("there is no connection".to_owned()))?;
+    let asked = tokio::time::timeout(context.options.step_timeout * 2, facts::facts(context, &lane));
+    asked.await.unwrap_or_else(|_| Err(Refusal::NotNow("no answer in time".to_owned())))
 }
 
 /// All connections, behind which nothing is proved yet.

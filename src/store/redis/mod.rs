@@ -34,6 +34,7 @@
 //! [`FenceTarget::key`]: crate::revoke::fence::FenceTarget::key
 
 mod credentials;
+mod facts;
 mod feed;
 mod fences;
 mod keeper;
@@ -57,6 +58,7 @@ use async_trait::async_trait;
 use taskpass_verifier::ids::Partition;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use facts::ServerFacts;
 pub use options::{BadSetting, RedisDurability, RedisOptions, RedisTls};
 
 pub use proof::Refusal;
@@ -83,6 +85,14 @@ struct Context {
     history: Arc<History>,
     witnesses: Witnesses,
     clock: Arc<dyn Clock>,
+}
+
+impl Context {
+    /// Of nobody who remembers anything.
+    fn by_itself(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
+        let names = Names::new(&options.prefix);
+        Self { options, names, history: Arc::default(), witnesses: Witnesses::default(), clock }
+    }
 }
 
 /// The store on Redis. See the module's text.
@@ -117,15 +127,12 @@ impl RedisStore {
         options: RedisOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Option<StoredKeyring>, Refusal> {
-        let names = Names::new(&options.prefix);
-        keeper::examine(&Context {
-            options,
-            names,
-            history: Arc::default(),
-            witnesses: Witnesses::default(),
-            clock,
-        })
-        .await
+        keeper::examine(&Context::by_itself(options, clock)).await
+    }
+
+    /// Connects once and asks what the server says of itself. Judges nothing and writes nothing.
+    pub async fn facts(options: RedisOptions, clock: Arc<dyn Clock>) -> Result<ServerFacts, Refusal> {
+        keeper::facts(&Context::by_itself(options, clock)).await
     }
 
     /// What begins the arguments of each step: see guard.lua.

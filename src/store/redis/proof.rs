@@ -9,7 +9,7 @@ use super::options::RedisDurability;
 use super::scripts::Step;
 use super::wire::{Pack, Reader, bounded};
 use super::witnesses::{self, Testimony};
-use super::{Context, keyring, link};
+use super::{Context, facts, keyring, link};
 use crate::ids::new_generation;
 use crate::keys::store::StoredKeyring;
 use crate::revoke::history::{Durability, Observed, Proof, judge};
@@ -47,7 +47,7 @@ fn lacking(what: &str) -> Refusal {
 
 pub(super) type Proved<T> = Result<T, Refusal>;
 
-async fn ask(lane: &MultiplexedConnection, cmd: &Cmd) -> Proved<Value> {
+pub(super) async fn ask(lane: &MultiplexedConnection, cmd: &Cmd) -> Proved<Value> {
     let value = lane.clone().send_packed_command(cmd).await.map_err(|e| login_refused(&e))?;
     let Value::ServerError(e) = value else { return Ok(value) };
     Err(match e.kind() {
@@ -60,7 +60,7 @@ async fn ask(lane: &MultiplexedConnection, cmd: &Cmd) -> Proved<Value> {
     })
 }
 
-fn text(value: Value) -> String {
+pub(super) fn text(value: Value) -> String {
     match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Value::SimpleString(text) => text,
@@ -76,7 +76,7 @@ fn bytes(value: Value) -> Proved<Vec<u8>> {
     }
 }
 
-fn command(words: &[&str]) -> Cmd {
+pub(super) fn command(words: &[&str]) -> Cmd {
     let mut cmd = Cmd::new();
     words.iter().for_each(|word| {
         cmd.arg(*word);
@@ -187,7 +187,7 @@ async fn server(lane: &MultiplexedConnection) -> Proved<String> {
     Ok(format!("{run} {content}"))
 }
 
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }
 
@@ -231,7 +231,7 @@ async fn settings(context: &Context, lane: &MultiplexedConnection) -> Proved<()>
     Ok(())
 }
 
-async fn configured(lane: &MultiplexedConnection, name: &str) -> Proved<String> {
+pub(super) async fn configured(lane: &MultiplexedConnection, name: &str) -> Proved<String> {
     match ask(lane, &command(&["CONFIG", "GET", name])).await? {
         Value::Array(pair) => Ok(pair.into_iter().nth(1).map(text).unwrap_or_default()),
         Value::Map(pairs) => Ok(pairs.into_iter().next().map(|(_, value)| text(value)).unwrap_or_default()),
@@ -240,11 +240,7 @@ async fn configured(lane: &MultiplexedConnection, name: &str) -> Proved<String> 
 }
 
 async fn clocks(context: &Context, lane: &MultiplexedConnection) -> Proved<()> {
-    let Value::Array(time) = ask(lane, &command(&["TIME"])).await? else {
-        return Err(Refusal::NotNow("the store does not tell its time".to_owned()));
-    };
-    let mut parts = time.into_iter().map(|part| text(part).parse::<u64>().unwrap_or_default());
-    let theirs = parts.next().unwrap_or_default() * 1_000 + parts.next().unwrap_or_default() / 1_000;
+    let theirs = facts::time(ask(lane, &command(&["TIME"])).await?)?.as_millis();
     let apart = theirs.abs_diff(context.clock.now().as_millis());
     if apart > crate::time::millis(context.options.clock_skew) {
         return Err(Refusal::NotNow(format!("this clock and the store's are {apart} ms apart")));

@@ -18,6 +18,8 @@ use super::ca::Svid;
 pub enum Says {
     /// 200 and this.
     Bundle(String),
+    /// The same, at this time by its clock, as HTTP writes it.
+    Dated(String, &'static str),
     /// Another status.
     Status(u16),
     /// Go there instead.
@@ -151,6 +153,9 @@ async fn answer(tcp: TcpStream, inner: &Inner) -> std::io::Result<()> {
     let json = "Content-Type: application/json\r\n";
     match says {
         Says::Bundle(body) => tls.write_all(whole("200 OK", json, &body).as_bytes()).await?,
+        Says::Dated(body, date) => {
+            tls.write_all(whole("200 OK", &format!("{json}Date: {date}\r\n"), &body).as_bytes()).await?;
+        }
         Says::Status(status) => tls.write_all(whole(&format!("{status} X"), "", "no").as_bytes()).await?,
         Says::Elsewhere(to) => {
             tls.write_all(whole("302 Found", &format!("Location: {to}\r\n"), "").as_bytes()).await?;
