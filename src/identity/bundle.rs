@@ -208,7 +208,7 @@ pub struct TrustBundles {
     changed: watch::Sender<u64>,
     writing: Mutex<()>,
     forbidden: ArcSwap<Vec<Vec<u8>>>,
-    denied: ArcSwap<DeniedAuthorities>,
+    denied: Arc<ArcSwap<DeniedAuthorities>>,
 }
 
 impl TrustBundles {
@@ -225,8 +225,13 @@ impl TrustBundles {
             changed: watch::Sender::new(version),
             writing: Mutex::new(()),
             forbidden: ArcSwap::default(),
-            denied: ArcSwap::default(),
+            denied: Arc::default(),
         }
+    }
+
+    /// Another set, apart from this one but for the authorities that are denied: who is denied here is denied there. Those who were judged by it hear nothing of a change.
+    pub(super) fn apart(&self, bundles: impl IntoIterator<Item = TrustBundle>) -> Self {
+        Self { denied: Arc::clone(&self.denied), ..Self::new(bundles) }
     }
 
     /// Puts `bundle` in the place of the one its trust domain had. Returns whether anything changed.

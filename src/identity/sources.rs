@@ -181,8 +181,8 @@ impl Sources {
         for (trust_domain, from) in from {
             match from {
                 BundleFrom::Files(_) => {}
-                BundleFrom::Federation { endpoint, .. } => {
-                    let at_first = at_first.remove(&trust_domain).flatten();
+                BundleFrom::Federation { at_first: files, endpoint } => {
+                    let at_first = (at_first.remove(&trust_domain).flatten(), files);
                     let new = Federated::new(trust_domain, endpoint, at_first, &self.bundles, clock);
                     self.federated.push(new);
                 }
@@ -220,7 +220,7 @@ impl Sources {
             tracker.spawn(denied.run(interval, stop.clone()));
         }
         for it in self.federated {
-            tracker.spawn(it.run(stop.clone()));
+            tracker.spawn(it.run(interval, stop.clone()));
         }
         for it in self.watched {
             tracker.spawn(it.run(stop.clone()));

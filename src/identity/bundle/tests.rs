@@ -211,3 +211,13 @@ fn a_forbidden_key_is_no_anchor_whatever_certificate_is_over_it() {
     assert!(bundles.set(parse(task_ca.pem()).unwrap()));
     assert_eq!(bundles.trust_domains(), [(domain(), 0)]);
 }
+
+#[test]
+fn c73_a_map_of_bundles_is_taken_for_no_bundle_and_nothing_of_it_is_used() {
+    let inner: Value = serde_json::from_str(&Ca::new("td.test").jwk_set()).unwrap();
+    let map = json!({ "trust_domains": { "td.test": inner, "other.test": inner } }).to_string();
+    for text in [map.clone(), map.replace("other.test", "td.test")] {
+        assert!(matches!(parse(&text), Err(InvalidBundle::Json(_))));
+        assert!(TrustBundle::published(domain(), text.as_bytes()).is_err());
+    }
+}

@@ -1,16 +1,19 @@
 //! The bundle of a trust domain from a SPIFFE bundle endpoint (SPIFFE Federation).
 //!
-//! What order bundles come in and when to ask again are functions of their arguments; [`Federated::run`] asks and does as they say. Nothing
+//! What order bundles come in and when to ask again are functions of their arguments; [`Federated::run`] asks and does as they say. What the operator writes beside it
+//! (`local`) begins the order anew. Nothing
 //! is kept on disk: after a restart the configured bundle counts again, until the first fetch.
 
 mod endpoint;
 mod fetch;
+mod local;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::identity::bundle::{TrustBundle, TrustBundles};
 use crate::identity::sources::files;
@@ -19,6 +22,8 @@ use crate::identity::sources::settings::{Federation, Profile};
 use crate::identity::sources::{BadSetting, MIN_PAUSE};
 use crate::identity::spiffe_id::TrustDomain;
 use crate::time::{Clock, Timestamp};
+
+use local::{LocalFiles, Updates};
 
 pub use endpoint::BundleEndpoint;
 pub use fetch::{FetchError, Fetched};
@@ -54,6 +59,8 @@ pub(super) struct Federated {
     holder: Holder,
     hint: Option<u64>,
     failures: u32,
+    local: Option<LocalFiles>,
+    updates: Updates,
     clock: Arc<dyn Clock>,
 }
 
@@ -61,30 +68,51 @@ impl Federated {
     pub(super) fn new(
         trust_domain: TrustDomain,
         endpoint: Federation,
-        at_first: Option<TrustBundle>,
+        (at_first, files): (Option<TrustBundle>, Vec<PathBuf>),
         bundles: &Arc<TrustBundles>,
         clock: &Arc<dyn Clock>,
     ) -> Self {
+        let (local, updates) = LocalFiles::new(trust_domain.clone(), files);
         let keep_for = endpoint.keep_for;
         let kept = (trust_domain.clone(), keep_for);
         let holder = Holder::new(kept, Arc::clone(bundles), at_first.clone(), clock.now());
         let endpoint = BundleEndpoint::beside(trust_domain, endpoint, at_first, bundles, clock);
-        Self { endpoint, keep_for, holder, hint: None, failures: 0, clock: Arc::clone(clock) }
+        let clock = Arc::clone(clock);
+        Self { endpoint, keep_for, holder, hint: None, failures: 0, local, updates, clock }
     }
 
-    /// Fetches when it is time, until `stop`.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Fetches when it is time, until `stop`; what the operator says meanwhile is looked for every `interval`.
+    pub(super) async fn run(mut self, interval: Duration, stop: CancellationToken) {
+        let local = self.local.take().map(|it| tokio::spawn(it.run(interval, stop.clone())));
+        let _local = local.map(AbortOnDropHandle::new);
+        let mut pause = Duration::ZERO;
         loop {
-            let asking = self.endpoint.ask();
+            let asking = async {
+                tokio::time::sleep(pause).await;
+                self.endpoint.ask().await
+            };
             let (holder, clock) = (&mut self.holder, &self.clock);
-            let Some(got) = meanwhile(asking, || holder.look(clock.now()), &stop).await else { return };
-            let pause = self.settle(got.map(|it| it.body), self.clock.now());
-            let (holder, clock) = (&mut self.holder, &self.clock);
-            let pausing = tokio::time::sleep(pause);
-            if meanwhile(pausing, || holder.look(clock.now()), &stop).await.is_none() {
-                return;
-            }
+            let next = tokio::select! {
+                biased;
+                updated = self.updates.next() => Ok(updated),
+                got = meanwhile(asking, || holder.look(clock.now()), &stop) => Err(got),
+            };
+            pause = match next {
+                Ok(updated) => self.update(updated, self.clock.now()),
+                Err(Some(got)) => self.settle(got.map(|it| it.body), self.clock.now()),
+                Err(None) => return,
+            };
         }
+    }
+
+    /// Takes what the operator says, whatever was held: it is the latest until the endpoint's next answer, which may be of any sequence. Says when to ask: now.
+    fn update(&mut self, bundle: TrustBundle, now: Timestamp) -> Duration {
+        tracing::warn!(trust_domain = %self.holder.trust_domain(),
+            "the bundle that is configured beside an endpoint has changed: it counts until the next answer, whatever the sequence of that");
+        self.endpoint.begin_anew(&bundle);
+        self.holder.put_by_hand(bundle, now);
+        self.failures = 0;
+        Duration::ZERO
     }
 
     /// Takes what came or does not, and says when to ask again.

@@ -79,6 +79,14 @@ impl Holder {
         self.well();
     }
 
+    /// The operator gives one: it is in force from now on. Of the source that says nothing.
+    pub(super) fn put_by_hand(&mut self, bundle: TrustBundle, now: Timestamp) {
+        tell(&bundle);
+        self.last = Some(bundle.clone());
+        self.confirmed = now;
+        self.put(bundle);
+    }
+
     /// What is held was good until now, the source being there; unless the last that it gave was not good.
     pub(super) const fn confirm(&mut self, now: Timestamp) {
         if self.trouble.is_none() {

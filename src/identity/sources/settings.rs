@@ -22,7 +22,7 @@ pub enum BundleFrom {
     Files(Vec<PathBuf>),
     /// A bundle endpoint.
     Federation {
-        /// Trusted until the first bundle has been fetched; read once, at the start.
+        /// Trusted until the first bundle has been fetched. Followed: written anew they are the operator's own word, and count until the next answer.
         at_first: Vec<PathBuf>,
         /// The endpoint.
         endpoint: Federation,

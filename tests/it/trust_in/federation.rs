@@ -9,7 +9,7 @@ use crate::support::broker::{Broker, Setup};
 use crate::support::ca::{Ca, Svid, dns, jwk_set, leaf, uri};
 use crate::support::endpoint::{Endpoint, Says};
 use crate::support::story::is_live;
-use crate::support::world::{TENANT, World};
+use crate::support::world::{OTHER_TENANT, TENANT, World};
 use crate::support::{Store, eventually};
 
 /// A bundle as it is published, to be asked for every second.
@@ -359,4 +359,83 @@ async fn a01_a02_who_is_no_workload_of_the_fetched_bundle_is_refused() {
         ],
     )
     .await;
+}
+
+#[tokio::test]
+async fn c71_a_publisher_that_lost_its_sequence_is_taken_again_when_the_operator_says_so() {
+    let setup = Setup::on(Store::Embedded);
+    let (old, next) = (Ca::new(TENANT), Ca::new(TENANT));
+    setup.world.write("example.org.pem", &old.pem());
+    let endpoint = Endpoint::new(&old.svid("bundles"), published(&[&old], 700)).await;
+    let broker = by_spiffe(setup, &endpoint, "").await;
+    heard(&endpoint).await;
+    let is_in = async |ca: &Ca| try_in(&broker, &ca.svid("agent/a1")).await.is_ok();
+    assert!(is_in(&old).await);
+    // It was set up anew, with another authority: neither its certificate nor its number is believed.
+    endpoint.shows(&next.svid("bundles"));
+    endpoint.says(published(&[&next], 1));
+    says(&broker, "it is not the endpoint that is configured").await;
+    // Files that are none change nothing.
+    broker.world.write("example.org.pem", "no bundle");
+    says(&broker, "could not be read again; nothing of it is taken").await;
+    assert!(is_in(&old).await && !is_in(&next).await);
+    broker.world.write("example.org.pem", &next.pem());
+    eventually("the new one", async || is_in(&next).await && !is_in(&old).await).await;
+    heard(&endpoint).await;
+    eventually("the endpoint to be well", async || {
+        gauge(&broker, "taskpass_bundle_source_bad").await == Some(0.0)
+    })
+    .await;
+    // From there on there is an order again.
+    endpoint.says(published(&[&next, &old], 0));
+    says(&broker, "it gave a bundle of sequence 0, older than the one of 1").await;
+    assert!(is_in(&next).await && !is_in(&old).await);
+}
+
+#[tokio::test]
+async fn c41_an_endpoint_that_vouches_for_itself_is_not_believed_by_a_denied_authority() {
+    let setup = Setup::on(Store::Embedded).with("", "denied_authorities = \"denied\"");
+    setup.world.write("denied", "");
+    let (workloads, bundles) = (Ca::new(TENANT), Ca::new(TENANT));
+    setup.world.write("example.org.pem", &(workloads.pem() + &bundles.pem()));
+    let endpoint = Endpoint::new(&bundles.svid("bundles"), published(&[&workloads, &bundles], 1)).await;
+    let broker = by_spiffe(setup, &endpoint, "").await;
+    heard(&endpoint).await;
+    let facts = taskpass::identity::CertificateFacts::of(bundles.der()).unwrap();
+    let name: String = facts.public_key_sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    broker.world.write("denied", &name);
+    says(&broker, "it is not the endpoint that is configured").await;
+    assert_not_asked(&endpoint, &bundles.svid("bundles")).await;
+    assert!(try_in(&broker, &workloads.svid("agent/a1")).await.is_ok());
+    broker.world.write("denied", "");
+    heard(&endpoint).await;
+}
+
+#[tokio::test]
+async fn c84_a_relationship_that_ended_is_forgotten_and_its_endpoint_asked_no_more() {
+    let setup = Setup::on(Store::Embedded);
+    let endpoint = Endpoint::new(&web(&setup.world, "localhost"), published(&[&setup.world.tenant], 1)).await;
+    let other =
+        Endpoint::new(&web(&setup.world, "localhost"), published(&[&setup.world.other_tenant], 1)).await;
+    let lines = |url: &str| {
+        format!(
+            "[trust_domains.federation]\nurl = \"{url}\"\nprofile = \"https_web\"\nca_file = \"web-ca.pem\"\n"
+        )
+    };
+    let setup = setup.trust(TENANT, lines(&endpoint.url())).trust(OTHER_TENANT, lines(&other.url()));
+    let broker = Broker::process(setup).await;
+    let ended = broker.world.other_tenant.svid("agent/a1");
+    eventually("both", async || {
+        try_in(&broker, &ended).await.is_ok() && try_in(&broker, &broker.world.svid("agent/a1")).await.is_ok()
+    })
+    .await;
+    let config = broker.world.read("taskpass.toml");
+    let of_other = format!("[[trust_domains]]\nname = \"{OTHER_TENANT}\"");
+    broker.world.write("taskpass.toml", config.split(&of_other).next().unwrap());
+    broker.world.remove("audiences/other-docs.toml");
+    let broker = broker.restart().await;
+    let (came, asked) = (other.came(), endpoint.asked());
+    refused_because(&broker, vec![("unknown_trust_domain", ended)]).await;
+    eventually("the one that goes on", async || endpoint.asked() >= asked + 3).await;
+    assert_eq!(other.came(), came, "who is trusted no more is asked no more");
 }

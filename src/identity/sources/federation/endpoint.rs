@@ -43,7 +43,7 @@ impl BundleEndpoint {
         let judge = match &endpoint.profile {
             Profile::Web { ca_file } => Judge::Web(ca_file.clone()),
             Profile::Spiffe { endpoint: id } if *id.trust_domain() == trust_domain => {
-                Judge::Itself(id.clone(), Arc::new(TrustBundles::new(at_first)))
+                Judge::Itself(id.clone(), Arc::new(bundles.apart(at_first)))
             }
             Profile::Spiffe { endpoint: id } => Judge::Other(id.clone(), Arc::clone(bundles)),
         };
@@ -90,6 +90,14 @@ impl BundleEndpoint {
             }
         };
         fetch(&self.endpoint.url, self.endpoint.follow_redirects, &tls).await
+    }
+
+    /// Forgets what it gave: what comes next may be of any sequence, and one that vouches for itself is checked by this.
+    pub(super) fn begin_anew(&mut self, by: &TrustBundle) {
+        self.held = None;
+        if let Judge::Itself(_, bundles) = &self.judge {
+            bundles.set(by.clone());
+        }
     }
 
     /// Reads what it gave. An error says why that is no bundle, or cannot follow the one before (C70, C71); then that one stays.

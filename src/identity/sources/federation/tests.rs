@@ -93,7 +93,7 @@ fn federated(at_first: Option<TrustBundle>) -> (Federated, Arc<TrustBundles>) {
         keep_for: DAY,
     };
     let clock: Arc<dyn Clock> = Arc::new(At);
-    (Federated::new("td.test".parse().unwrap(), endpoint, at_first, &bundles, &clock), bundles)
+    (Federated::new("td.test".parse().unwrap(), endpoint, (at_first, Vec::new()), &bundles, &clock), bundles)
 }
 
 fn anchors(bundles: &TrustBundles) -> usize {
@@ -164,4 +164,19 @@ fn the_configured_bundle_counts_at_first_and_the_fetched_one_from_then_on() {
     assert_eq!(anchors(&bundles), 2);
     it.settle(Ok(document(&[&a], 1)), NOW);
     assert_eq!(anchors(&bundles), 1);
+}
+
+#[test]
+fn c71_what_an_operator_writes_begins_the_order_anew() {
+    let (a, b, c) = (Ca::new("td.test"), Ca::new("td.test"), Ca::new("td.test"));
+    let (mut it, bundles) = federated(None);
+    it.settle(Ok(document(&[&a], 7)), NOW);
+    it.settle(Ok(document(&[&a, &b], 1)), NOW);
+    assert_eq!(anchors(&bundles), 1, "a publisher that lost its sequence");
+    assert_eq!(it.update(bundle(&[&a, &b, &c]), NOW), Duration::ZERO, "and it is asked at once");
+    assert_eq!(anchors(&bundles), 3);
+    it.settle(Ok(document(&[&a, &b], 1)), NOW);
+    assert_eq!(anchors(&bundles), 2);
+    it.settle(Ok(document(&[&a], 0)), NOW);
+    assert_eq!(anchors(&bundles), 2, "the order counts from there on");
 }
