@@ -1,5 +1,6 @@
 //! From [`Raw`] to [`Config`]: defaults filled in, every value judged, every problem collected.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,12 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// Of which trust domains the broker's own SVID may be: its own, and those that it serves. Names that are wrong are left out.
+    pub fn own_domains(&self) -> BTreeSet<TrustDomain> {
+        let served = self.trust_domains.iter().filter_map(|it| it.name.parse().ok());
+        served.chain(self.trust_domain.clone()).collect()
+    }
+
     /// `None`: something is missing.
     fn complete(self) -> Option<Config> {
         Some(Config {

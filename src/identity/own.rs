@@ -25,8 +25,8 @@ use crate::time::{Clock, Timestamp};
 /// What our certificate is used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// We serve, as a member of this trust domain: a DNS name stands beside the SPIFFE ID, so that stock gRPC clients connect.
-    Server(TrustDomain),
+    /// We serve, as a member of one of these trust domains.
+    Server(BTreeSet<TrustDomain>),
     /// We call.
     Client,
 }
@@ -44,10 +44,16 @@ pub struct SvidFiles {
 pub struct OwnSvid {
     id: SpiffeId,
     not_after: Timestamp,
+    has_dns_name: bool,
     certified: Arc<CertifiedKey>,
 }
 
 impl OwnSvid {
+    fn new(leaf: leaf::Leaf, certified: CertifiedKey) -> Self {
+        let leaf::Leaf { id, not_after, has_dns_name, .. } = leaf;
+        Self { id, not_after, has_dns_name, certified: Arc::new(certified) }
+    }
+
     /// Who we are.
     pub const fn spiffe_id(&self) -> &SpiffeId {
         &self.id
@@ -56,6 +62,20 @@ impl OwnSvid {
     /// Our leaf's notAfter.
     pub const fn not_after(&self) -> Timestamp {
         self.not_after
+    }
+
+    /// Whether a DNS name stands beside the SPIFFE ID: without one stock gRPC clients, which know servers by name, do not connect. Not every issuer can be asked for it.
+    pub const fn has_dns_name(&self) -> bool {
+        self.has_dns_name
+    }
+
+    /// Said once for each source of a certificate that we serve with.
+    pub(super) fn warn_of_clients(&self) {
+        if !self.has_dns_name {
+            tracing::warn!(spiffe_id = %self.id,
+                "our own certificate has no DNS name beside its SPIFFE ID: stock gRPC clients, which know servers by name, will not connect. \
+                 Have it issued with one (with SPIRE, register the broker with -dns), or let clients name the broker's SPIFFE ID");
+        }
     }
 
     /// Our certificates, the leaf first.
@@ -135,6 +155,12 @@ impl SvidSource {
         Ok(Self { files, purpose, provider, clock, current, settling })
     }
 
+    fn warn(&self, svid: &OwnSvid) {
+        if matches!(self.purpose, Use::Server(_)) {
+            svid.warn_of_clients();
+        }
+    }
+
     /// The SVID in force, kept up to date while [`SvidSource::run`] runs.
     pub fn current(&self) -> CurrentSvid {
         self.current.clone()
@@ -149,6 +175,7 @@ impl SvidSource {
         let looked = match load(&self.files, &self.purpose, &self.provider, &readings, self.clock.now()) {
             Ok(svid) => {
                 tracing::info!(spiffe_id = %svid.id, not_after = %svid.not_after, "own certificate in force");
+                self.warn(&svid);
                 self.current.put(Some(svid));
                 Looked::Taken
             }
@@ -187,10 +214,13 @@ fn load(
     readings: &[Reading],
     now: Timestamp,
 ) -> Result<OwnSvid, String> {
-    let check = |leaf: &CertificateDer<'_>| check_leaf(leaf, purpose, now);
-    let ((id, not_after), certified) =
-        certified((&files.certificate, &files.key), provider, readings, check)?;
-    Ok(OwnSvid { id, not_after, certified: Arc::new(certified) })
+    let domains = match purpose {
+        Use::Server(domains) => Some(domains),
+        Use::Client => None,
+    };
+    let check = |leaf: &CertificateDer<'_>| check_leaf(leaf, domains, now);
+    let (leaf, certified) = certified((&files.certificate, &files.key), provider, readings, check)?;
+    Ok(OwnSvid::new(leaf, certified))
 }
 
 /// A certificate that `check` lets pass and the key that belongs to it, as their two files were read. An error names each file in which something is wrong.
@@ -234,55 +264,38 @@ fn private_key(file: &Path, reading: &Reading) -> Result<PrivateKeyDer<'static>,
     PrivateKeyDer::from_pem_slice(&content.bytes).map_err(|_| at_file("there is no PEM private key in it"))
 }
 
-/// Our own leaf keeps the rules that our peers will hold it to.
+/// Our own leaf keeps the rules that our peers will hold it to, and is of one of `domains`.
 fn check_leaf(
     leaf: &CertificateDer<'_>,
-    purpose: &Use,
+    domains: Option<&BTreeSet<TrustDomain>>,
     now: Timestamp,
-) -> Result<(SpiffeId, Timestamp), String> {
+) -> Result<leaf::Leaf, String> {
     let leaf = leaf::inspect(leaf).map_err(|why| why.to_string())?;
     if now > leaf.not_after {
         return Err(format!("the certificate expired at {}", leaf.not_after));
     }
-    if let Use::Server(own) = purpose {
-        if leaf.id.trust_domain() != own {
-            return Err(format!(
-                "the certificate is of trust domain {}, not of {own}",
-                leaf.id.trust_domain()
-            ));
-        }
-        if !leaf.has_dns_name {
-            return Err("the certificate has no DNS name beside its SPIFFE ID".into());
-        }
+    let of = leaf.id.trust_domain();
+    if domains.is_some_and(|domains| !domains.contains(of)) {
+        return Err(format!(
+            "the certificate is of trust domain {of}, which is neither trust_domain nor one of trust_domains"
+        ));
     }
-    Ok((leaf.id, leaf.not_after))
+    Ok(leaf)
 }
 
-/// An SVID that somebody gave us over a Workload API, held to the same rules; of one of `domains`. Whether a DNS name stands beside the SPIFFE ID is told: there is one source for
-/// all, and not every issuer can be asked for it.
+/// An SVID that somebody gave us over a Workload API, held to the same rules.
 pub(super) fn offered(
     chain: Vec<CertificateDer<'static>>,
     key: &[u8],
     domains: &BTreeSet<TrustDomain>,
     provider: &CryptoProvider,
     now: Timestamp,
-) -> Result<(OwnSvid, bool), String> {
-    let first = chain.first().ok_or("there is no certificate in it")?;
-    let leaf = leaf::inspect(first).map_err(|why| why.to_string())?;
-    if now > leaf.not_after {
-        return Err(format!("the certificate expired at {}", leaf.not_after));
-    }
-    if !domains.contains(leaf.id.trust_domain()) {
-        return Err(format!(
-            "the certificate is of trust domain {}, which is neither trust_domain nor one of trust_domains",
-            leaf.id.trust_domain()
-        ));
-    }
+) -> Result<OwnSvid, String> {
+    let leaf = check_leaf(chain.first().ok_or("there is no certificate in it")?, Some(domains), now)?;
     let key = PrivateKeyDer::Pkcs8(key.to_vec().into());
     let certified =
         CertifiedKey::from_der(chain, key, provider).map_err(|why| key_problem(&why).to_owned())?;
-    let svid = OwnSvid { id: leaf.id, not_after: leaf.not_after, certified: Arc::new(certified) };
-    Ok((svid, leaf.has_dns_name))
+    Ok(OwnSvid::new(leaf, certified))
 }
 
 /// Never the library's own words on a private key.

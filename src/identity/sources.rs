@@ -107,7 +107,7 @@ impl Sources {
     /// Reads all files, and reports every problem with them. Does not wait for any network: a trust domain whose bundle comes over one is refused until
     /// the first has come, but for what is configured to be trusted at first; and without an SVID of our own no handshake comes about.
     ///
-    /// `own` is the trust domain that we belong to. An SVID from a Workload API may be of one of `from` instead: a Workload API serves one trust domain,
+    /// `own` is the trust domain that we belong to. Our own SVID may be of one of `from` instead: what gives out SVIDs mostly serves one trust domain,
     /// and it is that of the workloads beside us. `denied`: the file of the authorities that are on no path.
     pub fn open(
         own: &TrustDomain,
@@ -117,6 +117,7 @@ impl Sources {
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, Vec<BadSource>> {
         let mut problems = Vec::new();
+        let domains: BTreeSet<_> = from.keys().cloned().chain([own.clone()]).collect();
         let (mut followed, mut at_first) = (BTreeMap::new(), BTreeMap::new());
         for (trust_domain, from) in &from {
             match from {
@@ -137,7 +138,7 @@ impl Sources {
             bundle_files.map_err(|bad| problems.extend(bad.into_iter().map(BadSource::Bundle)));
         let own_files = match own_from {
             OwnFrom::Files(files) => {
-                let opened = SvidSource::open(files.clone(), Use::Server(own.clone()), Arc::clone(clock));
+                let opened = SvidSource::open(files.clone(), Use::Server(domains.clone()), Arc::clone(clock));
                 opened.map_err(|why| problems.push(BadSource::Own(why))).ok()
             }
             OwnFrom::WorkloadApi { .. } => None,
@@ -163,20 +164,19 @@ impl Sources {
             watched: Vec::new(),
             denied,
         };
-        opened.ask_elsewhere(own, own_from, from, &mut at_first, clock);
+        opened.ask_elsewhere(domains, own_from, from, &mut at_first, clock);
         Ok(opened)
     }
 
     /// Adds the sources that are asked over a network.
     fn ask_elsewhere(
         &mut self,
-        own: &TrustDomain,
+        domains: BTreeSet<TrustDomain>,
         own_from: &OwnFrom,
         from: BTreeMap<TrustDomain, BundleFrom>,
         at_first: &mut BTreeMap<TrustDomain, Option<TrustBundle>>,
         clock: &Arc<dyn Clock>,
     ) {
-        let domains: BTreeSet<_> = from.keys().cloned().chain([own.clone()]).collect();
         let mut members = BTreeMap::<Socket, Vec<Member>>::new();
         for (trust_domain, from) in from {
             match from {

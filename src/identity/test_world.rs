@@ -71,7 +71,7 @@ impl World {
         let (certificate, key) = a.server("broker", &["localhost"]).write(dir.path(), "broker");
         let svid_source = SvidSource::open(
             SvidFiles { certificate, key },
-            Use::Server("a.test".parse().unwrap()),
+            Use::Server(["a.test".parse().unwrap()].into()),
             clock.clone(),
         )
         .unwrap();

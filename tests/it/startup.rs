@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 use crate::support::broker::{Broker, Setup};
-use crate::support::ca::{dns, valid};
+use crate::support::ca::{Ca, dns, valid};
 use crate::support::mortal::refusal;
 use crate::support::process::Process;
 use crate::support::redis::{RedisServer, RedisSetup};
@@ -60,8 +60,8 @@ async fn a47_without_a_bundle_that_can_be_read_it_does_not_start() {
 async fn a47_with_a_certificate_of_its_own_that_is_no_good_it_does_not_start() {
     let setup = embedded();
     let (ca, dir) = (&setup.world.broker_ca, setup.world.dir());
-    ca.svid("broker").write(dir, "broker");
-    refuses(&setup, unchanged, &["broker.pem", "DNS name"]).await;
+    Ca::new("elsewhere.example").server("broker", &["localhost"]).write(dir, "broker");
+    refuses(&setup, unchanged, &["broker.pem", "elsewhere.example", "neither trust_domain nor one of"]).await;
     let past = now().as_secs() - 10;
     let expired = ca.svid_with("broker", |params| {
         params.subject_alt_names.push(dns("localhost"));
@@ -207,8 +207,8 @@ async fn a_broker_certificate_of_another_trust_domain_is_refused_at_start_and_on
     refuses(&setup, same, &["trust_domains[0].name"]).await;
 
     let broker = Broker::process(setup).await;
-    broker.world.tenant.server("broker", &["localhost"]).write(broker.world.dir(), "broker");
-    let said = || broker.as_process().log().contains("not of broker.example.org");
+    broker.world.stranger.server("broker", &["localhost"]).write(broker.world.dir(), "broker");
+    let said = || broker.as_process().log().contains("of trust domain stranger.example, which is neither");
     eventually("it says what is wrong with the new certificate", async || said()).await;
     // The old one serves.
     broker.agent().begin(begin(&[docs()])).await.unwrap();

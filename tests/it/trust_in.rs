@@ -2,6 +2,7 @@
 
 mod check;
 mod federation;
+mod files;
 mod workload_api;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::identity::try_in;
 use crate::support::broker::{Broker, Setup};
-use crate::support::ca::{Ca, dns};
+use crate::support::ca::{Ca, Svid, dns};
 use crate::support::endpoint::{Endpoint, Says};
 use crate::support::workload_api::{self as agent, State, WorkloadApi};
 use crate::support::world::{OTHER_TENANT, TENANT};
@@ -53,18 +54,26 @@ async fn c86_several_sources_at_once_do_not_touch_each_other() {
 
 /// The certificate that the broker shows, whoever has signed it. Nothing: it shows none.
 async fn shown(broker: &Broker) -> Option<CertificateDer<'static>> {
+    let tcp = TcpStream::connect(broker.grpc).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = TlsConnector::from(Arc::new(towards_anybody(None))).connect(name, tcp).await.ok()?;
+    Some(tls.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
+}
+
+/// Of a client that takes every server, with an SVID of its own if it has one.
+fn towards_anybody(own: Option<&Svid>) -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Whatever))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(Whatever));
+    let mut config = match own {
+        Some(svid) => builder.with_client_auth_cert(svid.chain.clone(), svid.key_der()).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let tcp = TcpStream::connect(broker.grpc).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.ok()?;
-    Some(tls.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
+    config
 }
 
 /// Takes every server for the right one.

@@ -54,7 +54,7 @@ impl Clock for At {
 
 impl Check {
     fn draft(&mut self, draft: &Draft) {
-        draft.identity.iter().for_each(|it| self.identity(it, draft.trust_domain.as_ref()));
+        draft.identity.iter().for_each(|it| self.identity(it, draft));
         draft.public.iter().for_each(|it| self.public(it));
         self.bundles(&draft.trust_domains);
         match &draft.store {
@@ -91,9 +91,10 @@ impl Check {
     }
 
     /// A Workload API is not asked: the broker starts without it, too.
-    fn identity(&mut self, own_from: &OwnFrom, own: Option<&TrustDomain>) {
+    fn identity(&mut self, own_from: &OwnFrom, draft: &Draft) {
         let OwnFrom::Files(files) = own_from else { return };
-        let purpose = own.map_or(Use::Client, |own| Use::Server(own.clone()));
+        // A name that is wrong has been reported already.
+        let purpose = draft.trust_domain.as_ref().map_or(Use::Client, |_| Use::Server(draft.own_domains()));
         if let Err(why) = SvidSource::open(files.clone(), purpose, Arc::new(At(self.now))) {
             self.problems.add("identity", why);
         }

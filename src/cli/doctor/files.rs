@@ -122,11 +122,12 @@ impl Look {
     }
 
     fn own(&mut self, draft: &Draft) {
-        let (Some(OwnFrom::Files(files)), Some(own)) = (&draft.identity, &draft.trust_domain) else { return };
-        let opened = SvidSource::open(files.clone(), Use::Server(own.clone()), Arc::new(SystemClock));
+        let Some(OwnFrom::Files(files)) = &draft.identity else { return };
+        let opened = SvidSource::open(files.clone(), Use::Server(draft.own_domains()), Arc::new(SystemClock));
         let Some(svid) = opened.ok().and_then(|it| it.current().load()) else { return };
         let todo = format!("have it renewed: {} is followed", files.certificate.display());
         self.chain("own-certificate", svid.spiffe_id().as_str(), svid.chain(), &todo);
+        self.found.extend(super::trust::name_of(&svid));
     }
 
     fn public(&mut self, draft: &Draft) {

@@ -6,8 +6,8 @@ use super::finding::{Finding, Limits, Severity};
 use crate::cli::render;
 use crate::config::{Config, TrustDomainConfig};
 use crate::identity::{
-    BundleFrom, CertificateFacts, DeniedAuthorities, Probed, Published, Said, TrustBundle, TrustDomain,
-    Unsaid,
+    BundleFrom, CertificateFacts, DeniedAuthorities, OwnSvid, Probed, Published, Said, TrustBundle,
+    TrustDomain, Unsaid,
 };
 use crate::time::Timestamp;
 
@@ -28,11 +28,19 @@ struct Judge<'a> {
     now: Timestamp,
 }
 
+/// What is to be said of the names of our own SVID.
+pub(super) fn name_of(svid: &OwnSvid) -> Option<Finding> {
+    let what = "there is no DNS name beside its SPIFFE ID: stock gRPC clients, which know servers by name, cannot connect";
+    let todo = "have it issued with one (with SPIRE, register the broker with -dns), or let clients name the broker's SPIFFE ID";
+    let finding = || Finding::warning("own-certificate", svid.spiffe_id().to_string(), what).todo(todo);
+    (!svid.has_dns_name()).then(finding)
+}
+
 impl Judge<'_> {
     fn one(&self, it: &Probed) -> Vec<Finding> {
         match (&it.said, &it.trust_domain) {
             (Err(unsaid), of) => vec![self.unsaid(it, of.as_ref(), unsaid)],
-            (Ok(Said::Own { svid, has_dns_name }), _) => {
+            (Ok(Said::Own(svid)), _) => {
                 let mut found = Vec::new();
                 let (id, subject) = ("own-certificate", svid.spiffe_id().to_string());
                 if let Some(facts) = svid.chain().first().and_then(CertificateFacts::of) {
@@ -40,12 +48,7 @@ impl Judge<'_> {
                     let todo = format!("see why {} does not renew it", it.from);
                     found.push(Finding::new(id, severity, &subject, words).todo(todo));
                 }
-                if !has_dns_name {
-                    let what = "there is no DNS name beside its SPIFFE ID: stock gRPC clients, which know servers by name, cannot connect";
-                    found.push(
-                        Finding::warning(id, subject, what).todo("with SPIRE, register the broker with -dns"),
-                    );
-                }
+                found.extend(name_of(svid));
                 found
             }
             (Ok(Said::Bundle { published, date }), Some(of)) => {

@@ -18,7 +18,7 @@ impl Clock for At {
 }
 
 fn server() -> Use {
-    Use::Server("td.test".parse().unwrap())
+    Use::Server(["td.test".parse().unwrap(), "served.test".parse().unwrap()].into())
 }
 
 struct Place {
@@ -76,10 +76,23 @@ fn a47_a_key_file_that_others_may_read_is_refused() {
 }
 
 #[test]
-fn a_server_without_dns_name_is_refused_a_client_without_is_not() {
+fn a_certificate_without_a_dns_name_serves_and_says_so() {
     let place = Place::new();
+    assert!(place.open(server()).unwrap().current().load().unwrap().has_dns_name());
     place.put(&place.ca.svid("broker"));
-    place.fails("no DNS name");
+    assert!(!place.open(server()).unwrap().current().load().unwrap().has_dns_name());
+}
+
+#[test]
+fn a_server_may_be_of_a_trust_domain_that_it_serves_and_of_no_other() {
+    let place = Place::new();
+    place.put(&Ca::new("served.test").svid("broker"));
+    assert_eq!(
+        place.open(server()).unwrap().current().load().unwrap().spiffe_id().as_str(),
+        "spiffe://served.test/broker"
+    );
+    place.put(&Ca::new("other.test").svid("broker"));
+    place.fails("of trust domain other.test, which is neither trust_domain nor one of trust_domains");
     assert!(place.open(Use::Client).is_ok());
 }
 
@@ -176,7 +189,7 @@ fn a_certificate_of_another_trust_domain_is_refused_at_start_and_on_reload() {
     let mut source = place.open(server()).unwrap();
     let before = source.current().load().unwrap().chain().to_vec();
     place.put(&Ca::new("elsewhere.test").server("broker", &["localhost"]));
-    place.fails("of trust domain elsewhere.test, not of td.test");
+    place.fails("of trust domain elsewhere.test");
     look_twice(&mut source);
     assert_eq!(source.current().load().unwrap().chain(), before);
     assert!(place.open(Use::Client).is_ok());

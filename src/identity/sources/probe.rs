@@ -37,12 +37,7 @@ pub enum Said {
         date: Option<(Timestamp, [Timestamp; 2])>,
     },
     /// Our own SVID.
-    Own {
-        /// It.
-        svid: OwnSvid,
-        /// Whether stock gRPC clients, which know servers by name, can connect.
-        has_dns_name: bool,
-    },
+    Own(OwnSvid),
 }
 
 /// No good answer.
@@ -230,7 +225,7 @@ async fn of_api(
             .as_ref()
             .map_err(Clone::clone)
             .and_then(|it| it.own(wanted, domains, clock.now()).map_err(bad));
-        says(None, said.map(|(svid, has_dns_name)| Said::Own { svid, has_dns_name }))
+        says(None, said.map(Said::Own))
     });
     let bundles = wants.bundles.into_iter().map(|of| {
         let said = first.as_ref().map_err(Clone::clone).and_then(|it| it.bundle(of).map_err(bad));

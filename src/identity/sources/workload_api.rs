@@ -163,7 +163,7 @@ impl First {
         wanted: &Wanted,
         domains: &BTreeSet<TrustDomain>,
         now: Timestamp,
-    ) -> Result<(OwnSvid, bool), String> {
+    ) -> Result<OwnSvid, String> {
         own::judged(wanted, &self.0.svids, domains, now)
     }
 }

@@ -45,15 +45,13 @@ impl OwnHolder {
             return self.trouble("the Workload API gives no SVID that is ours");
         };
         match offered(svid, &self.domains, &self.provider, now) {
-            Ok((svid, has_dns_name)) => {
+            Ok(svid) => {
                 let news = self.current.load().is_none_or(|it| it.chain() != svid.chain());
                 if news {
                     tracing::info!(spiffe_id = %svid.spiffe_id(), not_after = %svid.not_after(), "own certificate in force");
                 }
-                if !has_dns_name && !self.warned {
-                    tracing::warn!(spiffe_id = %svid.spiffe_id(),
-                        "our own certificate has no DNS name beside its SPIFFE ID: stock gRPC clients, which know servers by \
-                         name, will not connect. With SPIRE, register the broker with -dns");
+                if !self.warned {
+                    svid.warn_of_clients();
                     self.warned = true;
                 }
                 self.current.put(Some(svid));
@@ -106,13 +104,13 @@ impl OwnHolder {
     }
 }
 
-/// The one that is ours, if it is as it must be, and whether a DNS name stands beside its SPIFFE ID.
+/// The one that is ours, if it is as it must be.
 pub(super) fn judged(
     wanted: &Wanted,
     svids: &[Arc<X509Svid>],
     domains: &BTreeSet<TrustDomain>,
     now: Timestamp,
-) -> Result<(OwnSvid, bool), String> {
+) -> Result<OwnSvid, String> {
     let svid = pick(wanted, svids).ok_or("the Workload API gives no SVID that is ours")?;
     offered(svid, domains, &rustls::crypto::ring::default_provider(), now)
 }
@@ -122,7 +120,7 @@ fn offered(
     domains: &BTreeSet<TrustDomain>,
     provider: &CryptoProvider,
     now: Timestamp,
-) -> Result<(OwnSvid, bool), String> {
+) -> Result<OwnSvid, String> {
     let chain = svid.cert_chain().iter().map(|it| CertificateDer::from(it.as_bytes().to_vec())).collect();
     own::offered(chain, svid.private_key().as_bytes(), domains, provider, now)
 }

@@ -1,0 +1,150 @@
+//! Certificates and bundles from files, as the documentation says: made by OpenSSL, and laid by a driver of Kubernetes.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use super::{shown, towards_anybody};
+use crate::support::broker::{Broker, Setup};
+use crate::support::ca::Svid;
+use crate::support::raw::handshake;
+use crate::support::world::{BROKER_DOMAIN, TENANT};
+use crate::support::{Store, eventually};
+
+/// The commands of the page, block by block. The first defines what the others call.
+struct Page {
+    definitions: &'static str,
+    blocks: std::vec::IntoIter<&'static str>,
+}
+
+impl Page {
+    fn new() -> Self {
+        let page = include_str!("../../../docs/files.md");
+        let blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+        let mut blocks = blocks.collect::<Vec<_>>().into_iter();
+        let definitions = blocks.next().unwrap();
+        Self { definitions, blocks }
+    }
+
+    /// Runs the next block as it is written, by a shell that `prepare` has prepared.
+    fn run(&mut self, dir: &Path, prepare: impl FnOnce(&mut Command)) {
+        let script = format!("{}{}", self.definitions, self.blocks.next().expect("another block"));
+        let mut shell = Command::new("sh");
+        shell.args(["-e", "-c", &script]).current_dir(dir);
+        prepare(&mut shell);
+        let Output { status, stdout, stderr } = shell.output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        assert!(status.success(), "{script}\n{stdout}\n{stderr}");
+    }
+}
+
+/// What the page has a workload export.
+fn as_agent(broker: &Broker) -> impl FnOnce(&mut Command) {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_taskpass")).parent().unwrap();
+    let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
+    let url = format!("https://localhost:{}", broker.grpc.port());
+    move |shell| {
+        shell.env("PATH", path).env("TASKPASS_BROKER", url);
+        shell.env("TASKPASS_BROKER_ID", format!("spiffe://{BROKER_DOMAIN}/broker"));
+        for (variable, file) in
+            [("BUNDLE", "broker-bundle.pem"), ("SVID", "agent.pem"), ("SVID_KEY", "agent.key")]
+        {
+            shell.env(format!("TASKPASS_{variable}"), file);
+        }
+    }
+}
+
+fn taskpass_agrees(broker: &Broker, dir: &Path) -> bool {
+    let mut list = Command::new("taskpass");
+    as_agent(broker)(list.args(["task", "list"]).current_dir(dir));
+    list.output().unwrap().status.success()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documentation_of_files_runs_as_it_is_written() {
+    let setup = Setup::on(Store::Embedded);
+    for name in ["broker.pem", "broker.key", "example.org.pem"] {
+        setup.world.remove(name);
+    }
+    let (mut page, dir) = (Page::new(), setup.world.dir().to_owned());
+    page.run(&dir, |_| {});
+    let broker = Broker::process(setup).await;
+    page.run(&dir, as_agent(&broker));
+    let first = shown(&broker).await.unwrap();
+    page.run(&dir, |_| {});
+    eventually("the renewed certificate", async || shown(&broker).await.is_some_and(|now| now != first))
+        .await;
+    for name in ["agent.pem", "agent.key"] {
+        fs::copy(dir.join(name), dir.join(format!("old-{name}"))).unwrap();
+    }
+    page.run(&dir, |_| {});
+    eventually("the next authority", async || {
+        broker.world.read("example.org.pem").matches("BEGIN").count() == 2
+    })
+    .await;
+    eventually("both authorities in force", async || {
+        let (_, metrics) = broker.page("/metrics").await;
+        metrics.contains("taskpass_bundle_authorities{trust_domain=\"example.org\"} 2")
+    })
+    .await;
+    page.run(&dir, as_agent(&broker));
+    page.run(&dir, as_agent(&broker));
+    assert!(page.blocks.next().is_none(), "a block that nothing runs");
+    for name in ["agent.pem", "agent.key"] {
+        fs::rename(dir.join(format!("old-{name}")), dir.join(name)).unwrap();
+    }
+    eventually("the old authority's end", async || !taskpass_agrees(&broker, &dir)).await;
+}
+
+/// A volume as cert-manager's driver lays it: the files are links into a directory that is swapped whole.
+struct Volume<'a>(&'a Path);
+
+impl Volume<'_> {
+    fn lay(&self, generation: &str, svid: &Svid, bundle: &str) {
+        let (dir, data) = (self.0, format!("..{generation}"));
+        fs::create_dir_all(dir.join(&data)).unwrap();
+        let (certificate, key) = svid.write(&dir.join(&data), "tls");
+        fs::rename(certificate, dir.join(&data).join("tls.crt")).unwrap();
+        assert!(key.ends_with("tls.key"));
+        fs::write(dir.join(&data).join("ca.crt"), bundle).unwrap();
+        for file in ["tls.crt", "tls.key", "ca.crt"] {
+            let path = dir.join(&data).join(file);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o440)).unwrap();
+            if fs::symlink_metadata(dir.join(file)).is_err() {
+                symlink(format!("..data/{file}"), dir.join(file)).unwrap();
+            }
+        }
+        symlink(&data, dir.join("..data_tmp")).unwrap();
+        fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn svids_of_a_service_account_that_a_driver_lays_and_renews_are_taken() {
+    let setup = Setup::on(Store::Embedded);
+    let dir = setup.world.path("spiffe.io");
+    fs::create_dir(&dir).unwrap();
+    let volume = Volume(&dir);
+    // Of the trust domain of the pods, without a DNS name.
+    let tenant = &setup.world.tenant;
+    volume.lay("first", &tenant.svid("ns/taskpass/sa/taskpass"), &tenant.pem());
+    let setup = setup
+        .identity("certificate = \"spiffe.io/tls.crt\"\nkey = \"spiffe.io/tls.key\"")
+        .trust(TENANT, "bundles = [\"spiffe.io/ca.crt\"]");
+    let broker = Broker::process(setup).await;
+    let first = shown(&broker).await.unwrap();
+    let pod = broker.world.tenant.svid("ns/agents/sa/a1");
+    volume.lay("second", &broker.world.tenant.svid("ns/taskpass/sa/taskpass"), &broker.world.tenant.pem());
+    eventually("the renewed certificate", async || shown(&broker).await.is_some_and(|now| now != first))
+        .await;
+    assert!(
+        broker.as_process().log().contains("no DNS name beside its SPIFFE ID"),
+        "stock clients are warned of"
+    );
+    // And the authority goes with the next swap.
+    let known = async || handshake(broker.grpc, towards_anybody(Some(&pod))).await.is_ok();
+    assert!(known().await);
+    volume.lay("third", &broker.world.tenant.svid("ns/taskpass/sa/taskpass"), &broker.world.stranger.pem());
+    eventually("the withdrawal", async || !known().await).await;
+}
