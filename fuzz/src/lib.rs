@@ -29,4 +29,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "key_request", run: targets::x509::key_request, seeds: targets::x509::key_request_seeds },
     Target { name: "chain", run: targets::x509::chain, seeds: targets::x509::chain_seeds },
     Target { name: "bundle", run: targets::x509::bundle, seeds: targets::x509::bundle_seeds },
+    Target {
+        name: "task_ca_chain",
+        run: targets::x509::task_ca_chain,
+        seeds: targets::x509::task_ca_chain_seeds,
+    },
 ];

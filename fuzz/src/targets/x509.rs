@@ -9,6 +9,7 @@ use taskpass::identity::bundle::MAX_ANCHORS;
 use taskpass::identity::peer::MAX_CHAIN;
 use taskpass::identity::{PeerJudge, Side, SpiffeId, TrustBundle, TrustBundles, TrustDomain};
 use taskpass::ids::TaskId;
+use taskpass::keys::Chain;
 use taskpass::time::Timestamp;
 
 use self::ca::{Ca, leaf};
@@ -79,8 +80,13 @@ pub fn chain_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A bundle in PEM or as a SPIFFE JWK set.
+/// A bundle in PEM or as a SPIFFE JWK set; the latter also as an endpoint's answer.
 pub fn bundle(input: &[u8]) {
+    let published = TrustBundle::published(trust_domain(), input);
+    if let Ok(published) = &published {
+        let bundle = TrustBundle::parse(trust_domain(), input).expect("an answer is a bundle");
+        assert_eq!(published.bundle.len(), bundle.len());
+    }
     let Ok(bundle) = TrustBundle::parse(trust_domain(), input) else { return };
     assert!(bundle.len() <= MAX_ANCHORS);
     let again = TrustBundle::parse(trust_domain(), input).expect("it was one before");
@@ -106,10 +112,28 @@ pub fn bundle_seeds() -> Vec<Vec<u8>> {
         both,
         comment,
         r#"{"keys":[]}"#.into(),
+        r#"{"spiffe_sequence":18446744073709551615,"spiffe_refresh_hint":300,"keys":[{"use":"jwt-svid","kid":"k","kty":"EC"}]}"#.into(),
         String::new(),
     ]
     .map(String::into_bytes)
     .to_vec()
+}
+
+/// What an operator installs as the certificate of the task CA: a chain in PEM.
+pub fn task_ca_chain(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let Ok(chain) = Chain::from_pem(&text) else { return };
+    assert_eq!(Chain::from_pem(&text).as_ref(), Ok(&chain));
+    assert!(text.matches("-----BEGIN CERTIFICATE-----").count() >= 1);
+}
+
+/// See [`task_ca_chain`].
+pub fn task_ca_chain_seeds() -> Vec<Vec<u8>> {
+    let root = WORLD.root.pem();
+    let leaf = ca::pem("CERTIFICATE", &WORLD.good[0].1[0]);
+    [root.clone(), leaf.clone() + &root, root.repeat(12), leaf.replace('A', "B"), String::new()]
+        .map(String::into_bytes)
+        .to_vec()
 }
 
 /// The first byte says what the rest is: a CSR in DER or in PEM, or a public key and a proof of possession.
