@@ -3,7 +3,7 @@
 mod source;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -128,8 +128,7 @@ impl Export {
         let read = source.read(out).await?;
         let text = read.text(self.form.format)?;
         let Some(file) = self.out else { return print(&read, self.form.format, out) };
-        let there = std::fs::read(&file).ok();
-        let same = there.as_deref() == Some(text.as_bytes());
+        let same = holds(&file, &text);
         if !same {
             if !self.force && file.symlink_metadata().is_ok() {
                 return Err(Failure::at(file.display(), "it is there, and holds something else")
@@ -147,6 +146,12 @@ impl Export {
         };
         out.answer(document, || format!("{}\n", file.display())).map(|()| Exit::Done)
     }
+}
+
+/// Whether the file is this already.
+fn holds(file: &Path, text: &str) -> bool {
+    file.metadata().is_ok_and(|it| it.is_file())
+        && std::fs::read(file).is_ok_and(|there| there == text.as_bytes())
 }
 
 fn print(read: &Read, format: Format, out: Output) -> Outcome {

@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 
 use super::source::{Read, Source};
-use super::{FILE_MODE, Format};
+use super::{FILE_MODE, Format, holds};
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::host::Signals;
 use crate::cli::output::{Output, inline};
@@ -128,7 +128,7 @@ impl Known {
 
 /// Writes what is not there already. Whether that was something.
 fn keep(file: &Path, text: &str) -> Result<bool, Failure> {
-    if std::fs::read(file).is_ok_and(|there| there == text.as_bytes()) {
+    if holds(file, text) {
         return Ok(false);
     }
     input::replace(file, text, FILE_MODE).map(|()| true)

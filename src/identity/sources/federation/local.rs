@@ -8,17 +8,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::files::Looked;
-use crate::files::content::{self, Mark};
+use crate::files::content::{self, Content, Mark};
 use crate::files::poll::{self, Follows, Settling};
 use crate::identity::bundle::TrustBundle;
 use crate::identity::sources::files;
 use crate::identity::spiffe_id::TrustDomain;
 
-/// Follows the files. Ones that are bad, or taken away, change nothing: they are no source.
+/// Follows the files. Ones that are bad, or taken away, change nothing: they are no source. Nor do ones that come back as they were, or with another mode: an older bundle would be trusted again,
+/// and nobody has said so.
 pub(super) struct LocalFiles {
     trust_domain: TrustDomain,
     paths: Vec<PathBuf>,
     settling: Settling<Mark>,
+    /// What was last good.
+    good: Mark,
     told: watch::Sender<Option<TrustBundle>>,
 }
 
@@ -32,8 +35,9 @@ impl LocalFiles {
             return (None, Updates(None));
         }
         let (told, updates) = watch::channel(None);
-        let settling = Settling::from(mark(&paths));
-        (Some(Self { trust_domain, paths, settling, told }), Updates(Some(updates)))
+        let good = mark(&paths);
+        let settling = Settling::from(good);
+        (Some(Self { trust_domain, paths, settling, good, told }), Updates(Some(updates)))
     }
 
     pub(super) async fn run(self, interval: Duration, stop: CancellationToken) {
@@ -43,11 +47,16 @@ impl LocalFiles {
 
 impl Follows for LocalFiles {
     fn look(&mut self) -> Looked {
-        if let Err(nothing) = self.settling.settle(mark(&self.paths)) {
+        let mark = mark(&self.paths);
+        if let Err(nothing) = self.settling.settle(mark) {
             return nothing;
+        }
+        if mark == self.good {
+            return Looked::Unchanged;
         }
         match files::read(&self.trust_domain, &self.paths) {
             Ok(bundle) => {
+                self.good = mark;
                 self.told.send_replace(Some(bundle));
                 Looked::Taken
             }
@@ -74,7 +83,46 @@ impl Updates {
     }
 }
 
+/// Of what the files hold, whatever their modes.
 fn mark(paths: &[PathBuf]) -> Mark {
-    let readings: Vec<_> = paths.iter().map(|path| content::read(path)).collect();
+    let readings: Vec<_> =
+        paths.iter().map(|path| content::read(path).map(|it| Content { mode: 0, ..it })).collect();
     content::mark(&readings)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::identity::test_ca::Ca;
+
+    #[test]
+    fn c71_only_another_content_is_the_operators_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bundle.pem");
+        let (a, b) = (Ca::new("td.test"), Ca::new("td.test"));
+        std::fs::write(&path, a.pem()).unwrap();
+        let (files, updates) = LocalFiles::new("td.test".parse().unwrap(), vec![path.clone()]);
+        let (mut files, updates) = (files.unwrap(), updates.0.unwrap());
+        let mut look = || {
+            let first = files.look();
+            if first == Looked::Unsettled { files.look() } else { first }
+        };
+        assert_eq!(look(), Looked::Unchanged);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(look(), Looked::Unchanged);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(look(), Looked::Refused);
+        std::fs::write(&path, a.pem()).unwrap();
+        assert_eq!(look(), Looked::Unchanged);
+        std::fs::write(&path, "no bundle").unwrap();
+        assert_eq!(look(), Looked::Refused);
+        assert!(!updates.has_changed().unwrap());
+        std::fs::write(&path, b.pem()).unwrap();
+        assert_eq!(look(), Looked::Taken);
+        assert_eq!(updates.borrow().as_ref().map(TrustBundle::len), Some(1));
+        std::fs::write(&path, a.pem()).unwrap();
+        assert_eq!(look(), Looked::Taken, "this somebody has said");
+    }
 }
