@@ -132,6 +132,31 @@ fn c79_the_bundle_that_an_endpoint_is_checked_by_comes_from_somewhere() {
 }
 
 #[test]
+fn c79_endpoints_that_wait_for_each_other_in_a_circle_are_said_once() {
+    let with = |all: &[(&str, &str, &str)]| {
+        let one = |(name, by, more): &(&str, &str, &str)| {
+            format!(
+                "[[trust_domains]]\nname = \"{name}.test\"\n{more}\n{ENDPOINT}profile = \"https_spiffe\"\nendpoint_spiffe_id = \"spiffe://{by}.test/b\"\n"
+            )
+        };
+        let others: String = all.iter().map(one).collect();
+        fed(&format!("bundles = [\"a.pem\"]\n{others}")).map(drop).map_err(|it| keys_of(&it).join(" "))
+    };
+    let at = |i: usize| Err(format!("trust_domains[{i}].federation.endpoint_spiffe_id"));
+    let given = "bundles = [\"b.pem\"]";
+    assert_eq!(with(&[("a", "b", ""), ("b", "a", "")]), at(1));
+    assert_eq!(with(&[("a", "b", ""), ("b", "c", ""), ("c", "a", "")]), at(1));
+    assert_eq!(
+        with(&[("a", "b", ""), ("b", "c", ""), ("c", "b", "")]),
+        at(2),
+        "one that leads into it is none of it"
+    );
+    assert_eq!(with(&[("a", "b", ""), ("b", "a", given)]), Ok(()));
+    assert_eq!(with(&[("a", "b", ""), ("b", "c", given), ("c", "b", "")]), Ok(()));
+    assert_eq!(with(&[("a", "b", ""), ("b", "b", given)]), Ok(()));
+}
+
+#[test]
 fn a_trust_domain_has_one_source_and_the_broker_one_identity() {
     let api = "[trust_domains.workload_api]\nsocket = \"unix:///run/agent.sock\"\n";
     let config = fed(api).expect("good");

@@ -5,7 +5,7 @@ use tonic::Code;
 use crate::cli::{Said, taskpass};
 use crate::support::Store;
 use crate::support::broker::Setup;
-use crate::support::ca::dns;
+use crate::support::ca::{Ca, dns, jwk_set};
 use crate::support::endpoint::{Endpoint, Says};
 use crate::support::workload_api::{self as agent, Entry, State, WorkloadApi};
 use crate::support::world::{OTHER_TENANT, TENANT, World};
@@ -91,16 +91,18 @@ fn spiffe(url: &str, id: &str, more: &str) -> String {
 async fn c79_an_endpoint_is_asked_when_the_bundle_is_there_that_it_is_checked_by() {
     let setup = Setup::on(Store::Embedded);
     let world = &setup.world;
-    let of_tenant =
-        Endpoint::new(&world.other_tenant.svid("bundles"), Says::Bundle(world.tenant.jwk_set())).await;
-    let of_other =
-        Endpoint::new(&world.other_tenant.svid("bundles"), Says::Bundle(world.other_tenant.jwk_set())).await;
+    // What is trusted at first does not know the authority that the tenant's endpoint is of; what comes does.
+    let next = Ca::new(OTHER_TENANT);
+    let both = jwk_set(&[world.other_tenant.der().clone(), next.der().clone()]);
+    let of_tenant = Endpoint::new(&next.svid("bundles"), Says::Bundle(world.tenant.jwk_set())).await;
+    let of_other = Endpoint::new(&world.other_tenant.svid("bundles"), Says::Bundle(both)).await;
     let id = "spiffe://other.example/bundles";
     let setup = setup
         .trust(TENANT, spiffe(&of_tenant.url(), id, ""))
         .trust(OTHER_TENANT, spiffe(&of_other.url(), id, "bundles = [\"other.example.json\"]\n"));
     setup.write_config();
     check(&setup.world).await.expect(0);
+    assert_eq!(of_tenant.came(), 1, "once, and not before");
     // Where that bundle is not to be had, both are named.
     of_other.says(Says::Status(404));
     setup.world.write("other.example.json", &setup.world.stranger.jwk_set());
