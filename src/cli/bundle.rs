@@ -41,8 +41,6 @@ enum Verb {
 #[derive(Debug, Args)]
 struct Export {
     #[command(flatten)]
-    from: From,
-    #[command(flatten)]
     form: Form,
     /// Write it here, at once. A file that holds something else is left alone
     #[arg(long, value_name = "FILE")]
@@ -50,12 +48,12 @@ struct Export {
     /// Replace a file that holds something else
     #[arg(long, requires = "out")]
     force: bool,
+    #[command(flatten)]
+    from: From,
 }
 
 #[derive(Debug, Args)]
 struct Watch {
-    #[command(flatten)]
-    from: From,
     #[command(flatten)]
     form: Form,
     /// Ask this often, at least every second [default: as often as the bundle hints, from 1s to 1h]
@@ -64,6 +62,8 @@ struct Watch {
     /// Keep this file up to date: replaced at once with each change
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    from: From,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
