@@ -7,7 +7,9 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use taskpass::cert::{KeyAlgorithm, MAX_CSR_BYTES, ProvenPublicKey, proof_message};
 use taskpass::identity::bundle::MAX_ANCHORS;
 use taskpass::identity::peer::MAX_CHAIN;
-use taskpass::identity::{PeerJudge, Side, SpiffeId, TrustBundle, TrustBundles, TrustDomain};
+use taskpass::identity::{
+    CertificateFacts, PeerJudge, Side, SpiffeId, TrustBundle, TrustBundles, TrustDomain,
+};
 use taskpass::ids::TaskId;
 use taskpass::keys::Chain;
 use taskpass::time::Timestamp;
@@ -65,6 +67,8 @@ fn trust_domain() -> TrustDomain {
 pub fn chain(input: &[u8]) {
     let chain: Vec<_> =
         super::parts(input).into_iter().take(MAX_CHAIN + 1).map(CertificateDer::from).collect();
+    // What is shown to people has been judged by nobody.
+    chain.iter().filter_map(CertificateFacts::of).for_each(|it| assert!(it.sha256 != it.public_key_sha256));
     let Ok(peer) = JUDGE.judge(&chain, NOW) else { return };
     let name = peer.spiffe_id().as_str();
     assert!(WORLD.good.iter().any(|(known, _)| known == name), "nobody has certified {name}");
@@ -82,10 +86,13 @@ pub fn chain_seeds() -> Vec<Vec<u8>> {
 
 /// A bundle in PEM or as a SPIFFE JWK set; the latter also as an endpoint's answer.
 pub fn bundle(input: &[u8]) {
-    let published = TrustBundle::published(trust_domain(), input);
-    if let Ok(published) = &published {
-        let bundle = TrustBundle::parse(trust_domain(), input).expect("an answer is a bundle");
-        assert_eq!(published.bundle.len(), bundle.len());
+    if let Ok(published) = TrustBundle::published(trust_domain(), input) {
+        // As its publisher gives it out it is what it is in a file, and follows itself.
+        let parsed = TrustBundle::parse(trust_domain(), input).expect("a bundle in a file, too");
+        assert_eq!(parsed.certificates(), published.bundle.certificates());
+        assert!(published.others.iter().all(|key| key.usage != "x509-svid"));
+        assert_eq!(published.follows(&published), Ok(()));
+        assert!(published.bundle.certificates().iter().all(|it| CertificateFacts::of(it).is_some()));
     }
     let Ok(bundle) = TrustBundle::parse(trust_domain(), input) else { return };
     assert!(bundle.len() <= MAX_ANCHORS);
@@ -112,7 +119,8 @@ pub fn bundle_seeds() -> Vec<Vec<u8>> {
         both,
         comment,
         r#"{"keys":[]}"#.into(),
-        r#"{"spiffe_sequence":18446744073709551615,"spiffe_refresh_hint":300,"keys":[{"use":"jwt-svid","kid":"k","kty":"EC"}]}"#.into(),
+        r#"{"keys":[{"use":"jwt-svid","kid":"k","kty":"EC"}],"spiffe_sequence":7,"spiffe_refresh_hint":60}"#
+            .into(),
         String::new(),
     ]
     .map(String::into_bytes)
