@@ -2,6 +2,7 @@
 
 mod keys;
 mod publish;
+mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,9 +28,11 @@ use crate::feed::Hub;
 use crate::identity::{
     self, BundleFrom, DeniedAuthorities, Listener, PeerJudge, Probed, ServerTls, Side, Sources, TrustDomain,
 };
+use crate::keys::Keeper;
 use crate::keys::store::AsRead;
-use crate::keys::{Keeper, Unaccounted};
-use crate::ops::{Broker, ByFacts, KeepKeyring, KeepRevocationLists, KeyringRecord, Settings, Sweep};
+use crate::ops::{
+    Broker, ByFacts, KeepHardware, KeepKeyring, KeepRevocationLists, KeyringRecord, Settings, Sweep,
+};
 use crate::policy::PolicyEngine;
 use crate::revoke::history::{Durability, History};
 use crate::store::Store;
@@ -37,11 +40,12 @@ use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::store::redis::{RedisDurability, RedisOptions, RedisStore, RedisTls, Refusal};
 use crate::time::Clock;
 
-use keys::open_keys;
+use keys::{open_keys, try_keys};
 use publish::{keep_published, publish};
 
 pub use crate::store::redis::ServerFacts;
 pub use keys::declare_restored;
+pub(crate) use token::create_kek;
 
 /// Upper ends of the buckets for durations, in seconds.
 const SECONDS: [f64; 14] =
@@ -219,6 +223,7 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), StartError> {
     let Parts { broker, keys, store, feed, audit, sources, public: _, policy, audiences } = parts;
+    let closing = Arc::clone(&keys);
     let background = CancellationToken::new();
     let tracker = TaskTracker::new();
     let interval = config.reload_interval;
@@ -234,6 +239,9 @@ async fn serve(
     tracker.spawn(policy.keep_looking(interval, background.clone()));
     tracker.spawn(audiences.keep_looking(interval, background.clone()));
     tracker.spawn(KeepKeyring::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
+    if let Some(hardware) = KeepHardware::new(Arc::clone(&broker), Arc::clone(&clock)) {
+        tracker.spawn(hardware.run(background.clone()));
+    }
     let lists = KeepRevocationLists::new(Arc::clone(&broker), Arc::clone(&clock), config.export_dir.clone());
     tracker.spawn(lists.run(background.clone()));
     tracker.spawn(Sweep::new(Arc::clone(&broker), Arc::clone(&clock)).run(background.clone()));
@@ -261,6 +269,7 @@ async fn serve(
     let drained = drain(server, readiness, stop, close, config.drain).await;
     background.cancel();
     wind_up(tracker, audit.as_ref()).await;
+    closing.close_hardware().await;
     store.leave().await;
     drained.map_err(|e| StartError::new("gRPC", e))
 }
@@ -399,7 +408,7 @@ pub(crate) async fn examine_store(config: &Config, clock: Arc<dyn Clock>) -> Res
     let examined = RedisStore::examine(redis_options(redis), Arc::clone(&clock)).await;
     let Some(keyring) = examined.map_err(|refusal| unfit(redis, refusal))? else { return Ok(()) };
     let (settings, store) = (settings(config)?, Arc::new(AsRead(keyring)));
-    open_keys(config, &settings, store, Arc::new(Unaccounted), clock.as_ref()).await.map(drop)
+    try_keys(config, &settings, store, clock.as_ref()).await
 }
 
 /// What a Redis says of itself; `None`: the store is no Redis.

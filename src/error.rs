@@ -112,6 +112,8 @@ reasons! {
     NotFinished = "NOT_FINISHED", Dependency;
     /// The key that this broker signs with was withdrawn; it takes up the next.
     KeyFenced = "KEY_FENCED", Dependency;
+    /// The hardware that holds the broker's keys does not answer, or not as it must.
+    KeyHardwareUnavailable = "KEY_HARDWARE_UNAVAILABLE", Dependency;
     /// The task CA has no certificate to issue under, or its certificate is over.
     TaskCaUnavailable = "TASK_CA_UNAVAILABLE", Dependency;
     /// What came for the task CA is not what it has to be; the sentence says what.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{StartError, StartFault, settings};
-use crate::config::{Config, JwtAlgorithm, KeySource};
+use super::{StartError, StartFault, settings, token};
+use crate::config::{Config, JwtAlgorithm, KekSource, KeySource, SigningIn};
 use crate::identity::TrustDomain;
 use crate::keys::store::KeyringStore;
 use crate::keys::{
-    Account, Keeper, KeyEncryptionKey, KeyPlan, KeyWrapper, KeyringError, Successive, Times, Upstream,
-    renumber,
+    Account, Hardware, HardwareError, InHardware, Keeper, KeyEncryptionKey, KeyPlan, KeyWrapper,
+    KeyringError, Successive, Times, Unaccounted, Upstream, renumber,
 };
 use crate::ops::Settings;
 use crate::store::Store;
@@ -22,13 +22,45 @@ pub(super) async fn open_keys(
     record: Arc<dyn Account>,
     clock: &dyn Clock,
 ) -> Result<Keeper, StartError> {
-    let (wrapper, plan) = parts(config, settings)?;
-    Keeper::open(store, wrapper, plan, record, clock.now()).await.map_err(unopened)
+    let (wrapper, plan) = parts(config, settings).await?;
+    let keeper = Keeper::open(store, wrapper, plan, record, clock.now()).await.map_err(unopened)?;
+    if let Err(error) = keeper.prove_hardware().await {
+        // A key that is lost with its token is given up by a broker that runs.
+        tracing::error!(%error, "a key cannot sign");
+    }
+    Ok(keeper)
+}
+
+/// The same, of a keyring that is looked at: nothing is made in hardware for it.
+pub(super) async fn try_keys(
+    config: &Config,
+    settings: &Settings,
+    store: Arc<dyn KeyringStore>,
+    clock: &dyn Clock,
+) -> Result<(), StartError> {
+    let (wrapper, mut plan) = parts(config, settings).await?;
+    if let Some(at_hand) = &mut plan.hardware {
+        at_hand.makes_jwt = false;
+    }
+    let keeper = Keeper::open(store, wrapper, plan, Arc::new(Unaccounted), clock.now()).await;
+    let keeper = keeper.map_err(unopened)?;
+    let proven = keeper.prove_hardware().await;
+    keeper.close_hardware().await;
+    proven.map_err(|error| refused(&error))
+}
+
+/// What the hardware has said, as a start sees it.
+pub(super) fn refused(error: &HardwareError) -> StartError {
+    let fault = if error.may_pass() { StartFault::Unreachable } else { StartFault::Configuration };
+    StartError { fault, ..StartError::new("keys.pkcs11", error) }
 }
 
 fn unopened(error: KeyringError) -> StartError {
     let fault = match &error {
-        KeyringError::WrongKeyEncryptionKey { .. } => StartFault::Configuration,
+        KeyringError::WrongKeyEncryptionKey { .. } | KeyringError::NotAtHand { .. } => {
+            StartFault::Configuration
+        }
+        KeyringError::Hardware(error) if !error.may_pass() => StartFault::Configuration,
         passing if passing.may_pass() => StartFault::Unreachable,
         _ => StartFault::Other,
     };
@@ -36,20 +68,18 @@ fn unopened(error: KeyringError) -> StartError {
 }
 
 /// What opens the keyring, and which keys there have to be.
-fn parts(config: &Config, settings: &Settings) -> Result<(Arc<dyn KeyWrapper>, KeyPlan), StartError> {
-    let key = |source: &KeySource| {
-        let key = match source {
-            KeySource::File(path) => KeyEncryptionKey::from_file(path),
-            KeySource::Environment(name) => KeyEncryptionKey::from_env(name),
-            KeySource::Credential(name) => KeyEncryptionKey::from_credential(name),
-        };
-        key.map_err(|e| StartError::configured("the key-encryption key", e))
+async fn parts(config: &Config, settings: &Settings) -> Result<(Arc<dyn KeyWrapper>, KeyPlan), StartError> {
+    let token = match &config.keys.pkcs11 {
+        Some(token) => Some(token::open(token).await?),
+        None => None,
     };
-    let present = key(&config.keys.key_encryption_key)?;
+    let present = wrapper(&config.keys.key_encryption_key, token.as_ref()).await?;
     let wrapper: Arc<dyn KeyWrapper> = match &config.keys.other_key_encryption_key {
-        Some(other) => Arc::new(Successive { present, other: key(other)? }),
-        None => Arc::new(present),
+        Some(other) => Arc::new(Successive { present, other: wrapper(other, token.as_ref()).await? }),
+        None => present,
     };
+    let makes_jwt = config.keys.signing == SigningIn::Pkcs11;
+    let hardware = token.map(|hardware| InHardware { hardware, makes_jwt });
     let algorithm = match config.keys.algorithm {
         JwtAlgorithm::ES256 => taskpass_verifier::keyset::Algorithm::Es256,
         JwtAlgorithm::EdDSA => taskpass_verifier::keyset::Algorithm::EdDsa,
@@ -64,8 +94,22 @@ fn parts(config: &Config, settings: &Settings) -> Result<(Arc<dyn KeyWrapper>, K
         rotate_every: config.keys.rotate_every,
     };
     let upstream = open_upstream(config, &settings.trust_domain)?;
-    let plan = KeyPlan { times, upstream, ..KeyPlan::new(settings.trust_domain.clone(), issuers) };
+    let plan = KeyPlan { times, upstream, hardware, ..KeyPlan::new(settings.trust_domain.clone(), issuers) };
     Ok((wrapper, plan))
+}
+
+/// What wraps under the key that is there.
+async fn wrapper(
+    source: &KekSource,
+    token: Option<&Arc<dyn Hardware>>,
+) -> Result<Arc<dyn KeyWrapper>, StartError> {
+    let key = match source {
+        KekSource::InToken(label) => return token::wrapper(token, label).await,
+        KekSource::At(KeySource::File(path)) => KeyEncryptionKey::from_file(path),
+        KekSource::At(KeySource::Environment(name)) => KeyEncryptionKey::from_env(name),
+        KekSource::At(KeySource::Credential(name)) => KeyEncryptionKey::from_credential(name),
+    };
+    Ok(Arc::new(key.map_err(|e| StartError::configured("the key-encryption key", e))?))
 }
 
 /// The anchors of the authority that signs the task CA, if that has no root of its own.
@@ -81,7 +125,10 @@ pub async fn declare_restored(
     store: &dyn Store,
     clock: &dyn Clock,
 ) -> Result<(), StartError> {
-    let (wrapper, plan) = parts(config, &settings(config)?)?;
+    let (wrapper, plan) = parts(config, &settings(config)?).await?;
     renumber(store, wrapper.as_ref(), &plan, clock.now()).await.map_err(unopened)?;
+    if let Some(at_hand) = &plan.hardware {
+        at_hand.hardware.close().await;
+    }
     store.declare_restored(clock.now()).await.map_err(|e| StartError::new("the store", e))
 }

@@ -21,6 +21,7 @@ mod failure;
 mod follow;
 mod followers;
 mod host;
+mod hsm;
 mod input;
 mod key;
 mod logging;
@@ -83,6 +84,7 @@ enum Command {
     Key(key::Key),
     Ca(ca::Ca),
     Bundle(bundle::Bundle),
+    Hsm(hsm::Hsm),
     Workload(workload::Workload),
     TrustDomain(workload::TrustDomain),
     Store(store::Store),
@@ -146,6 +148,7 @@ fn run(command: Command, out: Output) -> Outcome {
             Command::Dev(dev) => dev.run(out).await,
             Command::Serve(serve) => serve.run(out).await,
             Command::Store(store) => store.run(out).await,
+            Command::Hsm(hsm) => hsm.run(out).await,
             Command::Config(config) => config.run(out).await,
             Command::Doctor(doctor) => doctor.run(out).await,
             Command::Task(task) => task.run(out).await,

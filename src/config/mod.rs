@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod keys;
 mod problems;
 mod public;
 mod raw;
@@ -156,9 +157,9 @@ pub struct RedisConfig {
 #[derive(Clone, Debug)]
 pub struct KeysConfig {
     /// Where the key-encryption key is.
-    pub key_encryption_key: KeySource,
+    pub key_encryption_key: KekSource,
     /// Opens keys that are wrapped under it, and wraps none: for the change from one to the next.
-    pub other_key_encryption_key: Option<KeySource>,
+    pub other_key_encryption_key: Option<KekSource>,
     /// Of new JWT keys.
     pub algorithm: JwtAlgorithm,
     /// A JWT key that has signed for so long is replaced; `None`: by hand only.
@@ -169,6 +170,46 @@ pub struct KeysConfig {
     pub jwks_max_age: Duration,
     /// A broker that has not seen the stored keyring for longer signs nothing.
     pub agree_within: Duration,
+    /// Where JWT keys are made from now on.
+    pub signing: SigningIn,
+    /// The hardware that keys lie in; `None`: none do.
+    pub pkcs11: Option<Pkcs11Config>,
+}
+
+/// Where the key-encryption key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KekSource {
+    /// Where the broker reads it.
+    At(KeySource),
+    /// In the PKCS#11 token, which uses it under this label and does not give it out.
+    InToken(String),
+}
+
+/// Where private keys of new JWT keys lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SigningIn {
+    /// In the store, wrapped, and in the memory of brokers.
+    Local,
+    /// In the PKCS#11 token, and nowhere else.
+    Pkcs11,
+}
+
+/// A PKCS#11 token.
+#[derive(Clone, Debug)]
+pub struct Pkcs11Config {
+    /// The library that its maker gives.
+    pub module: PathBuf,
+    /// Its label.
+    pub token: String,
+    /// Its serial number, where several have that label.
+    pub serial: Option<String>,
+    /// Its user's PIN.
+    pub pin: KeySource,
+    /// How long a call to it may take.
+    pub timeout: Duration,
+    /// Calls to it at a time.
+    pub sessions: usize,
 }
 
 /// Where a secret is.

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use toml::Table;
 use toml::de::DeTable;
 
-use super::{JwtAlgorithm, Problems};
+use super::{JwtAlgorithm, Problems, SigningIn};
 use crate::revoke::history::Durability;
 
 /// The whole file.
@@ -234,6 +234,14 @@ pub(super) struct RawKeys {
     pub(super) other_key_encryption_key_env: Option<String>,
     /// Names the systemd credential that does.
     pub(super) other_key_encryption_key_credential: Option<String>,
+    /// The label of the one that lies in the PKCS#11 token.
+    pub(super) key_encryption_key_pkcs11: Option<String>,
+    /// Likewise of the other one.
+    pub(super) other_key_encryption_key_pkcs11: Option<String>,
+    /// See [`RawPkcs11`].
+    pub(super) pkcs11: Option<Table>,
+    /// `"local"` if not set.
+    pub(super) signing: Option<SigningIn>,
     /// `"ES256"` if not set.
     pub(super) algorithm: Option<JwtAlgorithm>,
     /// By hand only if not set.
@@ -244,6 +252,28 @@ pub(super) struct RawKeys {
     pub(super) jwks_max_age: Option<String>,
     /// `"10s"`
     pub(super) agree_within: Option<String>,
+}
+
+/// `[keys.pkcs11]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPkcs11 {
+    /// The library that the token's maker gives.
+    pub(super) module: Option<PathBuf>,
+    /// Its label.
+    pub(super) token: Option<String>,
+    /// Its serial number: any if not set.
+    pub(super) serial: Option<String>,
+    /// Holds the PIN.
+    pub(super) pin_file: Option<PathBuf>,
+    /// Names the environment variable that does.
+    pub(super) pin_env: Option<String>,
+    /// Names the systemd credential that does.
+    pub(super) pin_credential: Option<String>,
+    /// `"2s"` if not set.
+    pub(super) timeout: Option<String>,
+    /// 4 if not set.
+    pub(super) sessions: Option<usize>,
 }
 
 /// `[task_ca]`

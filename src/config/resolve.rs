@@ -7,19 +7,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::keys::keys;
 use super::public::public;
-use super::raw::{self, Raw, RawKeys, RawLifetimes, RawLimits, RawListen};
+use super::raw::{self, Raw, RawLifetimes, RawLimits, RawListen};
 use super::store::store;
 use super::trust::{identity, trust_domains};
 use super::{
-    AuditTarget, Config, JwtAlgorithm, KeySource, KeysConfig, Lifetimes, Limits, Listen, Problems,
-    PublicConfig, StoreConfig, TaskCaConfig, TrustDomainConfig,
+    AuditTarget, Config, KeysConfig, Lifetimes, Limits, Listen, Problems, PublicConfig, StoreConfig,
+    TaskCaConfig, TrustDomainConfig,
 };
 use crate::identity::{OwnFrom, TrustDomain};
 
-const HOUR: Duration = Duration::from_secs(3600);
-/// The least of `keys.agree_within`.
-const LEAST_AGREEMENT: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// The longest token that the verifiers accept.
 const TOKEN_CEILING: Duration = Duration::from_secs(900);
 /// The longest task that can be configured: fences must be remembered as long.
@@ -228,79 +227,6 @@ fn listen(raw: &RawListen, p: &mut Problems) -> Option<Listen> {
 pub(super) fn address(p: &mut Problems, key: &str, text: &str) -> Option<SocketAddr> {
     let parsed = SocketAddr::from_str(text);
     p.take(key, parsed.map_err(|e| format!("{e}; write \"127.0.0.1:8443\" or \"[::]:8443\"")))
-}
-
-type StatedSource = (Option<PathBuf>, Option<String>, Option<String>);
-
-/// The one that is stated, if any; an error if there are more, or if it cannot be one.
-fn key_source(
-    stated: StatedSource,
-    key: &str,
-    base: &Path,
-    p: &mut Problems,
-) -> Result<Option<KeySource>, ()> {
-    let source = match stated {
-        (None, None, None) => return Ok(None),
-        (Some(file), None, None) => KeySource::File(base.join(file)),
-        (None, Some(name), None) => KeySource::Environment(name),
-        (None, None, Some(name)) => {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-            if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
-                let what = "must be the name of a systemd credential, which is no path: as in LoadCredential=kek:/etc/taskpass/kek";
-                p.add(format!("keys.{key}_credential"), what);
-                return Err(());
-            }
-            KeySource::Credential(name)
-        }
-        _ => {
-            p.add("keys", format!("set only one of {key}_file, {key}_env and {key}_credential"));
-            return Err(());
-        }
-    };
-    Ok(Some(source))
-}
-
-fn keys(raw: RawKeys, base: &Path, p: &mut Problems) -> Option<KeysConfig> {
-    let stated = (raw.key_encryption_key_file, raw.key_encryption_key_env, raw.key_encryption_key_credential);
-    let other = (
-        raw.other_key_encryption_key_file,
-        raw.other_key_encryption_key_env,
-        raw.other_key_encryption_key_credential,
-    );
-    let source = key_source(stated, "key_encryption_key", base, p);
-    let other_key_encryption_key = key_source(other, "other_key_encryption_key", base, p);
-    let Ok(Some(source)) = source else {
-        if source.is_ok() {
-            let all = "set one of key_encryption_key_file, key_encryption_key_env and key_encryption_key_credential";
-            p.add("keys", all);
-        }
-        return None;
-    };
-    let other_key_encryption_key = other_key_encryption_key.ok()?;
-    if other_key_encryption_key.as_ref() == Some(&source) {
-        p.add(
-            "keys",
-            "the other key-encryption key is the present one: name that which is to take over, or to go",
-        );
-    }
-    let mut time =
-        |key, text: Option<String>, default, most| duration(p, key, text.as_deref(), default, most);
-    let agree_within = time("keys.agree_within", raw.agree_within, 10, HOUR);
-    let rotate_every = raw.rotate_every.map(|text| time("keys.rotate_every", Some(text), 0, HOUR * 24 * 366));
-    let refresh_hint = time("keys.refresh_hint", raw.refresh_hint, 300, HOUR * 24);
-    let jwks_max_age = time("keys.jwks_max_age", raw.jwks_max_age, 300, HOUR * 24);
-    if agree_within < LEAST_AGREEMENT {
-        p.add("keys.agree_within", "at least 1s: a look at the store has to fit in it several times");
-    }
-    Some(KeysConfig {
-        key_encryption_key: source,
-        other_key_encryption_key,
-        algorithm: raw.algorithm.unwrap_or(JwtAlgorithm::ES256),
-        rotate_every,
-        refresh_hint,
-        jwks_max_age,
-        agree_within,
-    })
 }
 
 fn lifetimes(raw: &RawLifetimes, p: &mut Problems) -> Lifetimes {

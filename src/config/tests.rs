@@ -393,8 +393,10 @@ fn the_key_encryption_key_has_one_source_and_the_other_one_at_most() {
     let with = |lines: &str| resolved(&GOOD.replace("key_encryption_key_file = \"kek\"", lines));
     let kek = with("key_encryption_key_credential = \"kek\"\nother_key_encryption_key_env = \"OTHER\"");
     let keys = kek.unwrap().keys;
-    assert!(matches!(keys.key_encryption_key, KeySource::Credential(name) if name == "kek"));
-    assert!(matches!(keys.other_key_encryption_key, Some(KeySource::Environment(name)) if name == "OTHER"));
+    assert!(matches!(keys.key_encryption_key, KekSource::At(KeySource::Credential(name)) if name == "kek"));
+    assert!(
+        matches!(keys.other_key_encryption_key, Some(KekSource::At(KeySource::Environment(name))) if name == "OTHER")
+    );
     for (lines, said) in [
         ("", "set one of"),
         ("key_encryption_key_file = \"a\"\nkey_encryption_key_credential = \"b\"", "set only one of"),

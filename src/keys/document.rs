@@ -1,7 +1,7 @@
 //! How the keyring lies in the store.
 //!
 //! ```text
-//! taskpass-keyring 4
+//! taskpass-keyring 5
 //! <HMAC-SHA-256 over all that follows this line, under the record MAC key of this document; base64url>
 //! {"trust_domain":...,"sequence":...,"keys":[...]}
 //! ```
@@ -26,11 +26,13 @@ use crate::time::Timestamp;
 
 const MAGIC: &str = "taskpass-keyring";
 /// The format that is written. A new member, use or state makes a new format.
-const FORMAT: &str = "4";
-/// The same where nothing is in it that 4 has brought: keys that wait for a certificate, and the path above an intermediate. So a broker of before can take it up again.
+const FORMAT: &str = "5";
+/// The same where nothing is in it that 5 has brought: keys that lie in hardware. So a broker of before can take it up again.
+const WITHOUT_HARDWARE: &str = "4";
+/// The same where nothing is in it that 4 has brought either: keys that wait for a certificate, and the path above an intermediate.
 const WITHOUT_UPSTREAM: &str = "3";
 /// The formats that are read. 1 had no feed keys, 1 and 2 had no state but active: what is missing is made.
-const READ: [&str; 4] = ["1", "2", WITHOUT_UPSTREAM, FORMAT];
+const READ: [&str; 5] = ["1", "2", WITHOUT_UPSTREAM, WITHOUT_HARDWARE, FORMAT];
 /// The longest document that is read, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -150,8 +152,14 @@ impl Document {
     }
 
     fn format(&self) -> &'static str {
-        let is_new = |key: &Entry| key.state() == KeyState::Requested || !key.path.is_empty();
-        if self.keys.iter().any(is_new) { FORMAT } else { WITHOUT_UPSTREAM }
+        let from_outside = |key: &Entry| key.state() == KeyState::Requested || !key.path.is_empty();
+        if self.keys.iter().any(|key| key.held.is_some()) {
+            FORMAT
+        } else if self.keys.iter().any(from_outside) {
+            WITHOUT_HARDWARE
+        } else {
+            WITHOUT_UPSTREAM
+        }
     }
 
     pub(super) fn encode(&self, seal: &RecordSeal) -> Result<Vec<u8>, KeyringError> {

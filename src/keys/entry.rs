@@ -8,6 +8,7 @@ use taskpass_verifier::keyset::{Algorithm, KeyId};
 
 use super::ca;
 use super::document::{Bytes, KeyUse, Slot};
+use super::hardware::Held;
 use super::plan::Times;
 use super::state::{Active, Compromised, KeyState, Prepared, Requested, Retired, Retiring, Standing};
 use crate::identity::TrustDomain;
@@ -42,6 +43,8 @@ pub(super) struct Entry {
     pub(super) path: Vec<Vec<u8>>,
     /// The private part, for as long as there is something to be signed with it.
     pub(super) private: Option<Wrapped>,
+    /// In its place, a key that does not leave its hardware: where it lies there. Named for a while after it is over, so that any broker destroys it.
+    pub(super) held: Option<Held>,
 }
 
 /// How long a key goes on to be used by those who have not heard that it moved. Zero where an older format did not say.
@@ -104,6 +107,16 @@ impl Entry {
 
     pub(super) const fn state(&self) -> KeyState {
         self.standing.state()
+    }
+
+    /// Where its private part lies, if it is in hardware and signs still, or will.
+    pub(super) fn held_to_sign(&self) -> Option<&Held> {
+        self.held.as_ref().filter(|_| matches!(self.state(), KeyState::Prepared | KeyState::Active))
+    }
+
+    /// The same, of one that is over: it has to be destroyed there.
+    pub(super) fn held_to_be_destroyed(&self) -> Option<&Held> {
+        self.held.as_ref().filter(|_| matches!(self.state(), KeyState::Retired | KeyState::Compromised))
     }
 
     /// Goes on to another state. What has nothing more to sign loses its private part; from when to when it has signed stays known.
@@ -172,6 +185,10 @@ struct Stored {
     wrapped_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wrapped: Option<Bytes>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_as: Option<Bytes>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -187,6 +204,7 @@ impl From<Entry> for Stored {
             _ => (None, None),
         };
         let (wrapped_by, wrapped) = entry.private.map(|it| (it.by, Bytes(it.bytes))).unzip();
+        let (held_by, held_as) = entry.held.map(|it| (it.by, Bytes(it.reference))).unzip();
         Self {
             kid: entry.kid,
             r#use: entry.key_use,
@@ -207,6 +225,8 @@ impl From<Entry> for Stored {
             path: entry.path.into_iter().map(Bytes).collect(),
             wrapped_by,
             wrapped,
+            held_by,
+            held_as,
         }
     }
 }
@@ -230,13 +250,18 @@ impl TryFrom<Stored> for Entry {
             (KeyState::Compromised, None, None) => Standing::Compromised(Compromised { since }),
             _ => return Err("a key's state is not complete"),
         };
+        let held = match (stored.held_by, stored.held_as) {
+            (Some(by), Some(Bytes(reference))) if stored.wrapped.is_none() => Some(Held { by, reference }),
+            (None, None) => None,
+            _ => return Err("where a key lies in hardware is not said completely"),
+        };
         let private = match (stored.wrapped_by, stored.wrapped) {
             (Some(by), Some(Bytes(bytes))) => Some(Wrapped { by, bytes }),
             (None, None) => None,
             _ => return Err("a key's private part is not complete"),
         };
         let signs = matches!(stored.state, KeyState::Requested | KeyState::Prepared | KeyState::Active);
-        if signs && private.is_none() {
+        if signs && private.is_none() && held.is_none() {
             return Err("a key that is to sign has no private part");
         }
         Ok(Self {
@@ -256,6 +281,7 @@ impl TryFrom<Stored> for Entry {
             public: stored.public.0,
             path: stored.path.into_iter().map(|it| it.0).collect(),
             private,
+            held,
         })
     }
 }

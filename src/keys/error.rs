@@ -5,6 +5,7 @@ use std::fmt::Display;
 use taskpass_verifier::keyset::KeyId;
 
 use super::document::KeyUse;
+use super::hardware::HardwareError;
 use super::wrap::WrapError;
 use crate::error::{Error, Reason};
 use crate::identity::TrustDomain;
@@ -71,6 +72,26 @@ pub enum KeyringError {
     /// A key or certificate could not be made.
     #[error("a key could not be made: {0}")]
     NotMade(String),
+    /// The hardware that holds keys, or the key-encryption key, has not done what it was asked for.
+    #[error("{0}")]
+    Hardware(HardwareError),
+    /// A key lies in hardware that this broker has not at hand.
+    #[error(
+        "the {} key {kid} of {trust_domain} lies in a PKCS#11 token, {held}, and this broker has {ours}. Use a build with the feature `pkcs11` and name that token in \
+         [keys.pkcs11] of the configuration; a key that is lost with its token is given up from a broker that runs: `taskpass key compromise {kid}`", key_use.as_str()
+    )]
+    NotAtHand {
+        /// Which key.
+        kid: KeyId,
+        /// What it is for.
+        key_use: KeyUse,
+        /// Whose it is.
+        trust_domain: TrustDomain,
+        /// Where it lies.
+        held: String,
+        /// What this broker has.
+        ours: String,
+    },
     /// What is about to be changed, or was, could not be put on record.
     #[error("no record could be made of a change of the keyring: {0}")]
     NotRecorded(String),
@@ -83,7 +104,11 @@ impl KeyringError {
 
     /// Whether the same call may go well later, with nothing changed.
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Contended | Self::Store(StoreError::Unavailable(_)))
+        match self {
+            Self::Contended | Self::Store(StoreError::Unavailable(_)) => true,
+            Self::Hardware(error) => error.may_pass(),
+            _ => false,
+        }
     }
 
     pub(super) fn not_recorded(error: Error) -> Self {
@@ -100,9 +125,16 @@ pub(super) fn printable(text: &str, limit: usize) -> String {
     text.chars().take(limit).flat_map(char::escape_debug).collect()
 }
 
+impl From<HardwareError> for KeyringError {
+    fn from(error: HardwareError) -> Self {
+        Self::Hardware(error)
+    }
+}
+
 impl From<KeyringError> for Error {
     fn from(error: KeyringError) -> Self {
         match &error {
+            KeyringError::Hardware(why) => why.clone().into(),
             KeyringError::Store(_) | KeyringError::Contended => Self::store(error),
             KeyringError::NotRecorded(_) => {
                 Self::new(Reason::AuditUnavailable, "The audit log cannot be written. Try again.")

@@ -65,6 +65,8 @@ pub struct Keeper {
     given_up: Mutex<BTreeSet<KeyId>>,
     /// One look or move at a time.
     turn: tokio::sync::Mutex<()>,
+    /// What is known of the keys that lie in hardware.
+    in_hardware: Mutex<hardware::Known>,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -103,6 +105,7 @@ impl Keeper {
             confirmed: Mutex::new((began, now)),
             given_up,
             turn: tokio::sync::Mutex::default(),
+            in_hardware: Mutex::default(),
         })
     }
 
@@ -228,11 +231,17 @@ impl Keeper {
         let (wrapper, plan) = (self.wrapper.as_ref(), &self.plan);
         let mut opened = Opened::read(current.document(), wrapper, plan).await?;
         opened.forget_what_moves();
-        let steps = opened.complete(wrapper, plan, Rewrap::No, now).await?.unwrap_or_default();
+        let completed = opened.complete(wrapper, plan, Rewrap::No, now).await;
+        if completed.is_err() {
+            opened.discard(plan).await;
+        }
+        let steps = completed?.unwrap_or_default();
         let change = Unasked { begun_anew: true, steps, ..Unasked::default() };
         let Some(written) = self.put(expected, &opened.encode()?, &change, now).await? else {
+            opened.discard(plan).await;
             return Ok(Seen::WrittenBack(false));
         };
+        self.destroy_lost(current.document_keys(), opened.document()).await;
         self.swap(Keyring::from_opened(written, &opened, plan, now)?, began, now);
         Ok(Seen::BegunAnew)
     }
@@ -302,18 +311,19 @@ impl Keeper {
                 Ok(_) if matches!(what, Move::Prepare(..)) && !is_due(opened.document(), plan, what, now) => {
                     Vec::new()
                 }
-                Ok(changes) => changes,
+                Ok(changes) => hardware::without_standbys(changes, plan),
                 Err(refusal) => return Ok(Err(refusal)),
             };
             let steps = changes.iter().map(|change| step(opened.document(), change)).collect();
             let mut stored = stored;
-            if !dry_run && opened.apply(wrapper, plan, changes, now).await? {
+            if !dry_run && self.apply(&mut opened, changes, now).await? {
                 let document = opened.encode()?;
                 reach(Place::KeyMoveDecided);
                 let written = self.store.compare_and_set(Some(stored.version), &document).await?;
                 reach(Place::KeyMoveStored);
                 if written.document != document {
                     // Another broker was first: what is there now decides.
+                    opened.discard(plan).await;
                     continue;
                 }
                 stored = written;
@@ -350,6 +360,10 @@ impl Keeper {
         *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = (began, now);
     }
 }
+
+mod hardware;
+
+pub use hardware::HardwareTrouble;
 
 fn is_due(document: &Document, plan: &KeyPlan, what: &Move, now: Timestamp) -> bool {
     due::due(document, plan, now).moves.contains(what)

@@ -32,7 +32,7 @@ pub enum KekError {
     },
     /// Others than the owner may read or write the file (A47).
     #[error(
-        "{path} is open to others (mode {mode:04o}): run `chmod 600 {path}`, and replace the key if others may have read it"
+        "{path} is open to others (mode {mode:04o}): run `chmod 600 {path}`, and replace the secret in it if others may have read it"
     )]
     Exposed {
         /// Which file.
@@ -57,6 +57,9 @@ pub enum KekError {
          (`openssl rand -base64 32` makes one)"
     )]
     Malformed(String),
+    /// Not one line of text.
+    #[error("{0} does not hold a PIN: one line of at most 128 characters")]
+    NoPin(String),
     /// The system gave no random bytes.
     #[error("the system's random source failed")]
     NoRandomness,
@@ -88,39 +91,27 @@ impl KeyEncryptionKey {
     /// group or others may read or write is refused (A47), and so are 32 printable characters: a password is no key.
     /// Who owns the file is not checked.
     pub fn from_file(path: &Path) -> Result<Self, KekError> {
-        Self::read(path, 0o077)
+        Self::of(&read_file(path)?, path)
     }
 
     /// From the file of that name in `$CREDENTIALS_DIRECTORY`, where systemd lays what `LoadCredential=` or `LoadCredentialEncrypted=` names. It is 0400 and the service's own, or root's
     /// with an access control list for the service's user, which shows as 0440: so its group's right to read is not held against it, and every other one is.
     pub fn from_credential(name: &str) -> Result<Self, KekError> {
-        let dir = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty());
-        Self::from_credential_in(Path::new(&dir.ok_or(KekError::NoCredentials)?), name)
+        Self::from_credential_in(&credentials()?, name)
     }
 
     pub(super) fn from_credential_in(dir: &Path, name: &str) -> Result<Self, KekError> {
-        Self::read(&dir.join(name), 0o037)
+        let path = dir.join(name);
+        Self::of(&read_credential(&path)?, &path)
     }
 
-    /// From a file that has none of the rights that are `forbidden`.
-    fn read(path: &Path, forbidden: u32) -> Result<Self, KekError> {
-        let io = |source| KekError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        let about = file.metadata().map_err(io)?;
-        if !about.is_file() {
-            return Err(KekError::NotAFile(path.to_owned()));
-        }
-        if about.mode() & forbidden != 0 {
-            return Err(KekError::Exposed { path: path.to_owned(), mode: about.mode() & 0o7777 });
-        }
-        let mut content = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize));
-        file.take(MAX_FILE_BYTES).read_to_end(&mut content).map_err(io)?;
-        parse(&content).ok_or_else(|| KekError::Malformed(path.display().to_string()))
+    fn of(content: &[u8], path: &Path) -> Result<Self, KekError> {
+        parse(content).ok_or_else(|| KekError::Malformed(path.display().to_string()))
     }
 
     /// From an environment variable that holds text in base64 or hexadecimal digits.
     pub fn from_env(name: &str) -> Result<Self, KekError> {
-        let text = Zeroizing::new(std::env::var(name).map_err(|_| KekError::NotSet(name.to_owned()))?);
+        let text = read_env(name)?;
         parse_text(text.as_bytes())
             .ok_or_else(|| KekError::Malformed(format!("the environment variable {name}")))
     }
@@ -163,6 +154,43 @@ impl fmt::Debug for KekFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// A file with a secret, that its group and others may neither read nor write (A47).
+pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, KekError> {
+    read(path, 0o077)
+}
+
+/// A file of systemd's: see [`KeyEncryptionKey::from_credential`].
+pub(super) fn read_credential(path: &Path) -> Result<Zeroizing<Vec<u8>>, KekError> {
+    read(path, 0o037)
+}
+
+/// Where systemd lays credentials.
+pub(super) fn credentials() -> Result<PathBuf, KekError> {
+    let dir = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty());
+    dir.map(PathBuf::from).ok_or(KekError::NoCredentials)
+}
+
+/// An environment variable with a secret.
+pub(super) fn read_env(name: &str) -> Result<Zeroizing<String>, KekError> {
+    std::env::var(name).map(Zeroizing::new).map_err(|_| KekError::NotSet(name.to_owned()))
+}
+
+/// The content of a file that has none of the rights that are `forbidden`.
+fn read(path: &Path, forbidden: u32) -> Result<Zeroizing<Vec<u8>>, KekError> {
+    let io = |source| KekError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    let about = file.metadata().map_err(io)?;
+    if !about.is_file() {
+        return Err(KekError::NotAFile(path.to_owned()));
+    }
+    if about.mode() & forbidden != 0 {
+        return Err(KekError::Exposed { path: path.to_owned(), mode: about.mode() & 0o7777 });
+    }
+    let mut content = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize));
+    file.take(MAX_FILE_BYTES).read_to_end(&mut content).map_err(io)?;
+    Ok(content)
 }
 
 fn parse(content: &[u8]) -> Option<KeyEncryptionKey> {

@@ -14,6 +14,7 @@ use super::document::{Document, KeyUse, Slot};
 use super::due::{self, Due, Renewal};
 use super::entry::{self, Entry};
 use super::error::KeyringError;
+use super::hardware::Hardware;
 use super::opened::Opened;
 use super::pages::PageSeal;
 use super::plan::{LONGEST_BOUND, Times};
@@ -42,6 +43,23 @@ pub struct KeyPlan {
     pub times: Times,
     /// Who signs the intermediate; `None`: a root of our own.
     pub upstream: Option<Upstream>,
+    /// What holds private keys that do not leave it; `None`: nothing does.
+    pub hardware: Option<InHardware>,
+}
+
+/// The hardware that is at hand, and what is made in it.
+#[derive(Clone)]
+pub struct InHardware {
+    /// What holds keys.
+    pub hardware: Arc<dyn Hardware>,
+    /// Whether JWT keys are made in it from now on. Those that lie in it sign in any case.
+    pub makes_jwt: bool,
+}
+
+impl std::fmt::Debug for InHardware {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InHardware({}, makes_jwt: {})", self.hardware.id(), self.makes_jwt)
+    }
 }
 
 impl KeyPlan {
@@ -55,7 +73,14 @@ impl KeyPlan {
             intermediate_lifetime: Duration::from_secs(365 * DAY),
             times: Times::default(),
             upstream: None,
+            hardware: None,
         }
+    }
+
+    /// What makes keys of the use, if it is not this process.
+    pub(super) fn makes_in_hardware(&self, key_use: KeyUse) -> Option<&Arc<dyn Hardware>> {
+        let at_hand = self.hardware.as_ref().filter(|it| it.makes_jwt && key_use == KeyUse::Jwt);
+        at_hand.map(|it| &it.hardware)
     }
 
     /// Whether keys of the use are made here, and not only asked for.
@@ -163,7 +188,7 @@ pub struct Keyring {
     refresh_hint: Duration,
     document: Document,
     encoded: Vec<u8>,
-    signers: BTreeMap<TrustDomain, Arc<JwtKey>>,
+    signers: BTreeMap<TrustDomain, Arc<dyn Signer>>,
     key_sets: BTreeMap<TrustDomain, Arc<KeySet>>,
     feed_signers: BTreeMap<TrustDomain, Arc<JwtKey>>,
     feed_key_sets: BTreeMap<TrustDomain, Arc<KeySet>>,
@@ -197,14 +222,12 @@ impl Keyring {
         let (mut signers, mut key_sets) = (BTreeMap::new(), BTreeMap::new());
         let (mut feed_signers, mut feed_key_sets) = (BTreeMap::new(), BTreeMap::new());
         for trust_domain in plan.issuers.keys() {
-            for (key_use, signers, key_sets) in [
-                (KeyUse::Jwt, &mut signers, &mut key_sets),
-                (KeyUse::Feed, &mut feed_signers, &mut feed_key_sets),
-            ] {
-                let slot = Slot { key_use, trust_domain };
-                signers.insert(trust_domain.clone(), Arc::new(opened.signing_key(slot)?));
-                key_sets.insert(trust_domain.clone(), Arc::new(opened.published(slot)?));
-            }
+            let slot = Slot { key_use: KeyUse::Jwt, trust_domain };
+            signers.insert(trust_domain.clone(), opened.signer(slot, plan)?);
+            key_sets.insert(trust_domain.clone(), Arc::new(opened.published(slot)?));
+            let slot = Slot { key_use: KeyUse::Feed, trust_domain };
+            feed_signers.insert(trust_domain.clone(), Arc::new(opened.signing_key(slot)?));
+            feed_key_sets.insert(trust_domain.clone(), Arc::new(opened.published(slot)?));
         }
         Ok(Self {
             opened_at,
@@ -251,6 +274,11 @@ impl Keyring {
     /// Every key that the keyring knows of, those that are over too.
     pub fn keys(&self) -> impl Iterator<Item = KeyView> {
         self.document.keys.iter().map(KeyView::from)
+    }
+
+    /// What it knows of each key.
+    pub(super) const fn document_keys(&self) -> &Document {
+        &self.document
     }
 
     /// Those that were given up.
@@ -311,14 +339,14 @@ impl Keyring {
 
     /// A trust domain that is served, and whose active key is not among those that verifiers are told of. There is none, unless something is badly wrong.
     pub fn unpublished(&self) -> Option<&TrustDomain> {
-        let is_missing = |(name, signer): &(&TrustDomain, &Arc<JwtKey>)| {
+        let is_missing = |(name, signer): &(&TrustDomain, &Arc<dyn Signer>)| {
             self.key_sets.get(*name).is_none_or(|keys| keys.get(&signer.kid()).is_none())
         };
         self.signers.iter().find(is_missing).map(|(name, _)| name)
     }
 
     /// The active signing key of a trust domain that is served.
-    pub fn signer(&self, trust_domain: &TrustDomain) -> Option<&Arc<JwtKey>> {
+    pub fn signer(&self, trust_domain: &TrustDomain) -> Option<&Arc<dyn Signer>> {
         self.signers.get(trust_domain)
     }
 

@@ -1,7 +1,8 @@
 //! Signing keys: made, wrapped, kept, used. The only room that sees private key bytes.
 //!
 //! - [`kek`]: the key-encryption key, from a file or the environment.
-//! - [`wrap`]: how private parts are made unreadable for the store; room for a key management service.
+//! - [`wrap`]: how private parts are made unreadable for the store.
+//! - [`hardware`]: keys that lie in hardware and do not leave it; `pkcs11`, in a build with that feature: how they are reached.
 //! - [`keyring`]: opens the stored keyring or makes it, and lends out what is in it.
 //! - [`keeper`]: the view of it that is in force in a running broker, and its moves.
 //! - [`account`]: who is told of what is changed in it without being asked for.
@@ -20,12 +21,16 @@ mod document;
 mod due;
 mod entry;
 pub mod error;
+pub mod hardware;
 pub mod keeper;
 pub mod kek;
 pub mod keyring;
 mod opened;
 mod opening;
 pub mod pages;
+pub mod pin;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 pub mod plan;
 pub mod publish;
 pub mod seal;
@@ -41,15 +46,17 @@ pub use ca::{GivenUp, ListSigner, TaskAuthorities, TaskCa};
 pub use document::{KeyUse, Slot};
 pub use due::Renewal;
 pub use error::KeyringError;
-pub use keeper::{Keeper, Moved, Seen};
+pub use hardware::{Hardware, HardwareError, Held};
+pub use keeper::{HardwareTrouble, Keeper, Moved, Seen};
 pub use kek::{KekError, KeyEncryptionKey};
-pub use keyring::{KeyPlan, KeyView, Keyring};
+pub use keyring::{InHardware, KeyPlan, KeyView, Keyring};
 pub use opening::renumber;
 pub use pages::{PageSeal, TaskList};
+pub use pin::Pin;
 pub use plan::{Move, Refusal, Times};
 pub use publish::KeySets;
 pub use seal::{Forged, RecordSeal};
-pub use signer::{JwtKey, SIGNATURE_LEN, Signer};
+pub use signer::{JwtKey, SIGNATURE_LEN, Signature, Signer};
 pub use spot_check::SpotCheck;
 pub use state::KeyState;
 pub use upstream::{Chain, Misfit, Upstream};

@@ -1,6 +1,9 @@
 //! A keyring document with its private parts in clear: where keys are made, wrapped and unwrapped.
 
 mod authority;
+mod hardware;
+
+pub(super) use hardware::public_of;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,6 +18,7 @@ use super::document::{Document, KeyUse, Slot, UnverifiedDocument};
 use super::due;
 use super::entry::{Entry, Kept, Wrapped};
 use super::error::{KeyringError, printable};
+use super::hardware::Held;
 use super::keyring::KeyPlan;
 use super::opening::Rewrap;
 use super::pages::PageSeal;
@@ -22,7 +26,7 @@ use super::plan::{self, Change, Move, Refusal};
 use super::seal::{MAC_KEY_LEN, RecordSeal};
 use super::signer::{JwtKey, Signer};
 use super::state::{Active, KeyState, Prepared, Requested, Standing};
-use super::wrap::{KeyLabel, KeyWrapper};
+use super::wrap::{KeyLabel, KeyWrapper, WrapError};
 use crate::ids::random;
 use crate::secret::Secret;
 use crate::time::Timestamp;
@@ -33,6 +37,8 @@ type Private = Secret<Vec<u8>>;
 pub(super) struct Opened {
     document: Document,
     private: BTreeMap<KeyId, Private>,
+    /// What was made in hardware for this document. Where it is not written, it is of no use.
+    in_hardware: Vec<Held>,
 }
 
 /// A key just made, without its wrapped part.
@@ -41,7 +47,13 @@ struct Made {
     algorithm: Option<Algorithm>,
     not_after: Option<Timestamp>,
     public: Vec<u8>,
-    private: Private,
+    private: Part,
+}
+
+/// The private part of a key just made.
+enum Part {
+    Clear(Private),
+    Held(Held),
 }
 
 impl Opened {
@@ -51,7 +63,11 @@ impl Opened {
         plan: &KeyPlan,
         now: Timestamp,
     ) -> Result<Self, KeyringError> {
-        let mut opened = Self { document: Document::new(plan.broker.clone()), private: BTreeMap::new() };
+        let mut opened = Self {
+            document: Document::new(plan.broker.clone()),
+            private: BTreeMap::new(),
+            in_hardware: Vec::new(),
+        };
         let slot = (KeyUse::RecordMac, &plan.broker).into();
         opened.add(wrapper, slot, made_record_mac()?, signing(now), plan, now).await?;
         Ok(opened)
@@ -77,7 +93,10 @@ impl Opened {
         for entry in document.keys.iter().filter(|entry| entry.private.is_some()) {
             private.insert(entry.kid, unwrap(wrapper, entry).await?);
         }
-        Ok(Self { document, private })
+        for entry in &document.keys {
+            hardware::at_hand(entry, plan)?;
+        }
+        Ok(Self { document, private, in_hardware: Vec::new() })
     }
 
     /// Gives up what is known to be compromised, wherever this document says that it stands. What that does.
@@ -214,11 +233,11 @@ impl Opened {
                         KeyState::Requested => {
                             (authority::made_request(plan)?, Standing::Requested(Requested { since: now }))
                         }
-                        KeyState::Active => (self.made(slot, plan, now)?, signing(now)),
+                        KeyState::Active => (self.made(slot, plan, now).await?, signing(now)),
                         _ => {
                             let wait = self.wait(slot, plan);
                             let standby = Standing::Prepared(Prepared { since: now, wait });
-                            (self.made(slot, plan, now)?, standby)
+                            (self.made(slot, plan, now).await?, standby)
                         }
                     };
                     self.add(wrapper, slot, made, standing, plan, now).await?;
@@ -232,6 +251,7 @@ impl Opened {
         let has_private: Vec<_> =
             self.document.keys.iter().filter(|e| e.private.is_some()).map(|e| e.kid).collect();
         self.private.retain(|kid, _| has_private.contains(kid));
+        hardware::forget(&mut self.document, now);
         self.document.changed(now);
         Ok(true)
     }
@@ -248,7 +268,10 @@ impl Opened {
     }
 
     /// A key of the use, whatever the document has already.
-    fn made(&self, slot: Slot<'_>, plan: &KeyPlan, now: Timestamp) -> Result<Made, KeyringError> {
+    async fn made(&mut self, slot: Slot<'_>, plan: &KeyPlan, now: Timestamp) -> Result<Made, KeyringError> {
+        if let Some(hardware) = plan.makes_in_hardware(slot.key_use) {
+            return self.made_in(hardware.as_ref(), slot).await;
+        }
         match slot.key_use {
             KeyUse::Jwt => {
                 let stored = self.document.active(slot)?.and_then(|entry| entry.algorithm);
@@ -324,7 +347,14 @@ impl Opened {
         if self.document.key(&made.kid).is_some() {
             return Err(KeyringError::not_made("a new key has the name of an old one"));
         }
-        let wrapped = wrap(wrapper, &made.kid, slot, &made.private).await?;
+        let (private, held) = match made.private {
+            Part::Clear(private) => {
+                let wrapped = wrap(wrapper, &made.kid, slot, &private).await?;
+                self.private.insert(made.kid, private);
+                (Some(wrapped), None)
+            }
+            Part::Held(held) => (None, Some(held)),
+        };
         self.document.keys.push(Entry {
             kid: made.kid,
             key_use: slot.key_use,
@@ -338,9 +368,9 @@ impl Opened {
             not_after: made.not_after,
             public: made.public,
             path: Vec::new(),
-            private: Some(wrapped),
+            private,
+            held,
         });
-        self.private.insert(made.kid, made.private);
         Ok(())
     }
 }
@@ -360,7 +390,7 @@ impl Made {
             algorithm: Some(Algorithm::Es256),
             not_after: Some(certificate.not_after),
             public: certificate.der,
-            private,
+            private: Part::Clear(private),
         }
     }
 }
@@ -373,7 +403,10 @@ async fn wrap(
 ) -> Result<Wrapped, KeyringError> {
     let kid = kid.to_string();
     let label = KeyLabel { kid: &kid, key_use: slot.key_use, trust_domain: slot.trust_domain.as_str() };
-    let bytes = wrapper.wrap(label, private).await.map_err(KeyringError::not_made)?;
+    let bytes = wrapper.wrap(label, private).await.map_err(|error| match error {
+        WrapError::Hardware(error) => error.into(),
+        other => KeyringError::not_made(other),
+    })?;
     Ok(Wrapped { by: wrapper.id(), bytes })
 }
 
@@ -385,11 +418,14 @@ async fn unwrap(wrapper: &dyn KeyWrapper, entry: &Entry) -> Result<Private, Keyr
     }
     let kid = entry.kid.to_string();
     let label = KeyLabel { kid: &kid, key_use: entry.key_use, trust_domain: entry.trust_domain.as_str() };
-    wrapper.unwrap(label, &wrapped.bytes).await.map_err(|source| KeyringError::KeyDoesNotOpen {
-        kid: entry.kid,
-        key_use: entry.key_use,
-        trust_domain: entry.trust_domain.clone(),
-        source,
+    wrapper.unwrap(&wrapped.by, label, &wrapped.bytes).await.map_err(|source| match source {
+        WrapError::Hardware(error) => error.into(),
+        source => KeyringError::KeyDoesNotOpen {
+            kid: entry.kid,
+            key_use: entry.key_use,
+            trust_domain: entry.trust_domain.clone(),
+            source,
+        },
     })
 }
 
@@ -397,6 +433,7 @@ fn made_record_mac() -> Result<Made, KeyringError> {
     let no_random = |error: crate::error::Error| KeyringError::not_made(error.log_line());
     let private = Secret::new(random::<MAC_KEY_LEN>().map_err(no_random)?.to_vec());
     let kid = KeyId::from_bytes(random().map_err(no_random)?);
+    let private = Part::Clear(private);
     Ok(Made { kid, algorithm: None, not_after: None, public: Vec::new(), private })
 }
 
@@ -404,7 +441,7 @@ fn made_jwt(algorithm: Algorithm) -> Result<Made, KeyringError> {
     let private = generate(algorithm)?;
     let public = JwtKey::public_of(algorithm, &private)?;
     let (kid, public) = (public.id(), public.public_bytes().to_vec());
-    Ok(Made { kid, algorithm: Some(algorithm), not_after: None, public, private })
+    Ok(Made { kid, algorithm: Some(algorithm), not_after: None, public, private: Part::Clear(private) })
 }
 
 /// A fresh private key in PKCS#8. `ring` hands it out in a buffer of its own that cannot be wiped; it lives for a moment.

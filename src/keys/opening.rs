@@ -57,11 +57,18 @@ impl Opening<'_> {
                 }
                 None => (None, Opened::first(self.wrapper, self.plan, now).await?),
             };
-            let Some(change) = self.amend(stored.as_ref(), &mut opened, now).await? else {
+            let amended = self.amend(stored.as_ref(), &mut opened, now).await;
+            if amended.is_err() {
+                opened.discard(self.plan).await;
+            }
+            let Some(change) = amended? else {
                 let stored = stored.ok_or_else(|| KeyringError::damaged("a new keyring lacks nothing"))?;
                 return Keyring::from_opened(stored, &opened, self.plan, now).map(|keyring| (keyring, wrote));
             };
-            self.account.intend(&change, now).await.map_err(KeyringError::not_recorded)?;
+            if let Err(error) = self.account.intend(&change, now).await {
+                opened.discard(self.plan).await;
+                return Err(KeyringError::not_recorded(error));
+            }
             reach(Place::KeysMade);
             let document = opened.encode()?;
             let written = self.store.compare_and_set(version, &document).await.map_err(KeyringError::from);
@@ -69,6 +76,9 @@ impl Opening<'_> {
                 reach(Place::KeysStored);
             }
             let ours = written.as_ref().map(|written| written.document == document);
+            if ours == Ok(false) {
+                opened.discard(self.plan).await;
+            }
             let outcome = self.account.outcome(&change, ours.map_err(Clone::clone), now).await;
             stored = Some(written?);
             outcome.map_err(KeyringError::not_recorded)?;

@@ -1,6 +1,8 @@
 //! Signing tokens.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
@@ -15,8 +17,32 @@ use crate::time::Timestamp;
 /// Signatures of both algorithms have this length.
 pub const SIGNATURE_LEN: usize = 64;
 
-/// Signs tokens with one key. The local one is [`JwtKey`]; one that asks a hardware token fits as well.
-pub trait Signer: Send + Sync {
+/// A signature, or the promise of one. A key in memory makes it at once, without a detour; one in hardware is asked.
+pub enum Signature {
+    /// Made, or not.
+    Made(Result<[u8; SIGNATURE_LEN]>),
+    /// Asked for. It comes or fails within the time limit of whoever was asked.
+    Asked(Pin<Box<dyn Future<Output = Result<[u8; SIGNATURE_LEN]>> + Send>>),
+}
+
+impl Signature {
+    /// The signature, once it is there.
+    pub async fn get(self) -> Result<[u8; SIGNATURE_LEN]> {
+        match self {
+            Self::Made(made) => made,
+            Self::Asked(asked) => asked.await,
+        }
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signature(..)")
+    }
+}
+
+/// Signs tokens with one key: [`JwtKey`] with one in memory, [`super::Hardware::signer`] with one that does not leave its hardware.
+pub trait Signer: fmt::Debug + Send + Sync {
     /// The public half, with its name and its algorithm.
     fn public(&self) -> &VerificationKey;
 
@@ -25,7 +51,12 @@ pub trait Signer: Send + Sync {
 
     /// The raw JWS signature over `signing_input` (for ES256 `r || s`: RFC 7518, section 3.4). Signs what it is given; what is signed is
     /// the caller's to judge.
-    fn sign(&self, signing_input: &[u8]) -> Result<[u8; SIGNATURE_LEN]>;
+    fn sign(&self, signing_input: &[u8]) -> Signature;
+
+    /// Whether a signature is to be had, as far as is known without asking: to be looked at before anything is recorded that would have to be signed.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// `alg`.
     fn algorithm(&self) -> Algorithm {
@@ -97,6 +128,22 @@ impl JwtKey {
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
+
+    /// `kid`.
+    pub const fn kid(&self) -> KeyId {
+        self.public.id()
+    }
+
+    /// The signature, at once: see [`Signer::sign`].
+    pub fn sign_now(&self, signing_input: &[u8]) -> Result<[u8; SIGNATURE_LEN]> {
+        let signature = match &self.pair {
+            Pair::P256(pair) => pair
+                .sign(&SystemRandom::new(), signing_input)
+                .map_err(|_| Error::internal("signing failed: no random bytes"))?,
+            Pair::Ed25519(pair) => pair.sign(signing_input),
+        };
+        signature.as_ref().try_into().map_err(|_| Error::internal("a signature of an unexpected length"))
+    }
 }
 
 impl Signer for JwtKey {
@@ -108,14 +155,8 @@ impl Signer for JwtKey {
         self.not_after
     }
 
-    fn sign(&self, signing_input: &[u8]) -> Result<[u8; SIGNATURE_LEN]> {
-        let signature = match &self.pair {
-            Pair::P256(pair) => pair
-                .sign(&SystemRandom::new(), signing_input)
-                .map_err(|_| Error::internal("signing failed: no random bytes"))?,
-            Pair::Ed25519(pair) => pair.sign(signing_input),
-        };
-        signature.as_ref().try_into().map_err(|_| Error::internal("a signature of an unexpected length"))
+    fn sign(&self, signing_input: &[u8]) -> Signature {
+        Signature::Made(self.sign_now(signing_input))
     }
 }
 

@@ -5,7 +5,6 @@ use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet};
 
 use super::document::KeyUse;
 use super::seal::RecordSeal;
-use super::signer::Signer;
 use super::testing::{MemoryStore, NOW, domain, kek, keyring, open, plan};
 use super::*;
 use crate::identity::TrustBundle;
@@ -103,10 +102,10 @@ async fn a_wrong_key_encryption_key_refuses_and_says_so() {
 #[tokio::test]
 async fn a_keyring_of_an_unknown_format_refuses_and_stays() {
     let plan = plan(&[("acme.test", ES256)]);
-    let newer = b"taskpass-keyring 5\nx\n{}";
+    let newer = b"taskpass-keyring 6\nx\n{}";
     let store = MemoryStore::with_document(*newer);
     let error = open(&store, &plan).await.unwrap_err();
-    assert_eq!(error, KeyringError::UnknownFormat("5".to_owned()));
+    assert_eq!(error, KeyringError::UnknownFormat("6".to_owned()));
     assert_eq!(store.document(), newer);
 }
 
@@ -145,7 +144,7 @@ async fn as_older_format(document: Vec<u8>, format: u8) -> String {
     let mac = keys.iter().find(|key| key["use"] == "record-mac").unwrap();
     let kid = mac["kid"].as_str().unwrap().to_owned();
     let label = KeyLabel { kid: &kid, key_use: KeyUse::RecordMac, trust_domain: "broker.test" };
-    let private = kek(7).unwrap(label, &decode(mac["wrapped"].as_str().unwrap())).await.unwrap();
+    let private = kek(7).unwrap("", label, &decode(mac["wrapped"].as_str().unwrap())).await.unwrap();
     let body = body.to_string();
     let tag = RecordSeal::new(&private).unwrap().tag_document(body.as_bytes());
     use base64::Engine as _;
@@ -229,13 +228,14 @@ async fn a37_a_wrapped_key_opens_for_no_other_name_use_or_trust_domain() {
     let (wrapper, private) = (kek(7), Secret::new(b"private bytes".to_vec()));
     let label = KeyLabel { kid: "k", key_use: KeyUse::Jwt, trust_domain: "acme.test" };
     let wrapped = wrapper.wrap(label, &private).await.unwrap();
-    assert_eq!(wrapper.unwrap(label, &wrapped).await.unwrap().expose(), private.expose());
+    assert_eq!(wrapper.unwrap("", label, &wrapped).await.unwrap().expose(), private.expose());
     for other in [
         KeyLabel { kid: "l", ..label },
         KeyLabel { key_use: KeyUse::TaskCaRoot, ..label },
         KeyLabel { trust_domain: "beta.test", ..label },
     ] {
-        assert_eq!(wrapper.unwrap(other, &wrapped).await.unwrap_err(), WrapError::DoesNotOpen, "{other:?}");
+        let opened = wrapper.unwrap("", other, &wrapped).await;
+        assert_eq!(opened.unwrap_err(), WrapError::DoesNotOpen, "{other:?}");
     }
     // The same bytes, cut elsewhere.
     let [one, other] = [("k", "ajwtb"), ("kjwta", "b")].map(|(kid, trust_domain)| KeyLabel {
@@ -244,10 +244,10 @@ async fn a37_a_wrapped_key_opens_for_no_other_name_use_or_trust_domain() {
         trust_domain,
     });
     let cut = wrapper.wrap(one, &private).await.unwrap();
-    assert_eq!(wrapper.unwrap(other, &cut).await.unwrap_err(), WrapError::DoesNotOpen);
-    assert!(kek(8).unwrap(label, &wrapped).await.is_err());
+    assert_eq!(wrapper.unwrap("", other, &cut).await.unwrap_err(), WrapError::DoesNotOpen);
+    assert!(kek(8).unwrap("", label, &wrapped).await.is_err());
     for length in 0..wrapped.len() {
-        assert!(wrapper.unwrap(label, &wrapped[..length]).await.is_err());
+        assert!(wrapper.unwrap("", label, &wrapped[..length]).await.is_err());
     }
     assert_ne!(wrapper.wrap(label, &private).await.unwrap(), wrapped, "the nonce is fresh each time");
 }
@@ -256,11 +256,11 @@ async fn a37_a_wrapped_key_opens_for_no_other_name_use_or_trust_domain() {
 async fn each_trust_domain_has_its_own_key_and_another_does_not_verify() {
     let keyring = keyring().await;
     let (acme, beta) = (domain("acme.test"), domain("beta.test"));
-    let signature = keyring.signer(&acme).unwrap().sign(b"header.payload").unwrap();
+    let signature = keyring.signer(&acme).unwrap().sign(b"header.payload").get().await.unwrap();
     let kid = keyring.signer(&acme).unwrap().kid();
     assert!(keyring.key_set(&acme).unwrap().get(&kid).unwrap().has_signed(b"header.payload", &signature));
     assert!(keyring.key_set(&beta).unwrap().get(&kid).is_none());
-    let signature = keyring.signer(&beta).unwrap().sign(b"header.payload").unwrap();
+    let signature = keyring.signer(&beta).unwrap().sign(b"header.payload").get().await.unwrap();
     assert!(keyring.signer(&beta).unwrap().public().has_signed(b"header.payload", &signature));
     assert!(!keyring.signer(&acme).unwrap().public().has_signed(b"header.payload", &signature));
 }
@@ -285,7 +285,7 @@ async fn a44_neither_the_document_nor_debug_shows_private_bytes() {
         let key_use: KeyUse = serde_json::from_value(key["use"].clone()).unwrap();
         let label = KeyLabel { kid: &kid, key_use, trust_domain: &trust_domain };
         let wrapped = decode(&text("wrapped"));
-        let private = kek(7).unwrap(label, &wrapped).await.unwrap();
+        let private = kek(7).unwrap("", label, &wrapped).await.unwrap();
         // Any eight of its bytes in a row, in whichever way they might be written. The PKCS#8 frame and the public half are no secret.
         let public = decode(&text("public"));
         for window in private.expose().windows(8).filter(|w| !is_public(w, &public)) {

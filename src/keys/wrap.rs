@@ -1,16 +1,20 @@
 //! Wrapping: how private parts are made unreadable before they go to the store.
 
+use std::fmt;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroize;
 
 use super::document::KeyUse;
+use super::hardware::HardwareError;
 use super::kek::KeyEncryptionKey;
 use crate::ids::random;
 use crate::secret::Secret;
 
-/// First byte of what [`KeyEncryptionKey`] wraps; also bound as associated data.
-const FORMAT: u8 = 1;
+/// First byte of what is wrapped; also bound as associated data.
+pub(super) const FORMAT: u8 = 1;
 
 /// Which private part is wrapped. All of it is associated data: a wrapped part opens as this key, for this use, in this trust domain
 /// and in no other place.
@@ -30,12 +34,15 @@ pub enum WrapError {
     /// The wrapped bytes were altered, belong to another label, or were wrapped under another key.
     #[error("the wrapped key does not open")]
     DoesNotOpen,
-    /// The wrapper failed: no random bytes, or a remote one did not answer.
+    /// The wrapper failed: no random bytes.
     #[error("the key wrapper failed: {0}")]
     Failed(String),
+    /// The hardware that holds the wrapping key has not done it.
+    #[error("{0}")]
+    Hardware(#[from] HardwareError),
 }
 
-/// Wraps private parts. The local one is [`KeyEncryptionKey`]; one that asks a key management service fits as well.
+/// Wraps private parts: [`KeyEncryptionKey`] with a key in memory, `pkcs11::TokenKek` with one that does not leave its hardware.
 #[async_trait]
 pub trait KeyWrapper: Send + Sync {
     /// Names the wrapping key. Stored beside what it wrapped, so that a wrong one is told from damage. At most 256 bytes.
@@ -49,8 +56,13 @@ pub trait KeyWrapper: Send + Sync {
     /// Makes `private` unreadable to whoever lacks the wrapping key.
     async fn wrap(&self, label: KeyLabel<'_>, private: &Secret<Vec<u8>>) -> Result<Vec<u8>, WrapError>;
 
-    /// The inverse. Fails unless `wrapped` was made under a wrapping key that [`Self::opens`] says yes to, for this label, and is unaltered.
-    async fn unwrap(&self, label: KeyLabel<'_>, wrapped: &[u8]) -> Result<Secret<Vec<u8>>, WrapError>;
+    /// The inverse. Fails unless `wrapped` was made by the wrapping key `by`, which [`Self::opens`] says yes to, for this label, and is unaltered.
+    async fn unwrap(
+        &self,
+        by: &str,
+        label: KeyLabel<'_>,
+        wrapped: &[u8],
+    ) -> Result<Secret<Vec<u8>>, WrapError>;
 }
 
 /// AES-256-GCM with a random nonce of 96 bits: `format || nonce || ciphertext || tag`. A keyring wraps a few dozen keys in its life, far from
@@ -79,7 +91,12 @@ impl KeyWrapper for KeyEncryptionKey {
         Ok([&[FORMAT], nonce.as_slice(), &sealed].concat())
     }
 
-    async fn unwrap(&self, label: KeyLabel<'_>, wrapped: &[u8]) -> Result<Secret<Vec<u8>>, WrapError> {
+    async fn unwrap(
+        &self,
+        _by: &str,
+        label: KeyLabel<'_>,
+        wrapped: &[u8],
+    ) -> Result<Secret<Vec<u8>>, WrapError> {
         let (format, rest) = wrapped.split_first().ok_or(WrapError::DoesNotOpen)?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(WrapError::DoesNotOpen)?;
         if *format != FORMAT {
@@ -98,12 +115,18 @@ impl KeyWrapper for KeyEncryptionKey {
 }
 
 /// Wraps under one key-encryption key, and opens what lies under it or the other one: for the change from one to the next.
-#[derive(Debug)]
 pub struct Successive {
     /// Wraps and opens.
-    pub present: KeyEncryptionKey,
+    pub present: Arc<dyn KeyWrapper>,
     /// Opens only.
-    pub other: KeyEncryptionKey,
+    pub other: Arc<dyn KeyWrapper>,
+}
+
+impl Successive {
+    /// Of these two.
+    pub fn of(present: impl KeyWrapper + 'static, other: impl KeyWrapper + 'static) -> Self {
+        Self { present: Arc::new(present), other: Arc::new(other) }
+    }
 }
 
 #[async_trait]
@@ -120,11 +143,21 @@ impl KeyWrapper for Successive {
         self.present.wrap(label, private).await
     }
 
-    async fn unwrap(&self, label: KeyLabel<'_>, wrapped: &[u8]) -> Result<Secret<Vec<u8>>, WrapError> {
-        match self.present.unwrap(label, wrapped).await {
-            Err(WrapError::DoesNotOpen) => self.other.unwrap(label, wrapped).await,
-            opened => opened,
-        }
+    /// Under the one that is named: the other one need not be at hand for that.
+    async fn unwrap(
+        &self,
+        by: &str,
+        label: KeyLabel<'_>,
+        wrapped: &[u8],
+    ) -> Result<Secret<Vec<u8>>, WrapError> {
+        let named = if self.present.opens(by) { &self.present } else { &self.other };
+        named.unwrap(by, label, wrapped).await
+    }
+}
+
+impl fmt::Debug for Successive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Successive({}, {})", self.present.id(), self.other.id())
     }
 }
 
@@ -135,7 +168,7 @@ fn aead(key: &KeyEncryptionKey) -> Result<LessSafeKey, WrapError> {
 }
 
 /// Each part with its length before it, so that no two labels give the same bytes.
-fn associated_data(label: KeyLabel<'_>) -> Vec<u8> {
+pub(super) fn associated_data(label: KeyLabel<'_>) -> Vec<u8> {
     let mut data = b"taskpass-wrapped-key".to_vec();
     data.push(FORMAT);
     for part in [label.kid, label.key_use.as_str(), label.trust_domain] {

@@ -12,7 +12,7 @@ use crate::audience::{Audience, AudienceRegister, DEFAULT_BOUND};
 use crate::error::{Error, Reason, Result};
 use crate::feed::{Concern, Concerns, Content, Following};
 use crate::identity::TrustDomain;
-use crate::keys::{Keeper, KeyUse, Keyring, Signer};
+use crate::keys::{JwtKey, Keeper, KeyUse, Keyring};
 use crate::policy::action::{self, AsVerifier};
 use crate::store::Store;
 use crate::task::TaskFacts;
@@ -99,9 +99,9 @@ impl Broker {
     }
 
     /// What signs the frames of a stream at this moment.
-    pub fn feed_signer(&self, trust_domain: &TrustDomain) -> Result<Arc<dyn Signer>> {
+    pub fn feed_signer(&self, trust_domain: &TrustDomain) -> Result<Arc<JwtKey>> {
         let keyring = self.keyring();
-        keyring.feed_signer(trust_domain).map(|key| Arc::clone(key) as _).ok_or_else(unserved)
+        keyring.feed_signer(trust_domain).cloned().ok_or_else(unserved)
     }
 
     /// How far this broker has read the history of each partition.

@@ -231,6 +231,10 @@ impl Broker {
     /// Every broker finds it due, and one is first: the others see that it is done.
     async fn move_what_is_due(&self, now: Timestamp) -> Result<()> {
         for what in self.keys.due(now).0 {
+            // Not tried again and again: the next look is near.
+            if matches!(&what, Move::Prepare(key_use, _) if self.keys.cannot_make(*key_use)) {
+                continue;
+            }
             let mut trail = Trail::new(name(&what), object(&what));
             trail.fact("by", "schedule");
             self.intend(None, &trail, now).await?;

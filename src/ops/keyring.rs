@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cert::CertIssuer;
 use crate::error::{Error, Reason, Result};
 use crate::identity::TrustDomain;
-use crate::keys::{KeySets, Keyring, KeyringError, Signer};
+use crate::keys::{KeySets, Keyring, KeyringError};
 use crate::time::Timestamp;
 use crate::token::TokenIssuer;
 
@@ -34,7 +34,7 @@ impl Signing {
             let known = before.and_then(|before| before.tokens.get(trust_domain));
             let issuer = match known.filter(|known| known.signer().kid() == signer.kid()) {
                 Some(known) => Arc::clone(known),
-                None => Arc::new(TokenIssuer::new(issuer.clone(), Arc::clone(signer) as Arc<dyn Signer>)?),
+                None => Arc::new(TokenIssuer::new(issuer.clone(), Arc::clone(signer))?),
             };
             tokens.insert(trust_domain.clone(), issuer);
         }
@@ -106,6 +106,7 @@ pub(super) fn keyring_error(error: KeyringError) -> Error {
         KeyringError::RanBack { .. } => Error::store(error),
         KeyringError::Damaged(_)
         | KeyringError::WrongKeyEncryptionKey { .. }
+        | KeyringError::NotAtHand { .. }
         | KeyringError::KeyDoesNotOpen { .. } => Error::new(
             Reason::KeyringUnusable,
             "The stored keyring is damaged, or does not open under this broker's key-encryption key. Its operators find in its log what is wrong.",

@@ -68,6 +68,8 @@ impl Broker {
         let tools = grant.narrowed_to(&command.tools).map_err(beyond)?;
         let binding = self.binding(caller, &command, &audience, now).await?;
         let mut signing = self.signing_now(now).await?;
+        // Nothing is recorded that is known not to be signed.
+        Self::token_issuer(&signing, &audience)?.signer().check()?;
         let draft = draft(&facts, &audience, &tools, binding.confirmation, now);
         if !Self::token_issuer(&signing, &audience)?.fits(&draft)? {
             return Err(too_long());
@@ -100,7 +102,7 @@ impl Broker {
         trail.fact("expires_at", expires_at);
         let issuer = Self::token_issuer(&signing, &audience)?;
         let minted =
-            issuer.mint(&TokenGrant { generation, began_seq, credential: id, expires_at, ..draft })?;
+            issuer.mint(&TokenGrant { generation, began_seq, credential: id, expires_at, ..draft }).await?;
         reach(Place::TokenSigned);
         Ok(answer::Token {
             token: minted.token,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::keys::HardwareTrouble;
 use crate::task::store::StoreError;
 
 use super::Broker;
@@ -21,6 +22,8 @@ pub enum Obstacle {
     Clock,
     /// The keyring in force is not the stored one, or the key that signs is not among those that verifiers are told of.
     Keys,
+    /// The hardware that holds the key that signs tokens does not sign with it.
+    Hardware,
 }
 
 impl Broker {
@@ -44,6 +47,15 @@ impl Broker {
     fn key_obstacle(&self) -> Option<Obstacle> {
         let Ok(signing) = self.signing() else { return Some(Obstacle::Keys) };
         let sound = self.keys.is_confirmed() && signing.keyring.unpublished().is_none();
-        (!sound).then_some(Obstacle::Keys)
+        match self.keys.hardware_trouble() {
+            _ if !sound => Some(Obstacle::Keys),
+            Some(HardwareTrouble::Signing(_)) => Some(Obstacle::Hardware),
+            _ => None,
+        }
+    }
+
+    /// Whether keys can be made, opened and moved, as far as hardware that holds them goes.
+    pub fn moves_keys(&self) -> bool {
+        self.keys.hardware_trouble().is_none()
     }
 }

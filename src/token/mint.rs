@@ -112,14 +112,14 @@ impl TokenIssuer {
     }
 
     /// Makes one token. Every error is ours, and then nothing leaves: the grant does not fit in a token ([`Self::fits`]), breaks the profile (lifetime,
-    /// lineage, binding), would outlive its key, or what came out is not what was to be signed.
-    pub fn mint(&self, grant: &TokenGrant<'_>) -> Result<MintedToken> {
+    /// lineage, binding), would outlive its key, its key does not answer, or what came out is not what was to be signed.
+    pub async fn mint(&self, grant: &TokenGrant<'_>) -> Result<MintedToken> {
         if self.signer.not_after().is_some_and(|end| grant.expires_at > end) {
             return Err(Error::internal(format!("token {} would outlive its key", grant.credential)));
         }
         let claims = grant.claims(&self.issuer)?;
         let text = signing_input(&self.header(), &claims).map_err(internal)?;
-        let signature = self.signer.sign(text.as_bytes())?;
+        let signature = self.signer.sign(text.as_bytes()).get().await?;
         let token = Secret::new(assemble(text, &signature));
         self.judge(token.expose(), grant, &claims)?;
         let token_type = match grant.confirmation {

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 use taskpass_verifier::claims::{Confirmation, GoalDigest, Thumbprint, ToolName, UnixSeconds};
@@ -14,7 +15,7 @@ use crate::error::{Reason, Result};
 use crate::identity::SpiffeId;
 use crate::ids::{CredentialId, Generation, Partition, TaskId};
 use crate::keys::testing::{NOW, domain, keyring};
-use crate::keys::{Keyring, Signer};
+use crate::keys::{Keyring, Signature, Signer};
 use crate::time::Timestamp;
 
 const ISSUER: &str = "https://broker.test/acme.test";
@@ -64,7 +65,12 @@ fn mint(issuer: &TokenIssuer, change: impl FnOnce(&mut TokenGrant<'_>)) -> Resul
         confirmation: None,
     };
     change(&mut grant);
-    issuer.mint(&grant)
+    at_once(issuer.mint(&grant))
+}
+
+/// A key in memory makes nobody wait.
+fn at_once<T>(minting: impl Future<Output = T>) -> T {
+    minting.now_or_never().expect("a key in memory signs at once")
 }
 
 fn parts(minted: &MintedToken) -> (Value, Value) {
@@ -229,7 +235,7 @@ async fn what_fits_makes_a_token_and_a_byte_more_does_not() {
         let last = tool(&"t".repeat(length));
         let tools: Vec<_> = names.iter().take(count).chain([&last]).map(|name| (name, &none)).collect();
         let grant = of_tools(&agent, &tools);
-        (issuer.fits(&grant).unwrap(), issuer.mint(&grant))
+        (issuer.fits(&grant).unwrap(), at_once(issuer.mint(&grant)))
     };
     let count = (1..128).find(|count| !judged(*count, 128).0).unwrap();
     let longest = (1..128).rev().find(|length| judged(count, *length).0).unwrap();
@@ -259,7 +265,7 @@ async fn what_fits_at_a_glance_makes_a_token() {
             ..of_tools(&agent, &tools)
         };
         if issuer.surely_fits(&grant) {
-            longest = Some((length, issuer.mint(&grant).map(|minted| minted.token.expose().len())));
+            longest = Some((length, at_once(issuer.mint(&grant)).map(|minted| minted.token.expose().len())));
         }
     }
     let (length, minted) = longest.unwrap();
@@ -287,9 +293,10 @@ fn of_tools<'a>(agent: &'a SpiffeId, tools: &'a [(&'a ToolName, &'a Constraints)
 }
 
 /// A key that has an end, or signs with another key than it says.
+#[derive(Debug)]
 struct Odd {
-    key: Arc<crate::keys::JwtKey>,
-    signs_with: Arc<crate::keys::JwtKey>,
+    key: Arc<dyn Signer>,
+    signs_with: Arc<dyn Signer>,
     end: Option<Timestamp>,
 }
 
@@ -300,7 +307,7 @@ impl Signer for Odd {
     fn not_after(&self) -> Option<Timestamp> {
         self.end
     }
-    fn sign(&self, signing_input: &[u8]) -> Result<[u8; 64]> {
+    fn sign(&self, signing_input: &[u8]) -> Signature {
         self.signs_with.sign(signing_input)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use taskpass::failpoint::Place;
 use taskpass::ids::Partition;
-use taskpass::keys::{Move, Signer as _};
+use taskpass::keys::Move;
 use taskpass::proto;
 use taskpass::revoke::fence::{FenceIntent, FenceTarget};
 use taskpass::task::state::Actor;

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 use serde_json::json;
-use taskpass::keys::{Keeper, KeyEncryptionKey, KeyPlan, Keyring, Move, Signer as _, Unaccounted};
+use taskpass::keys::{Keeper, KeyEncryptionKey, KeyPlan, Keyring, Move, Unaccounted};
 use taskpass::proto::{self, KeyState, KeyUse};
 use taskpass::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use taskpass::time::{Clock, SystemClock, Timestamp};
@@ -405,7 +405,8 @@ async fn a36_what_a_standby_has_signed_before_its_time_is_inactive() {
     let header = json!({ "alg": "ES256", "typ": "at+jwt", "kid": signer.kid().to_string() });
     let payload = token.split('.').nth(1).unwrap();
     let input = format!("{}.{payload}", URL_SAFE_NO_PAD.encode(header.to_string()));
-    let forged = format!("{input}.{}", URL_SAFE_NO_PAD.encode(signer.sign(input.as_bytes()).unwrap()));
+    let forged =
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(signer.sign(input.as_bytes()).get().await.unwrap()));
     assert!(key_set(&broker.verifier()).await.contains(&kid_of(&forged)), "it is published");
     assert!(!broker.verifier().accepts(&forged).await);
     let mut lines = audit(&broker.setup.world);

@@ -29,6 +29,8 @@ mod fenced_keys;
 mod followed;
 mod full_audit_log;
 mod hostile;
+#[cfg(feature = "pkcs11")]
+mod hsm;
 mod identity;
 mod input;
 mod keys;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use taskpass::keys::{Move, Signer as _};
+use taskpass::keys::Move;
 use taskpass::proto;
 use tokio::time::{Duration, Instant};
 use tonic::Code;

@@ -149,7 +149,7 @@ async fn keyring(setup: &Setup, secrets: &mut Secrets) {
         let key_use: KeyUse = serde_json::from_value(key["use"].clone()).unwrap();
         let text = |name: &str| key[name].as_str().unwrap();
         let label = KeyLabel { kid: text("kid"), key_use, trust_domain: text("trust_domain") };
-        let private = kek.unwrap(label, &bytes("wrapped")).await.unwrap();
+        let private = kek.unwrap("", label, &bytes("wrapped")).await.unwrap();
         if key_use == KeyUse::Jwt {
             let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
             let pair = EcdsaKeyPair::from_pkcs8(algorithm, private.expose(), &SystemRandom::new()).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prost::Message as _;
-use taskpass::keys::{Move, Signer as _};
+use taskpass::keys::Move;
 use taskpass::proto::feed_service_client::FeedServiceClient;
 use taskpass::proto::{self, feed_entry, feed_frame, follow_request};
 use taskpass_verifier::KeySet;

@@ -76,7 +76,16 @@ async fn ready(State(face): State<Face>) -> impl IntoResponse {
             None if !face.broker.issues_certificates(face.clock.now()) => {
                 return (StatusCode::OK, "ready, but for task certificates: taskpass ca show says why\n");
             }
+            None if !face.broker.moves_keys() => {
+                return (
+                    StatusCode::OK,
+                    "ready, but keys cannot be moved: the PKCS#11 token with the key-encryption key does not answer\n",
+                );
+            }
             None => return (StatusCode::OK, "ready\n"),
+            Some(Obstacle::Hardware) => {
+                "not ready: the PKCS#11 token does not sign with the key that is in it\n"
+            }
             Some(Obstacle::Store) => "not ready: the store does not answer\n",
             Some(Obstacle::Clock) => {
                 "not ready: the clocks of this broker and of its store are too far apart\n"

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use crate::app;
 use crate::audience::AudienceRegister;
 use crate::config::{
-    self, AuditTarget, Config, Draft, KeySource, Problems, PublicConfig, RedisConfig, StoreConfig,
-    TrustDomainConfig,
+    self, AuditTarget, Config, Draft, KekSource, KeySource, Pkcs11Config, Problems, PublicConfig, RedisConfig,
+    StoreConfig, TrustDomainConfig,
 };
 use crate::identity::{
     DeniedAuthorities, OwnFrom, SvidSource, TrustDomain, Use, WebFiles, WebSource, examine_bundle,
 };
-use crate::keys::{KeyEncryptionKey, Upstream};
+use crate::keys::{KeyEncryptionKey, Pin, Upstream};
 use crate::policy::PolicyEngine;
 use crate::time::{Clock, Timestamp};
 
@@ -68,6 +68,7 @@ impl Check {
         if let Some(keys) = &draft.keys {
             let sources = [Some(&keys.key_encryption_key), keys.other_key_encryption_key.as_ref()];
             sources.into_iter().flatten().for_each(|source| self.keys(source));
+            keys.pkcs11.iter().for_each(|token| self.pkcs11(token));
         }
         if let (Some(file), Some(own)) = (&draft.task_ca.upstream_bundle, &draft.trust_domain)
             && let Err(why) = Upstream::read(own, file)
@@ -127,7 +128,9 @@ impl Check {
         }
     }
 
-    fn keys(&mut self, source: &KeySource) {
+    /// One in a PKCS#11 token is not looked for: that would take a login.
+    fn keys(&mut self, source: &KekSource) {
+        let KekSource::At(source) = source else { return };
         let read = match source {
             KeySource::File(file) => KeyEncryptionKey::from_file(file),
             KeySource::Environment(name) => KeyEncryptionKey::from_env(name),
@@ -135,6 +138,21 @@ impl Check {
         };
         if let Err(why) = read {
             self.problems.add("keys", why);
+        }
+    }
+
+    /// Its module is not loaded, and its PIN is not tried.
+    fn pkcs11(&mut self, token: &Pkcs11Config) {
+        if !token.module.is_file() {
+            self.problems.add("keys.pkcs11.module", format_args!("{} is no file", token.module.display()));
+        }
+        let pin = match &token.pin {
+            KeySource::File(file) => Pin::from_file(file),
+            KeySource::Environment(name) => Pin::from_env(name),
+            KeySource::Credential(name) => Pin::from_credential(name),
+        };
+        if let Err(why) = pin {
+            self.problems.add("keys.pkcs11", why);
         }
     }
 

@@ -9,7 +9,6 @@ use taskpass_verifier::keyset::Algorithm;
 use super::*;
 use crate::keys::document::Slot;
 use crate::keys::plan::{MAX_PUBLISHED, Times};
-use crate::keys::signer::Signer as _;
 use crate::keys::state::KeyState;
 use crate::keys::testing::{MemoryStore, NOW, domain, kek, plan};
 use crate::keys::{KeyUse, KeyView, Successive, Unaccounted};
@@ -418,12 +417,12 @@ async fn a_new_key_encryption_key_takes_over_without_an_end_of_service() {
     };
     let old = open(Arc::new(kek(7))).await.unwrap();
     // First every broker learns to open both; then the new one takes over, then the old one goes.
-    let learnt = open(Arc::new(Successive { present: kek(7), other: kek(8) })).await.unwrap();
+    let learnt = open(Arc::new(Successive::of(kek(7), kek(8)))).await.unwrap();
     assert_eq!(learnt.current().document(), old.current().document());
     let cut_off = Arc::clone(&store);
     *cut_off.lose_answer.lock().unwrap() = true;
-    open(Arc::new(Successive { present: kek(8), other: kek(7) })).await.unwrap_err();
-    let over = open(Arc::new(Successive { present: kek(8), other: kek(7) })).await.unwrap();
+    open(Arc::new(Successive::of(kek(8), kek(7)))).await.unwrap_err();
+    let over = open(Arc::new(Successive::of(kek(8), kek(7)))).await.unwrap();
     assert_eq!(published(&over), published(&old));
     assert_eq!(learnt.look(NOW).await.unwrap(), Seen::Changed, "who opens both goes on");
     assert_eq!(learnt.look(NOW).await.unwrap(), Seen::Same, "and does not wrap it back");

@@ -2,7 +2,7 @@
 
 use taskpass_verifier::keyset::{Algorithm, KeyId};
 
-use super::{Made, Opened, Private, generate};
+use super::{Made, Opened, Part, Private, generate};
 use crate::keys::ca::{self, CaKey, ListSigner, TaskAuthorities, TaskCa};
 use crate::keys::document::{KeyUse, Slot};
 use crate::keys::entry::{Entry, Kept};
@@ -132,7 +132,8 @@ pub(super) fn made_root(plan: &KeyPlan, now: Timestamp) -> Result<Made, KeyringE
 pub(super) fn made_request(plan: &KeyPlan) -> Result<Made, KeyringError> {
     let (key, private) = made_ca_key()?;
     let request = ca::make_request(&plan.broker, &key)?;
-    Ok(Made { kid: key.id(), algorithm: Some(Algorithm::Es256), not_after: None, public: request, private })
+    let (kid, private) = (key.id(), Part::Clear(private));
+    Ok(Made { kid, algorithm: Some(Algorithm::Es256), not_after: None, public: request, private })
 }
 
 fn made_ca_key() -> Result<(CaKey, Private), KeyringError> {

@@ -17,7 +17,7 @@ use crate::feed::{Concern, Content, Following, Hub, Sent};
 use crate::files::{FromFiles as _, Listing};
 use crate::ids::{Partition, new_task_id};
 use crate::keys::testing::{domain, kek, plan};
-use crate::keys::{Keeper, Move, Signer as _, Unaccounted};
+use crate::keys::{Keeper, Move, Unaccounted};
 use crate::ops::keep_blocks::Kept;
 use crate::ops::{ByFacts, Settings};
 use crate::policy::{PolicyEngine, PolicySet};

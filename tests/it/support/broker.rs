@@ -29,6 +29,8 @@ pub struct Setup {
     sections: Vec<(&'static str, String)>,
     trust: Vec<(&'static str, String)>,
     identity: String,
+    kek: String,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -48,7 +50,22 @@ impl Setup {
             sections: Vec::new(),
             trust: Vec::new(),
             identity: "certificate = \"broker.pem\"\nkey = \"broker.key\"\n".to_owned(),
+            kek: "key_encryption_key_file = \"kek\"\n".to_owned(),
+            environment: Vec::new(),
         }
+    }
+
+    /// Takes the key-encryption key from elsewhere, as these lines say.
+    #[must_use]
+    pub fn kek(self, lines: impl Into<String>) -> Self {
+        Self { kek: lines.into() + "\n", ..self }
+    }
+
+    /// Gives the process of the broker these variables.
+    #[must_use]
+    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment.extend(variables);
+        self
     }
 
     /// Takes the bundle of a trust domain from elsewhere, as these lines say, and not from a file.
@@ -101,7 +118,7 @@ impl Setup {
         section("listen", "grpc = \"127.0.0.1:0\"\nops = \"127.0.0.1:0\"\n");
         section("identity", &self.identity);
         section("store", &store);
-        section("keys", "key_encryption_key_file = \"kek\"\n");
+        section("keys", &self.kek);
         section("task_ca", "");
         section("policy", "dir = \"policy\"\naudiences = \"audiences\"\nreload_interval = \"100ms\"\n");
         section("audit", "file = \"audit.jsonl\"\n");
@@ -135,6 +152,7 @@ pub struct Broker {
     pub grpc: SocketAddr,
     pub ops: SocketAddr,
     public: Option<SocketAddr>,
+    environment: Vec<(String, String)>,
     engine: Engine,
 }
 
@@ -167,7 +185,7 @@ impl Broker {
         let config = config::load(&world.path("taskpass.toml")).unwrap();
         let running = app::start(config, clock, CancellationToken::new()).await.unwrap();
         let app::Bound { grpc, ops, public } = running.bound();
-        Self { world, redis, grpc, ops, public, engine: Engine::Inside(running) }
+        Self { world, redis, grpc, ops, public, environment: Vec::new(), engine: Engine::Inside(running) }
     }
 
     /// Starts another broker inside the test, on the same files and the same store; it runs until the test ends.
@@ -180,14 +198,16 @@ impl Broker {
     /// Starts `taskpass serve` as a process of its own; panics if it does not become ready.
     pub async fn process(setup: Setup) -> Self {
         setup.write_config();
-        Self::spawn(setup.world, setup.redis).await
+        Self::spawn(setup.world, setup.redis, setup.environment).await
     }
 
-    async fn spawn(world: World, redis: Option<RedisServer>) -> Self {
-        let mut process = Process::serve(&world, &[]);
+    async fn spawn(world: World, redis: Option<RedisServer>, environment: Vec<(String, String)>) -> Self {
+        let variables: Vec<_> =
+            environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut process = Process::serve(&world, &variables);
         let (grpc, ops) = process.ready().await;
         let public = process.public();
-        Self { world, redis, grpc, ops, public, engine: Engine::Process(process) }
+        Self { world, redis, grpc, ops, public, environment, engine: Engine::Process(process) }
     }
 
     /// Drains it and starts another of its kind on the same files and the same store.
@@ -200,14 +220,14 @@ impl Broker {
             Engine::Process(mut process) => {
                 process.signal("-TERM");
                 assert_eq!(process.exit().await, Some(0), "{}", process.log());
-                Self::spawn(self.world, self.redis).await
+                Self::spawn(self.world, self.redis, self.environment).await
             }
         }
     }
 
     /// Starts another process on the files and the store of one that has ended.
     pub async fn restart_killed(self) -> Self {
-        Self::spawn(self.world, self.redis).await
+        Self::spawn(self.world, self.redis, self.environment).await
     }
 
     /// The process that it is.

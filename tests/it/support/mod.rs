@@ -9,6 +9,8 @@ pub mod client;
 pub mod dice;
 pub mod endpoint;
 pub mod follower;
+#[cfg(feature = "pkcs11")]
+pub mod hsm;
 pub mod https;
 pub mod load;
 pub mod mitm;

@@ -151,8 +151,7 @@ async fn that_private_parts_are_wrapped_anew_is_on_record() {
     let store = Arc::<MemoryStore>::default();
     keeper(&store).await;
     let told = Arc::new(Told { store: Arc::clone(&store), said: Mutex::default(), refuses: false });
-    let (plan, wrapper) =
-        (plan(&[("acme.test", Algorithm::Es256)]), Successive { present: kek(8), other: kek(7) });
+    let (plan, wrapper) = (plan(&[("acme.test", Algorithm::Es256)]), Successive::of(kek(8), kek(7)));
     Keeper::open(Arc::clone(&store) as _, Arc::new(wrapper), plan, Arc::clone(&told) as _, NOW)
         .await
         .unwrap();

@@ -1,0 +1,523 @@
+//! Keys in hardware: a real PKCS#11 token (SoftHSM2), that is slow, hangs, vanishes, and refuses.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use taskpass::proto;
+use taskpass_verifier::keyset::KeySet;
+use tonic::Code;
+
+use crate::support::behind::on_redis;
+use crate::support::broker::{Broker, Setup, audit, page};
+use crate::support::client::Client;
+use crate::support::hsm::{Hsm, KEK, PIN, TOKEN};
+use crate::support::process::Process;
+use crate::support::story::{mint, read_token, refused, shown};
+use crate::support::world::{DOCS, TENANT};
+use crate::support::{Store, eventually};
+
+const QUICK: &str = "refresh_hint = \"1s\"\njwks_max_age = \"1s\"\nagree_within = \"1s\"\n";
+/// A call that takes longer does not come back.
+const TIMEOUT: &str = "timeout = \"500ms\"\nsessions = 2";
+
+/// A broker on Redis that knows the token. `kek`, `keys`: lines of `[keys]`.
+fn setup(hsm: &Hsm, kek: &str, keys: &str) -> Setup {
+    let setup = Setup::on(Store::Redis).kek(kek).with("keys", keys).with("keys", hsm.section(TIMEOUT));
+    setup.world.write("pin", &format!("{PIN}\n"));
+    fs::set_permissions(setup.world.path("pin"), Permissions::from_mode(0o600)).unwrap();
+    setup.environment(hsm.environment())
+}
+
+const LOCAL: &str = "key_encryption_key_file = \"kek\"";
+
+fn in_token() -> String {
+    format!("key_encryption_key_pkcs11 = \"{KEK}\"")
+}
+
+/// A command with the configuration of a world.
+fn taskpass(hsm: &Hsm, setup: &Setup, arguments: &[&str]) -> Output {
+    setup.write_config();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_taskpass"));
+    command.args(arguments).arg("--config").arg(setup.world.path("taskpass.toml"));
+    command.envs(hsm.environment()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn create_kek(hsm: &Hsm, setup: &Setup) {
+    let made = taskpass(hsm, setup, &["hsm", "create-kek"]);
+    assert!(made.status.success(), "{made:?}");
+    assert!(text(&made.stdout).starts_with(&format!("pkcs11:token={TOKEN};object={KEK};id=")), "{made:?}");
+}
+
+/// The keyring as it is stored.
+async fn stored(redis_url: &str) -> serde_json::Value {
+    let document = on_redis(redis_url).await.load().await.unwrap().unwrap().document;
+    let text = String::from_utf8(document).unwrap();
+    let mut parts = text.splitn(3, '\n');
+    let mut body: serde_json::Value = serde_json::from_str(parts.clone().nth(2).unwrap()).unwrap();
+    body["format"] = parts.next().unwrap().into();
+    body
+}
+
+fn keys_of<'a>(
+    document: &'a serde_json::Value,
+    key_use: &'a str,
+) -> impl Iterator<Item = &'a serde_json::Value> {
+    document["keys"].as_array().unwrap().iter().filter(move |key| key["use"] == key_use)
+}
+
+async fn jwks(client: &Client) -> KeySet {
+    let request = proto::GetKeySetRequest { trust_domain: TENANT.into() };
+    let answer = client.directory().get_key_set(request).await.unwrap().into_inner();
+    KeySet::from_jwks(answer.jwks_json.as_bytes()).unwrap()
+}
+
+/// Who is in the way of a call says so at once, and to be tried again.
+async fn refuses_to_mint(agent: &Client, task: &proto::Task) -> tonic::Status {
+    refused(agent.mint(mint(task, DOCS)).await, Code::Unavailable, "KEY_HARDWARE_UNAVAILABLE")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_encryption_key_in_the_token_opens_the_keyring_and_is_seen_nowhere() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, &in_token(), QUICK);
+    create_kek(&hsm, &setup);
+    let again = taskpass(&hsm, &setup, &["hsm", "create-kek"]);
+    assert!(again.status.code() == Some(2) && text(&again.stderr).contains("already"), "{again:?}");
+    assert_eq!(hsm.objects(), 1);
+
+    let broker = Broker::process(setup).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    assert!(verifier.validate(shown(&token, DOCS)).await.unwrap().active);
+    assert_eq!(broker.page("/readyz").await, (200, "ready\n".to_owned()));
+
+    let redis = broker.redis.as_ref().unwrap().url();
+    let document = stored(&redis).await;
+    assert_eq!(document["format"], "taskpass-keyring 3", "nothing in it is of another form");
+    let by = format!("pkcs11:token={TOKEN};object={KEK};id=");
+    for key in document["keys"].as_array().unwrap() {
+        assert!(key["wrapped_by"].as_str().is_some_and(|it| it.starts_with(&by)), "{key}");
+    }
+    // A restart opens the same keys.
+    let before = jwks(&verifier).await;
+    let broker = broker.restart().await;
+    assert_eq!(jwks(&broker.verifier()).await, before);
+    assert!(broker.verifier().validate(shown(&token, DOCS)).await.unwrap().active);
+    let checked = Command::new(env!("CARGO_BIN_EXE_taskpass"))
+        .args(["config", "check", "--connect", "--config"])
+        .arg(broker.world.path("taskpass.toml"))
+        .envs(hsm.environment())
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    for place in ["broker.log", "broker.out", "audit.jsonl", "taskpass.toml"] {
+        assert!(!broker.world.read(place).contains(PIN), "the PIN in {place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_encryption_key_moves_into_the_token_and_out_of_it_again() {
+    let hsm = Hsm::new();
+    let first = setup(&hsm, LOCAL, "");
+    create_kek_named(&hsm, &first);
+    let broker = Broker::process(first).await;
+    let (redis, before) = (broker.redis.as_ref().unwrap().url(), jwks(&broker.verifier()).await);
+    let config = broker.world.read("taskpass.toml");
+    let rounds = [
+        (format!("{LOCAL}\nother_key_encryption_key_pkcs11 = \"{KEK}\""), "local:"),
+        (format!("{}\nother_key_encryption_key_file = \"kek\"", in_token()), "pkcs11:"),
+        (in_token(), "pkcs11:"),
+        (format!("{LOCAL}\nother_key_encryption_key_pkcs11 = \"{KEK}\""), "local:"),
+        (LOCAL.to_owned(), "local:"),
+    ];
+    let mut broker = broker;
+    for (lines, by) in rounds {
+        broker.world.write("taskpass.toml", &config.replace(LOCAL, &lines));
+        broker = broker.restart().await;
+        assert_eq!(jwks(&broker.verifier()).await, before, "{lines}");
+        let document = stored(&redis).await;
+        for key in document["keys"].as_array().unwrap() {
+            assert!(key["wrapped_by"].as_str().is_some_and(|it| it.starts_with(by)), "{lines}: {key}");
+        }
+    }
+}
+
+fn create_kek_named(hsm: &Hsm, setup: &Setup) {
+    let made = taskpass(hsm, setup, &["hsm", "create-kek", "--label", KEK]);
+    assert!(made.status.success(), "{made:?}");
+}
+
+#[tokio::test]
+async fn a_key_that_could_be_taken_out_is_refused() {
+    let hsm = Hsm::new();
+    let kek = setup(&hsm, &in_token(), "");
+    hsm.says("weak");
+    let refused = |setup: &Setup, arguments: &[&str]| {
+        let said = taskpass(&hsm, setup, arguments);
+        let words = text(&said.stderr);
+        assert_eq!(said.status.code(), Some(2), "{words}");
+        assert!(words.contains("could be taken out of it") && words.contains("CKA_EXTRACTABLE"), "{words}");
+    };
+    refused(&kek, &["hsm", "create-kek"]);
+    assert_eq!(hsm.objects(), 0, "and is not left there");
+    hsm.says("keeps");
+    refused(&kek, &["hsm", "create-kek"]);
+    assert_eq!(hsm.objects(), 1);
+    refused(&kek, &["serve"]);
+    hsm.says_no_more("keeps");
+    // Nor does one sign.
+    refused(&setup(&hsm, LOCAL, "signing = \"pkcs11\""), &["serve"]);
+    assert_eq!(hsm.objects(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_token_is_said_with_what_makes_it() {
+    let hsm = Hsm::new();
+    let good = setup(&hsm, &in_token(), "");
+    let said = taskpass(&hsm, &good, &["serve"]);
+    assert!(
+        said.status.code() == Some(2) && text(&said.stderr).contains("taskpass hsm create-kek"),
+        "{said:?}"
+    );
+    // Another token.
+    let mut config = good.config();
+    config = config.replace(&format!("token = \"{TOKEN}\""), "token = \"another\"");
+    good.world.write("another.toml", &config);
+    let said = Command::new(env!("CARGO_BIN_EXE_taskpass"))
+        .args(["serve", "--config"])
+        .arg(good.world.path("another.toml"))
+        .envs(hsm.environment())
+        .output()
+        .unwrap();
+    let words = text(&said.stderr);
+    assert!(
+        said.status.code() == Some(3) && words.contains("\"another\"") && words.contains(TOKEN),
+        "{words}"
+    );
+    // No module.
+    config = good.config().replace(".so\"", ".missing\"");
+    good.world.write("another.toml", &config);
+    let said = Command::new(env!("CARGO_BIN_EXE_taskpass"))
+        .args(["serve", "--config"])
+        .arg(good.world.path("another.toml"))
+        .output()
+        .unwrap();
+    assert!(said.status.code() == Some(2) && text(&said.stderr).contains("cannot be loaded"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_pin_is_tried_once_and_one_before_the_last_not_at_all() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, &in_token(), "");
+    create_kek(&hsm, &setup);
+    assert_eq!(hsm.calls("C_Login"), 1);
+    hsm.says("wrong-pin");
+    let said = taskpass(&hsm, &setup, &["serve"]);
+    let words = text(&said.stderr);
+    assert!(said.status.code() == Some(2) && words.contains("the PIN is wrong"), "{words}");
+    assert!(!words.contains(PIN), "{words}");
+    assert_eq!(hsm.calls("C_Login"), 2, "by two threads, once");
+    hsm.says("final-try");
+    let said = taskpass(&hsm, &setup, &["serve"]);
+    assert!(
+        said.status.code() == Some(2) && text(&said.stderr).contains("one try of the PIN is left"),
+        "{said:?}"
+    );
+    assert_eq!(hsm.calls("C_Login"), 2, "that one is the operator's");
+    // Nor does a check of the configuration try any.
+    setup.world.write("pin", "");
+    fs::set_permissions(setup.world.path("pin"), Permissions::from_mode(0o644)).unwrap();
+    let said = taskpass(&hsm, &setup, &["config", "check"]);
+    assert!(text(&said.stdout).contains("is open to others"), "{said:?}");
+    assert_eq!(hsm.calls("C_Login"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_that_is_refused_while_a_broker_runs_is_not_tried_again() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, LOCAL, &format!("{QUICK}signing = \"pkcs11\""));
+    let broker = Broker::process(setup).await;
+    let agent = broker.agent();
+    let task = agent.docs_task().await;
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+    // Every session is lost, and somebody has changed the PIN.
+    hsm.says("wrong-pin");
+    hsm.vanishes();
+    eventually("it to be noticed", async || broker.page("/readyz").await.0 == 503).await;
+    let tried = hsm.calls("C_Login");
+    hsm.is_put_back();
+    let refused = async || broker.world.read("broker.log").contains("the PIN is wrong");
+    eventually("the PIN to be refused", refused).await;
+    let (probes, patience) = (hsm.calls("C_Login"), Duration::from_secs(4));
+    assert_eq!(probes, tried + 1);
+    tokio::time::sleep(patience).await;
+    assert_eq!(hsm.calls("C_Login"), tried + 1, "in {patience:?}");
+    refuses_to_mint(&agent, &task).await;
+    assert!(!broker.world.read("broker.log").contains(PIN));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jwt_keys_are_made_in_the_token_sign_there_and_are_destroyed_when_they_are_over() {
+    let hsm = Hsm::new();
+    let lines = format!("{QUICK}signing = \"pkcs11\"");
+    let setup = setup(&hsm, LOCAL, &lines).with("lifetimes", "max_token = \"3s\"\ndefault_token = \"3s\"");
+    let broker = Broker::process(setup).await;
+    let (agent, verifier, platform) = (broker.agent(), broker.verifier(), broker.platform());
+    let redis = broker.redis.as_ref().unwrap().url();
+    let document = stored(&redis).await;
+    assert_eq!(document["format"], "taskpass-keyring 5");
+    for key in keys_of(&document, "jwt") {
+        assert!(key["wrapped"].is_null() && key["held_as"].is_string(), "{key}");
+        assert_eq!(key["held_by"], format!("pkcs11:token={TOKEN}"));
+    }
+    for key_use in ["feed", "task-ca-root", "task-ca-intermediate", "record-mac"] {
+        assert!(
+            keys_of(&document, key_use).all(|key| key["held_by"].is_null() && key["wrapped"].is_string())
+        );
+    }
+    // Two trust domains, each with what signs and two that stand by; each key is two objects.
+    assert_eq!(hsm.objects(), 12);
+
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    let (header, _) = read_token(&token);
+    assert_eq!(header["alg"], "ES256");
+    let keys = jwks(&verifier).await;
+    let kid = header["kid"].as_str().unwrap().parse().unwrap();
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    use base64::Engine as _;
+    let signature = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(signature).unwrap();
+    assert!(keys.get(&kid).unwrap().has_signed(signed.as_bytes(), &signature));
+    assert!(verifier.validate(shown(&token, DOCS)).await.unwrap().active);
+
+    // A rotation, and what it leaves goes out of the token when nothing under it lives.
+    let rotate = proto::RotateKeyRequest {
+        r#use: proto::KeyUse::Jwt.into(),
+        trust_domain: TENANT.into(),
+        ..Default::default()
+    };
+    eventually("a standby to be aged", async || platform.keys().rotate_key(rotate.clone()).await.is_ok())
+        .await;
+    let next = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    assert_ne!(read_token(&next).0["kid"], header["kid"]);
+    eventually("its private half to be destroyed", async || {
+        let lines = audit(&broker.world);
+        lines.iter().any(|line| {
+            line["action"] == "DestroyKey" && line["outcome"] == "done" && line["object"] == header["kid"]
+        })
+    })
+    .await;
+    eventually("as many as before", async || hsm.objects() == 12).await;
+
+    // One that is given up goes at once.
+    let given_up = read_token(&next).0["kid"].as_str().unwrap().to_owned();
+    let compromise = proto::CompromiseKeyRequest { kid: given_up.clone(), ..Default::default() };
+    platform.keys().compromise_key(compromise).await.unwrap();
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+    assert!(!verifier.validate(shown(&next, DOCS)).await.unwrap().active);
+    eventually("it to be destroyed", async || {
+        audit(&broker.world)
+            .iter()
+            .any(|line| line["action"] == "DestroyKey" && line["object"] == given_up.as_str())
+    })
+    .await;
+    eventually("as many as before", async || hsm.objects() == 12).await;
+
+    // A restart makes nothing.
+    let before = jwks(&verifier).await;
+    let broker = broker.restart().await;
+    assert_eq!((jwks(&broker.verifier()).await, hsm.objects()), (before, 12));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brokers_that_start_at_once_agree_on_the_keys_in_one_token_and_leave_no_others_there() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, &in_token(), &format!("{QUICK}signing = \"pkcs11\""));
+    create_kek(&hsm, &setup);
+    setup.write_config();
+    let environment = hsm.environment();
+    let environment: Vec<_> =
+        environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let start = |name: &str| Process::serve_as(&setup.world, "taskpass.toml", name, &environment);
+    let (mut one, mut two, mut three) = (start("one"), start("two"), start("three"));
+    let mut at = Vec::new();
+    for process in [&mut one, &mut two, &mut three] {
+        at.push(process.ready().await.0);
+    }
+    let client = |address, path| Client::new(address, &setup.world.broker_ca, &setup.world.svid(path));
+    let sets = [jwks(&client(at[0], "mcp/docs")).await, jwks(&client(at[1], "mcp/docs")).await];
+    assert_eq!(sets[0], sets[1]);
+    assert_eq!(jwks(&client(at[2], "mcp/docs")).await, sets[0]);
+    let agent = client(at[0], "agent/a1");
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    assert!(client(at[1], "mcp/docs").validate(shown(&token, DOCS)).await.unwrap().active);
+    let other = client(at[1], "agent/a1").mint(mint(&task, DOCS)).await.unwrap().token;
+    assert_eq!(read_token(&token).0["kid"], read_token(&other).0["kid"]);
+    assert_eq!(hsm.objects(), 13, "the key-encryption key, and those that are in the keyring");
+}
+
+/// How many threads a process has for calls of the module.
+fn threads(broker: &Broker) -> usize {
+    let threads = fs::read_dir(format!("/proc/{}/task", broker.as_process().id())).unwrap();
+    let names = threads.map(|it| fs::read_to_string(it.unwrap().path().join("comm")).unwrap_or_default());
+    names.filter(|name| name.starts_with("pkcs11-")).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_that_hangs_makes_mints_fail_at_once_and_nothing_else_and_heals_by_itself() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, &in_token(), &format!("{QUICK}signing = \"pkcs11\""));
+    create_kek(&hsm, &setup);
+    let mut broker = Broker::process(setup).await;
+    let (agent, verifier) = (broker.agent(), broker.verifier());
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+
+    hsm.hangs();
+    let began = Instant::now();
+    let error = refuses_to_mint(&agent, &task).await;
+    assert!(error.message().contains("try again"), "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    eventually("readiness to say so", async || {
+        broker.page("/readyz").await
+            == (503, "not ready: the PKCS#11 token does not sign with the key that is in it\n".to_owned())
+    })
+    .await;
+    // Many at once: none waits, and no thread is added.
+    let began = Instant::now();
+    let many: Vec<_> = (0..50).map(|_| refuses_to_mint(&agent, &task)).collect();
+    futures_util::future::join_all(many).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let (_, metrics) = broker.page("/metrics").await;
+    for line in ["taskpass_pkcs11_up 0", "outcome=\"unanswered\"", "taskpass_pkcs11_stuck_calls "] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(threads(&broker), 2, "as many as there are sessions");
+    // The rest goes on: what is judged, ended and followed needs no key in the token.
+    assert!(verifier.validate(shown(&token, DOCS)).await.unwrap().active);
+    agent.tasks().list_tasks(proto::ListTasksRequest::default()).await.unwrap();
+
+    hsm.comes_back();
+    eventually("readiness", async || broker.page("/readyz").await == (200, "ready\n".to_owned())).await;
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+    let (_, metrics) = broker.page("/metrics").await;
+    assert!(metrics.contains("taskpass_pkcs11_up 1") && metrics.contains("taskpass_pkcs11_stuck_calls 0"));
+    assert!(broker.world.read("broker.log").contains("the PKCS#11 token is at hand again"));
+
+    // A broker whose module hangs ends as another one does.
+    hsm.hangs();
+    eventually("it to be noticed", async || broker.page("/readyz").await.0 == 503).await;
+    let began = Instant::now();
+    broker.as_process().signal("-TERM");
+    assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_vanishes_and_is_put_back_needs_no_restart() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, &in_token(), &format!("{QUICK}signing = \"pkcs11\""));
+    create_kek(&hsm, &setup);
+    let broker = Broker::process(setup).await;
+    let (agent, platform) = (broker.agent(), broker.platform());
+    let task = agent.docs_task().await;
+    for _ in 0..2 {
+        agent.mint(mint(&task, DOCS)).await.unwrap();
+        hsm.vanishes();
+        eventually("it to be missed", async || broker.page("/readyz").await.0 == 503).await;
+        refuses_to_mint(&agent, &task).await;
+        hsm.is_put_back();
+        eventually("readiness", async || broker.page("/readyz").await.0 == 200).await;
+        agent.mint(mint(&task, DOCS)).await.unwrap();
+    }
+    // Keys move again, too.
+    let rotate = proto::RotateKeyRequest {
+        r#use: proto::KeyUse::Jwt.into(),
+        trust_domain: TENANT.into(),
+        ..Default::default()
+    };
+    eventually("a rotation", async || platform.keys().rotate_key(rotate.clone()).await.is_ok()).await;
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_key_encryption_keys_token_tokens_are_minted_and_no_key_moves() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, &in_token(), QUICK);
+    create_kek(&hsm, &setup);
+    let broker = Broker::process(setup).await;
+    let (agent, platform) = (broker.agent(), broker.platform());
+    let task = agent.docs_task().await;
+    hsm.hangs();
+    eventually("readiness to say so", async || {
+        let (status, page) = broker.page("/readyz").await;
+        status == 200 && page.starts_with("ready, but keys cannot be moved")
+    })
+    .await;
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+    let rotate = proto::RotateKeyRequest {
+        r#use: proto::KeyUse::Feed.into(),
+        trust_domain: TENANT.into(),
+        ..Default::default()
+    };
+    let moved = platform.keys().rotate_key(rotate.clone()).await;
+    refused(moved.map(tonic::Response::into_inner), Code::Unavailable, "KEY_HARDWARE_UNAVAILABLE");
+    hsm.comes_back();
+    eventually("a rotation", async || platform.keys().rotate_key(rotate.clone()).await.is_ok()).await;
+    assert_eq!(page(broker.ops, "/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_given_up_while_its_token_hangs() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, LOCAL, &format!("{QUICK}signing = \"pkcs11\""));
+    let broker = Broker::process(setup).await;
+    let (agent, verifier, platform) = (broker.agent(), broker.verifier(), broker.platform());
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    let kid = read_token(&token).0["kid"].as_str().unwrap().to_owned();
+    hsm.hangs();
+    eventually("it to be noticed", async || broker.page("/readyz").await.0 == 503).await;
+    let compromise = proto::CompromiseKeyRequest { kid: kid.clone(), ..Default::default() };
+    platform.keys().compromise_key(compromise).await.unwrap();
+    assert!(!verifier.validate(shown(&token, DOCS)).await.unwrap().active);
+    hsm.comes_back();
+    eventually("the next key to sign", async || agent.mint(mint(&task, DOCS)).await.is_ok()).await;
+    eventually("the standby to be made, and the other one destroyed", async || hsm.objects() == 12).await;
+    let lines = audit(&broker.world);
+    assert!(lines.iter().any(|line| line["action"] == "DestroyKey" && line["object"] == kid.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_does_not_reach_the_token_says_which_key_lies_in_it_and_what_to_do() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, LOCAL, "signing = \"pkcs11\"");
+    let mut broker = Broker::process(setup).await;
+    broker.as_process().signal("-TERM");
+    assert_eq!(broker.exit().await, Some(0));
+    let config = broker.world.read("taskpass.toml");
+    let (before, rest) = config.split_once("signing = \"pkcs11\"").unwrap();
+    let (_, after) = rest.split_once("sessions = 2").unwrap();
+    broker.world.write("without.toml", &format!("{before}{after}"));
+    let said = Command::new(env!("CARGO_BIN_EXE_taskpass"))
+        .args(["serve", "--config"])
+        .arg(broker.world.path("without.toml"))
+        .output()
+        .unwrap();
+    let words = text(&said.stderr);
+    assert_eq!(said.status.code(), Some(2), "{words}");
+    for part in
+        ["lies in a PKCS#11 token", TOKEN, "feature `pkcs11`", "[keys.pkcs11]", "taskpass key compromise"]
+    {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+}
