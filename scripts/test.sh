@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every check of this repository, with its own set-up: scripts/test.sh
 #
-# Needs Rust and a C compiler. What else is missing is installed where that can be done without asking (redis-server and openssl by
-# apt-get, as root or by `sudo -n`), else a line says what to do. Writes to target/ alone. The last line tells the result.
+# Needs Rust and a C compiler. What else is missing is installed where that can be done without asking (redis-server, openssl and
+# softhsm2 by apt-get, as root or by `sudo -n`), else a line says what to do. Writes to target/ alone. The last line tells the result.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
@@ -91,6 +91,9 @@ say "    $(redis-server --version | cut -d' ' -f1-3)"
 has openssl || install_package openssl || true
 has openssl || give_up "openssl is missing, by which certificates are judged: apt-get install openssl, dnf install openssl, or brew install openssl"
 say "    $(openssl version)"
+has softhsm2-util || install_package softhsm2 || true
+has softhsm2-util || give_up "softhsm2 is missing, by which keys in hardware are tried: apt-get install softhsm2, dnf install softhsm, or brew install softhsm"
+say "    softhsm2 $(softhsm2-util --version)"
 
 step "format"
 if has_component fmt rustfmt; then
@@ -101,13 +104,17 @@ fi
 
 step "lints"
 if has_component clippy clippy; then
-  cargo clippy --workspace --all-targets --locked -- -D warnings
+  cargo clippy --workspace --all-targets --features taskpass/pkcs11 --locked -- -D warnings
+  # And what everybody gets, which has nothing of PKCS#11 in it.
+  cargo clippy --locked -- -D warnings
 else
   skip "lints: clippy is not installed (rustup component add clippy)"
+  cargo check --locked
 fi
 
 step "tests"
-cargo test --workspace --locked
+# Once, with everything: the tests of what everybody gets are among them.
+cargo test --workspace --features taskpass/pkcs11 --locked
 
 step "dependencies"
 PATH="$PWD/target/tools/bin:$PATH"

@@ -413,3 +413,70 @@ fn the_key_encryption_key_has_one_source_and_the_other_one_at_most() {
         assert!(problems.contains(said) && problems.lines().count() == 1, "{lines}: {problems}");
     }
 }
+
+const TOKEN: &str = r#"
+[keys.pkcs11]
+module = "softhsm.so"
+token = "my token"
+pin_file = "pin"
+"#;
+
+fn with_token(keys: &str, token: &str) -> Result<Config, Problems> {
+    let text = GOOD.replace("key_encryption_key_file = \"kek\"", keys);
+    let (before, after) = text.split_once("[policy]").unwrap();
+    resolved(&format!("{before}{token}[policy]{after}"))
+}
+
+#[cfg(feature = "pkcs11")]
+#[test]
+fn keys_may_lie_in_a_token() {
+    let both =
+        "key_encryption_key_pkcs11 = \"kek\"\nother_key_encryption_key_file = \"kek\"\nsigning = \"pkcs11\"";
+    let keys = with_token(both, TOKEN).unwrap().keys;
+    assert_eq!(keys.key_encryption_key, KekSource::InToken("kek".to_owned()));
+    assert_eq!(keys.signing, SigningIn::Pkcs11);
+    let token = keys.pkcs11.unwrap();
+    assert_eq!((token.module, token.sessions), (PathBuf::from("/base/softhsm.so"), 4));
+    assert_eq!((token.timeout, token.pin), (Duration::from_secs(2), KeySource::File("/base/pin".into())));
+    // A broker may know the token before anything lies in it.
+    let local = with_token("key_encryption_key_file = \"kek\"", TOKEN).unwrap().keys;
+    assert!(local.signing == SigningIn::Local && local.pkcs11.is_some());
+}
+
+#[cfg(feature = "pkcs11")]
+#[test]
+fn a_token_that_is_not_described_is_refused() {
+    let kek = "key_encryption_key_pkcs11 = \"kek\"";
+    let cases = [
+        (kek.to_owned(), String::new(), "keys.pkcs11"),
+        ("key_encryption_key_file = \"kek\"\nsigning = \"pkcs11\"".to_owned(), String::new(), "keys.pkcs11"),
+        (format!("{kek}\nkey_encryption_key_file = \"kek\""), TOKEN.to_owned(), "keys"),
+        (format!("{kek}\nother_key_encryption_key_pkcs11 = \"kek\""), TOKEN.to_owned(), "keys"),
+        (format!("{kek}\nsigning = \"pkcs11\"\nalgorithm = \"EdDSA\""), TOKEN.to_owned(), "keys.algorithm"),
+        (
+            "key_encryption_key_pkcs11 = \"a;b\"".to_owned(),
+            TOKEN.to_owned(),
+            "keys.key_encryption_key_pkcs11",
+        ),
+        (kek.to_owned(), TOKEN.replace("pin_file = \"pin\"", ""), "keys.pkcs11"),
+        (kek.to_owned(), TOKEN.replace("module = \"softhsm.so\"", ""), "keys.pkcs11.module"),
+        (kek.to_owned(), TOKEN.replace("my token", &"t".repeat(33)), "keys.pkcs11.token"),
+        (kek.to_owned(), format!("{TOKEN}timeout = \"11s\"\n"), "keys.pkcs11.timeout"),
+        (kek.to_owned(), format!("{TOKEN}sessions = 0\n"), "keys.pkcs11.sessions"),
+        (kek.to_owned(), format!("{TOKEN}pin = \"1234\"\n"), "keys.pkcs11.pin"),
+    ];
+    for (keys, token, key) in cases {
+        let problems = with_token(&keys, &token).expect_err(key);
+        assert!(keys_of(&problems).contains(&key), "{key}: {problems}");
+        assert!(!problems.to_string().contains("1234"), "{problems}");
+    }
+}
+
+#[cfg(not(feature = "pkcs11"))]
+#[test]
+fn a_build_without_pkcs11_says_how_to_get_it() {
+    for keys in ["key_encryption_key_pkcs11 = \"kek\"", "key_encryption_key_file = \"kek\""] {
+        let problems = with_token(keys, TOKEN).unwrap_err().to_string();
+        assert!(problems.contains("keys.pkcs11") && problems.contains("--features pkcs11"), "{problems}");
+    }
+}

@@ -100,3 +100,26 @@ fn licence_expressions_are_read_as_spdx_means_them() {
         assert!(!is_allowed(bad, &allowed), "{bad}");
     }
 }
+
+/// What everybody builds has nothing of it, and what asks for it needs no other tool than Rust and a C compiler.
+#[test]
+fn nothing_of_pkcs11_is_built_without_its_feature() {
+    let tree = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--locked", "-p", "taskpass", "-e", "normal,build", "--prefix", "none"])
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (without, with) = (tree(&[]), tree(&["--features", "pkcs11"]));
+    let names = |tree: &str| {
+        tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let (without, with) = (names(&without), names(&with));
+    assert!(without.len() > 100 && !without.iter().any(|name| name.contains("cryptoki")), "{without:?}");
+    let more: BTreeSet<_> = with.difference(&without).map(String::as_str).collect();
+    assert_eq!(more, BTreeSet::from(["cryptoki", "cryptoki-sys", "libloading", "secrecy"]));
+}

@@ -99,7 +99,7 @@ fn instructions(text: &str) -> Vec<(String, Vec<String>)> {
 #[test]
 fn the_image_copies_what_is_there_and_runs_without_root() {
     let known: BTreeSet<_> =
-        "FROM WORKDIR COPY RUN USER VOLUME EXPOSE STOPSIGNAL ENTRYPOINT CMD".split(' ').collect();
+        "FROM ARG WORKDIR COPY RUN USER VOLUME EXPOSE STOPSIGNAL ENTRYPOINT CMD".split(' ').collect();
     let all = instructions(&read(IMAGE));
     for (instruction, arguments) in &all {
         assert!(known.contains(instruction.as_str()), "{IMAGE}: {instruction} is not expected");
@@ -239,6 +239,16 @@ fn what_the_sample_shows_as_default_is_the_default() {
         "rotate_every",
         "dir",
         "file",
+        "key_encryption_key_pkcs11",
+        "other_key_encryption_key_pkcs11",
+        // What there is no default of, and what is said of it.
+        "[keys.pkcs11]",
+        "module",
+        "token",
+        "serial",
+        "pin_",
+        "timeout = \"2s\"",
+        "sessions",
         "upstream_bundle",
         "[export]",
         "[audit]",

@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use tonic::Code;
 use crate::support::behind::on_redis;
 use crate::support::broker::{Broker, Setup, audit, page};
 use crate::support::client::Client;
-use crate::support::hsm::{Hsm, KEK, PIN, TOKEN};
+use crate::support::hsm::{Hsm, KEK, PIN, TOKEN, softhsm};
 use crate::support::process::Process;
 use crate::support::story::{mint, read_token, refused, shown};
 use crate::support::world::{DOCS, TENANT};
@@ -520,4 +521,61 @@ async fn a_broker_that_does_not_reach_the_token_says_which_key_lies_in_it_and_wh
     {
         assert!(words.contains(part), "{part}: {words}");
     }
+}
+
+/// The blocks of a language in a document, in their order.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let begins = format!("```{language}\n");
+    text.split(&begins).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_steps_of_the_documentation_do_what_they_say() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/hsm.md");
+    let document = fs::read_to_string(document).unwrap();
+    let section = blocks(&document, "toml").concat().replace("/usr/lib/softhsm/libsofthsm2.so", softhsm());
+    let lines = section.strip_prefix("[keys]\n").unwrap();
+    let steps = blocks(&document, "sh");
+    assert!(steps.len() == 2 && steps[0].contains("softhsm2-util --init-token"), "{steps:?}");
+    let setup = Setup::on(Store::Embedded).kek(lines);
+    setup.write_config();
+    let binaries = Path::new(env!("CARGO_BIN_EXE_taskpass")).parent().unwrap();
+    let done = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &steps.concat()])
+        .env("PATH", format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap()))
+        .current_dir(setup.world.dir())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let said = text(&done.stdout);
+    assert!(
+        said.contains("pkcs11:token=taskpass;object=taskpass-kek;id=") && said.contains("No problem found"),
+        "{said}"
+    );
+    let conf = setup.world.path("softhsm/softhsm2.conf").to_str().unwrap().to_owned();
+    let broker = Broker::process(setup.environment([("SOFTHSM2_CONF".to_owned(), conf)])).await;
+    let agent = broker.agent();
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    assert!(broker.verifier().validate(shown(&token, DOCS)).await.unwrap().active);
+    assert_eq!(broker.page("/readyz").await, (200, "ready\n".to_owned()));
+}
+
+/// Not a measurement, which a machine with other work cannot be trusted with: what the words about signatures rest on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mints_at_once_share_the_sessions_that_there_are() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, LOCAL, &format!("{QUICK}signing = \"pkcs11\""));
+    let broker = Broker::process(setup).await;
+    let agent = broker.agent();
+    let task = agent.docs_task().await;
+    let (signed, many) = (hsm.calls("C_Sign"), 40);
+    let mints: Vec<_> = (0..many).map(|_| agent.mint(mint(&task, DOCS))).collect();
+    for minted in futures_util::future::join_all(mints).await {
+        assert!(broker.verifier().validate(shown(&minted.unwrap().token, DOCS)).await.unwrap().active);
+    }
+    // The length is asked for first.
+    assert_eq!(hsm.calls("C_Sign") - signed, 2 * many);
+    assert_eq!(hsm.calls("C_Login"), 1);
+    assert_eq!(threads(&broker), 2);
 }

@@ -8,13 +8,14 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// Where packages put SoftHSM2.
-const MODULES: [&str; 6] = [
+const MODULES: [&str; 7] = [
     "/usr/lib/softhsm/libsofthsm2.so",
     "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
     "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
     "/usr/lib64/pkcs11/libsofthsm2.so",
     "/usr/lib64/softhsm/libsofthsm2.so",
     "/usr/local/lib/softhsm/libsofthsm2.so",
+    "/opt/homebrew/lib/softhsm/libsofthsm2.so",
 ];
 pub const TOKEN: &str = "taskpass";
 pub const PIN: &str = "pin-84b1f6";
