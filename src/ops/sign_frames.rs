@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 use crate::identity::TrustDomain;
-use crate::keys::{JwtKey, SIGNATURE_LEN, Signer as _};
+use crate::keys::{JwtKey, SIGNATURE_LEN};
 
 use super::Broker;
 
@@ -122,6 +122,7 @@ mod tests {
     use taskpass_verifier::keyset::VerificationKey;
 
     use super::*;
+    use crate::keys::Signer as _;
     use crate::keys::testing::{domain, keyring};
 
     /// The feed keys of two trust domains.

@@ -205,8 +205,9 @@ impl Sender {
         if let feed_frame::Content::Heartbeat(heartbeat) = &mut said {
             self.broker.may_still_follow(&self.caller, following.audience(), following.bound())?;
             let signer = self.broker.feed_signer(&self.followed.trust_domain)?;
-            let signed =
-                self.positions.of(self.broker.feed_positions(), signer.kid(), |input| signer.sign_now(input))?;
+            let signed = self
+                .positions
+                .of(self.broker.feed_positions(), signer.kid(), |input| signer.sign_now(input))?;
             if signed.signature != self.brought {
                 self.brought = signed.signature.clone();
                 heartbeat.positions = Some(signed);

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use crate::app;
 use crate::audience::AudienceRegister;
 use crate::config::{
-    self, AuditTarget, Config, Draft, KekSource, KeySource, Pkcs11Config, Problems, PublicConfig, RedisConfig,
-    StoreConfig, TrustDomainConfig,
+    self, AuditTarget, Config, Draft, KekSource, KeySource, Pkcs11Config, Problems, PublicConfig,
+    RedisConfig, StoreConfig, TrustDomainConfig,
 };
 use crate::identity::{
     DeniedAuthorities, OwnFrom, SvidSource, TrustDomain, Use, WebFiles, WebSource, examine_bundle,

@@ -11,7 +11,7 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::finding::{Finding, Limits};
 use crate::cli::input;
-use crate::config::{AuditTarget, Draft, KeySource, Problems, StoreConfig};
+use crate::config::{AuditTarget, Draft, KekSource, KeySource, Problems, StoreConfig};
 use crate::identity::{BundleFrom, CertificateFacts, DeniedAuthorities, OwnFrom, Profile, SvidSource, Use};
 use crate::keys::Upstream;
 use crate::time::{SystemClock, Timestamp};
@@ -76,7 +76,13 @@ pub(super) fn look(
         look.ok("denied-authorities", file.display().to_string(), format!("authorities: {}", denied.len()));
     }
     if let (true, Some(keys)) = (good("key-encryption-key"), &draft.keys) {
-        look.ok("key-encryption-key", source(&keys.key_encryption_key), "it can be read");
+        match &keys.key_encryption_key {
+            KekSource::At(at) => look.ok("key-encryption-key", source(at), "it can be read"),
+            // A wrong PIN would count against the token: whoever serves says whether it answers.
+            KekSource::InToken(label) => {
+                look.ok("key-encryption-key", label, "it lies in the PKCS#11 token, which is not asked here");
+            }
+        }
     }
     if let (true, Some(dir)) = (good("policy"), &draft.policy_dir) {
         look.ok("policy", dir.display().to_string(), "the policies compile");
@@ -235,11 +241,16 @@ fn secrets(draft: &Draft) -> Vec<PathBuf> {
         all.extend(redis.password_file.clone());
         all.extend(redis.client_certificate.iter().map(|(_, key)| key.clone()));
     }
-    let keys =
+    let keks =
         draft.keys.iter().flat_map(|it| [Some(&it.key_encryption_key), it.other_key_encryption_key.as_ref()]);
-    all.extend(keys.flatten().filter_map(|it| match it {
+    let keks = keks.flatten().filter_map(|it| match it {
+        KekSource::At(at) => Some(at),
+        KekSource::InToken(_) => None,
+    });
+    let pins = draft.keys.iter().filter_map(|it| it.pkcs11.as_ref()).map(|token| &token.pin);
+    all.extend(keks.chain(pins).filter_map(|it| match it {
         KeySource::File(file) => Some(file.clone()),
-        _ => None,
+        KeySource::Environment(_) | KeySource::Credential(_) => None,
     }));
     all
 }
