@@ -63,7 +63,7 @@ impl Broker {
         let partition = Partition::from_low_bits(place);
         let deadline = now.saturating_add(command.lifetime.min(cap));
         let facts = TaskFacts {
-            id: ids::new_task_id_in(now, partition, self.store.generation(partition))?,
+            id: self.new_id(partition, now).await?,
             lineage: Vec::new(),
             owner: caller.spiffe_id().clone(),
             subject: command.subject,
@@ -81,6 +81,15 @@ impl Broker {
             None => self.store_task(&facts, deadline, idempotency, now).await?,
         };
         self.begun(facts, outcome, now, trail).await
+    }
+
+    /// Young enough to be seen to belong to the partition's generation, as that is known here. A partition that nobody has used since the start is looked at once, so that it is.
+    async fn new_id(&self, partition: Partition, now: Timestamp) -> Result<TaskId> {
+        if self.store.generation(partition).is_none() {
+            let nobody = TaskId::from_parts(0, partition, [0; 10]);
+            let _nothing = self.store.read(nobody, now).await.map_err(store_error)?;
+        }
+        ids::new_task_id_in(now, partition, self.store.generation(partition))
     }
 
     /// Every audience is judged by itself; the least of their caps counts.

@@ -334,6 +334,17 @@ async fn issued(agent: &Client, task: &proto::Task) -> proto::IssueCertificateRe
     agent.issue(request).await.unwrap()
 }
 
+/// Partitions that nobody has used yet get their generation with their first task, which must not look older than it.
+async fn the_first_tasks_after_a_start_have_certificates_that_followers_take(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let first = futures_util::future::join_all((0..24).map(|_| agent.docs_task())).await;
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    for task in &first {
+        assert_eq!(judge_certificate(&server, &issued(&agent, task).await), Ok(()), "{}", task.id);
+    }
+}
+
 async fn a55_a_task_certificate_is_refused_on_new_connections_once_its_task_has_ended(store: Store) {
     let broker = Broker::start(store).await;
     let agent = broker.agent();
@@ -396,6 +407,7 @@ async fn a32_a_broker_whose_clock_is_not_the_stores_keeps_nobody_fresh() {
 }
 
 on_both_stores!(
+    the_first_tasks_after_a_start_have_certificates_that_followers_take,
     a27_a_task_with_thousands_of_credentials_ends_by_one_entry,
     a33_what_is_on_its_way_to_a_follower_that_acknowledges_nothing_is_bounded,
     a33_a_hello_is_as_large_as_its_positions_and_no_larger,

@@ -50,7 +50,7 @@ impl OwnHolder {
                 if news {
                     tracing::info!(spiffe_id = %svid.spiffe_id(), not_after = %svid.not_after(), "own certificate in force");
                 }
-                if !self.warned {
+                if !svid.has_dns_name() && !self.warned {
                     svid.warn_of_clients();
                     self.warned = true;
                 }
