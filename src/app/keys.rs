@@ -24,10 +24,8 @@ pub(super) async fn open_keys(
 ) -> Result<Keeper, StartError> {
     let (wrapper, plan) = parts(config, settings).await?;
     let keeper = Keeper::open(store, wrapper, plan, record, clock.now()).await.map_err(unopened)?;
-    if let Err(error) = keeper.prove_hardware().await {
-        // A key that is lost with its token is given up by a broker that runs.
-        tracing::error!(%error, "a key cannot sign");
-    }
+    // A key that is lost in its token is in the log, and is given up by a broker that runs.
+    let _ = keeper.prove_hardware().await;
     Ok(keeper)
 }
 

@@ -19,7 +19,7 @@ use super::error::KeyringError;
 use super::keyring::{KeyPlan, Keyring};
 use super::opened::Opened;
 use super::opening::{MAX_ATTEMPTS, Opening, Rewrap};
-use super::plan::{Move, Refusal};
+use super::plan::{Change, Move, Refusal};
 use super::store::{KeyringStore, StoredKeyring};
 use super::wrap::KeyWrapper;
 use crate::failpoint::{Place, reach};
@@ -289,6 +289,7 @@ impl Keeper {
         (asked_at, asked): (Timestamp, Moment),
     ) -> Result<Result<Moved, Refusal>, KeyringError> {
         let (wrapper, plan) = (self.wrapper.as_ref(), &self.plan);
+        let mut again = false;
         for _ in 0..MAX_ATTEMPTS {
             let began = feed::now();
             // What waits for something counts from the move, not from when it was asked for; in whole seconds, as clocks of brokers may be one apart.
@@ -316,7 +317,14 @@ impl Keeper {
             };
             let steps = changes.iter().map(|change| step(opened.document(), change)).collect();
             let mut stored = stored;
-            if !dry_run && self.apply(&mut opened, changes, now).await? {
+            let moves = changes.iter().any(|change| matches!(change, Change::Set { .. }));
+            let applied = if dry_run { Ok(false) } else { self.apply(&mut opened, changes, now).await };
+            if matches!(&applied, Err(KeyringError::Hardware(error)) if error.may_pass() && moves && !again) {
+                // It is known by now that the hardware is not at hand: what can be done without it is done.
+                again = true;
+                continue;
+            }
+            if applied? {
                 let document = opened.encode()?;
                 reach(Place::KeyMoveDecided);
                 let written = self.store.compare_and_set(Some(stored.version), &document).await?;

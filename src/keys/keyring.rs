@@ -14,7 +14,7 @@ use super::document::{Document, KeyUse, Slot};
 use super::due::{self, Due, Renewal};
 use super::entry::{self, Entry};
 use super::error::KeyringError;
-use super::hardware::Hardware;
+use super::hardware::{Hardware, shown};
 use super::opened::Opened;
 use super::pages::PageSeal;
 use super::plan::{LONGEST_BOUND, Times};
@@ -141,6 +141,8 @@ pub struct KeyView {
     /// know of the move yet, at the longest times that any broker was configured with. `None`: nothing but its certificate sets an end. How long a credential says that it lives does not matter: whoever
     /// has the key writes what he likes.
     pub outlives: Option<Duration>,
+    /// Where its private half lies, if it is in hardware; or lay.
+    pub held_in: Option<String>,
 }
 
 impl KeyView {
@@ -168,6 +170,7 @@ impl From<&Entry> for KeyView {
             signed: entry.signed,
             waits_until,
             not_after: entry.not_after,
+            held_in: entry.held.as_ref().map(shown),
             outlives: match entry.key_use {
                 KeyUse::Jwt => Some(entry.kept.longest()),
                 KeyUse::Feed => Some(LONGEST_BOUND),

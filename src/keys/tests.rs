@@ -4,7 +4,6 @@ use std::path::Path;
 use taskpass_verifier::keyset::{Algorithm, KeyId, KeySet};
 
 use super::document::KeyUse;
-use super::seal::RecordSeal;
 use super::testing::{MemoryStore, NOW, domain, kek, keyring, open, plan};
 use super::*;
 use crate::identity::TrustBundle;
@@ -12,6 +11,7 @@ use crate::ids::{Partition, TaskId, new_task_id};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
+mod held;
 mod on_disk;
 mod pages;
 
@@ -141,17 +141,7 @@ async fn as_older_format(document: Vec<u8>, format: u8) -> String {
         let key = key.as_object_mut().unwrap();
         key.retain(|name, _| !matches!(name.as_str(), "since_ms" | "longest_ms" | "signed_from_ms"));
     }
-    let mac = keys.iter().find(|key| key["use"] == "record-mac").unwrap();
-    let kid = mac["kid"].as_str().unwrap().to_owned();
-    let label = KeyLabel { kid: &kid, key_use: KeyUse::RecordMac, trust_domain: "broker.test" };
-    let private = kek(7).unwrap("", label, &decode(mac["wrapped"].as_str().unwrap())).await.unwrap();
-    let body = body.to_string();
-    let tag = RecordSeal::new(&private).unwrap().tag_document(body.as_bytes());
-    use base64::Engine as _;
-    format!(
-        "taskpass-keyring {format}\n{}\n{body}",
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(tag)
-    )
+    held::sealed(&body, format).await
 }
 
 #[tokio::test]

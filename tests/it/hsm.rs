@@ -486,8 +486,12 @@ async fn a_key_is_given_up_while_its_token_hangs() {
     let task = agent.docs_task().await;
     let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
     let kid = read_token(&token).0["kid"].as_str().unwrap().to_owned();
+    let listed =
+        platform.keys().list_keys(proto::ListKeysRequest::default()).await.unwrap().into_inner().keys;
+    let listed = listed.iter().find(|key| key.kid == kid).unwrap();
+    assert!(listed.held_in.starts_with(&format!("pkcs11:token={TOKEN} id ")), "{listed:?}");
+    // Whether or not anybody has noticed it yet.
     hsm.hangs();
-    eventually("it to be noticed", async || broker.page("/readyz").await.0 == 503).await;
     let compromise = proto::CompromiseKeyRequest { kid: kid.clone(), ..Default::default() };
     platform.keys().compromise_key(compromise).await.unwrap();
     assert!(!verifier.validate(shown(&token, DOCS)).await.unwrap().active);
@@ -496,6 +500,46 @@ async fn a_key_is_given_up_while_its_token_hangs() {
     eventually("the standby to be made, and the other one destroyed", async || hsm.objects() == 12).await;
     let lines = audit(&broker.world);
     assert!(lines.iter().any(|line| line["action"] == "DestroyKey" && line["object"] == kid.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_lost_in_the_token_is_seen_to_be_and_another_one_takes_its_place() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, LOCAL, &format!("{QUICK}signing = \"pkcs11\""));
+    let broker = Broker::process(setup).await;
+    let (agent, platform) = (broker.agent(), broker.platform());
+    let task = agent.docs_task().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap().token;
+    hsm.loses_its_keys();
+    refuses_to_mint(&agent, &task).await;
+    eventually("readiness to say so", async || broker.page("/readyz").await.0 == 503).await;
+    let lost = read_token(&token).0["kid"].as_str().unwrap().to_owned();
+    let way_out = format!("taskpass key compromise {lost}");
+    eventually("the log to say what to do", async || broker.world.read("broker.log").contains(&way_out))
+        .await;
+    // So does a broker that starts then.
+    let broker = broker.restart().await;
+    let (agent, restarted) = (broker.agent(), broker.page("/readyz").await);
+    assert_eq!(restarted.0, 503, "{restarted:?}");
+    // The two that stand by are lost as well.
+    let signs = async || {
+        let keys = platform_keys(&broker).await;
+        keys.into_iter()
+            .find(|key| key.trust_domain == TENANT && key.state() == proto::KeyState::Active)
+            .unwrap()
+            .kid
+    };
+    drop(platform);
+    for _ in 0..3 {
+        let compromise = proto::CompromiseKeyRequest { kid: signs().await, ..Default::default() };
+        broker.platform().keys().compromise_key(compromise).await.unwrap();
+    }
+    eventually("a key that is there", async || agent.mint(mint(&task, DOCS)).await.is_ok()).await;
+}
+
+async fn platform_keys(broker: &Broker) -> Vec<proto::Key> {
+    let listed = broker.platform().keys().list_keys(proto::ListKeysRequest::default()).await.unwrap();
+    listed.into_inner().keys.into_iter().filter(|key| key.r#use() == proto::KeyUse::Jwt).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -149,6 +149,7 @@ pub(super) fn key(key: &answer::KeyView) -> proto::Key {
         not_after: key.not_after.map(timestamp),
         signed_from: from.map(timestamp),
         signed_until: until.map(timestamp),
+        held_in: key.held_in.clone().unwrap_or_default(),
     }
 }
 

@@ -22,6 +22,7 @@ pub(in crate::cli) fn key(key: &Key) -> Value {
         "not_after": at(key.not_after.as_ref()),
         "signed_from": at(key.signed_from.as_ref()),
         "signed_until": at(key.signed_until.as_ref()),
+        "held_in": text(&key.held_in),
     })
 }
 
@@ -62,7 +63,11 @@ pub(in crate::cli) fn keys_text(keys: &[Key], now: Timestamp) -> String {
         let (kid, trust_domain) = (inline(&key.kid), inline(&key.trust_domain));
         [
             kid,
-            use_of(key.r#use()).to_owned(),
+            if key.held_in.is_empty() {
+                use_of(key.r#use()).to_owned()
+            } else {
+                format!("{} (pkcs11)", use_of(key.r#use()))
+            },
             trust_domain,
             word(key.state()).to_owned(),
             since,

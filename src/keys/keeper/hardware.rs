@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use taskpass_verifier::keyset::KeyId;
+use taskpass_verifier::{Moment, feed};
 
 use super::Keeper;
 use crate::keys::document::{Document, KeyUse};
+use crate::keys::entry::Entry;
 use crate::keys::error::KeyringError;
 use crate::keys::hardware::{HardwareError, Held, shown};
 use crate::keys::keyring::KeyPlan;
@@ -15,11 +18,14 @@ use crate::keys::plan::Change;
 use crate::keys::state::KeyState;
 use crate::time::Timestamp;
 
+/// A key that has signed is asked again after so long: somebody may have destroyed it.
+const PROVEN_FOR: Duration = Duration::from_secs(10);
+
 /// What this broker has found.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Keys that are to sign, and what asking for a signature has brought.
-    proven: BTreeMap<KeyId, Result<(), HardwareError>>,
+    /// Keys that are to sign, when they were asked for a signature, and what that has brought.
+    proven: BTreeMap<KeyId, (Moment, Result<(), HardwareError>)>,
     /// Keys that are over and not there any more.
     destroyed: Vec<KeyId>,
 }
@@ -64,13 +70,13 @@ impl Keeper {
             Err(why) => Some(HardwareTrouble::Moving(why)),
             Ok(()) => {
                 let known = self.in_hardware.lock().unwrap_or_else(PoisonError::into_inner);
-                let bad = |entry: &crate::keys::entry::Entry| known.proven.get(&entry.kid)?.clone().err();
+                let bad = |entry: &Entry| known.proven.get(&entry.kid)?.1.clone().err();
                 signing.find_map(bad).map(HardwareTrouble::Signing)
             }
         }
     }
 
-    /// Asks the hardware for something, and for a signature of each key that is to sign and was not proven yet. What is wrong first.
+    /// Asks the hardware for something, and for a signature of each key that is to sign and was not proven a moment ago. What is wrong first.
     pub async fn prove_hardware(&self) -> Result<(), HardwareError> {
         let Some(at_hand) = &self.plan.hardware else { return Ok(()) };
         at_hand.hardware.probe().await?;
@@ -79,7 +85,12 @@ impl Keeper {
         let to_sign = document.keys.iter().filter(|entry| entry.held_to_sign().is_some());
         let mut first = Ok(());
         for (entry, held) in to_sign.filter_map(|entry| Some((entry, entry.held_to_sign()?))) {
-            if self.lock_known(|known| known.proven.get(&entry.kid) == Some(&Ok(()))) {
+            let now = feed::now();
+            let is_good = |known: &mut Known| match known.proven.get(&entry.kid) {
+                Some((at, Ok(()))) => now.since(*at) < PROVEN_FOR,
+                _ => false,
+            };
+            if self.lock_known(is_good) {
                 continue;
             }
             let proven = match public_of(entry) {
@@ -95,7 +106,12 @@ impl Keeper {
                 )),
                 other => other,
             });
-            self.lock_known(|known| known.proven.insert(entry.kid, proven.clone()));
+            let before = self.lock_known(|known| known.proven.insert(entry.kid, (now, proven.clone())));
+            if let Err(error) = &proven
+                && before.is_none_or(|(_, before)| before.as_ref() != Err(error))
+            {
+                tracing::error!(kid = %entry.kid, %error, "a key in hardware does not sign");
+            }
             first = first.and(proven);
         }
         self.lock_known(|known| known.proven.retain(|kid, _| document.key(kid).is_some()));

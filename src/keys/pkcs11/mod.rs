@@ -9,6 +9,7 @@ mod objects;
 mod pool;
 mod signer;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ struct Inner {
     timeout: Duration,
     pool: Pool<Conn>,
     health: Mutex<Result<(), HardwareError>>,
+    /// Keys that are not there, or are not as they have to be, since they were asked for last.
+    unfit: Mutex<BTreeMap<Arc<[u8]>, HardwareError>>,
 }
 
 impl std::fmt::Debug for Token {
@@ -68,7 +71,7 @@ impl Token {
         let pool = Pool::start(sessions, timeout, move || Conn::new(Arc::clone(&module)));
         let pool =
             pool.map_err(|error| HardwareError::Unfit(format!("its threads do not start: {error}")))?;
-        Ok(Self(Arc::new(Inner { id, timeout, pool, health: Mutex::new(Ok(())) })))
+        Ok(Self(Arc::new(Inner { id, timeout, pool, health: Mutex::new(Ok(())), unfit: Mutex::default() })))
     }
 
     /// Asks the token, unless it is known not to answer.
@@ -100,6 +103,20 @@ impl Token {
         metrics::gauge!("taskpass_pkcs11_stuck_calls").set(self.0.pool.stuck() as f64);
         self.note(answer.as_ref().map(drop));
         answer
+    }
+
+    /// Whether a key has signed when it was asked last, or was not asked yet.
+    fn is_good(&self, reference: &[u8]) -> Result<(), HardwareError> {
+        let unfit = self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        unfit.get(reference).map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    fn remember<T>(&self, reference: &Arc<[u8]>, answer: &Result<T, HardwareError>) {
+        let mut unfit = self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Err(error @ HardwareError::Unfit(_)) => drop(unfit.insert(Arc::clone(reference), error.clone())),
+            _ => drop(unfit.remove(reference)),
+        }
     }
 
     fn words(&self, lost: Lost) -> String {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ring::digest::{SHA256, digest};
+use ring::digest::{Digest, SHA256, digest};
 use taskpass_verifier::keyset::VerificationKey;
 
 use super::{Token, objects};
@@ -42,17 +42,29 @@ impl Signer for TokenKey {
         if let Err(error) = self.check() {
             return Signature::Made(Err(error));
         }
-        let (token, reference, input) =
-            (self.token.clone(), Arc::clone(&self.reference), digest(&SHA256, signing_input));
+        let (token, reference) = (self.token.clone(), Arc::clone(&self.reference));
+        let input = digest(&SHA256, signing_input);
         Signature::Asked(Box::pin(async move {
-            let asked = token.call("sign", move |open| objects::sign(open, &reference, input.as_ref()));
-            asked.await.map_err(Error::from)
+            signed(&token, "sign", reference, input).await.map_err(Error::from)
         }))
     }
 
     fn check(&self) -> Result<()> {
-        self.token.health().map_err(Error::from)
+        self.token.health().and_then(|()| self.token.is_good(&self.reference)).map_err(Error::from)
     }
+}
+
+/// Asks for a signature, and remembers of which key there is none.
+async fn signed(
+    token: &Token,
+    name: &'static str,
+    reference: Arc<[u8]>,
+    input: Digest,
+) -> std::result::Result<[u8; SIGNATURE_LEN], HardwareError> {
+    let key = Arc::clone(&reference);
+    let signed = token.call(name, move |open| objects::sign(open, &key, input.as_ref())).await;
+    token.remember(&reference, &signed);
+    signed
 }
 
 /// See [`super::Hardware::prove`].
@@ -64,9 +76,7 @@ pub(super) async fn prove(
     let challenge: [u8; 32] =
         random().map_err(|_| HardwareError::Unfit("the system's random source failed".to_owned()))?;
     let message = [PROOF, &challenge].concat();
-    let (reference, input) = (reference.to_vec(), digest(&SHA256, &message));
-    let signed = token.call("prove", move |open| objects::sign(open, &reference, input.as_ref()));
-    let signature: [u8; SIGNATURE_LEN] = signed.await?;
+    let signature = signed(token, "prove", reference.into(), digest(&SHA256, &message)).await?;
     if public.has_signed(&message, &signature) {
         return Ok(());
     }

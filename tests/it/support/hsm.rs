@@ -111,6 +111,18 @@ impl Hsm {
         fs::rename(self.path("away"), self.path("tokens")).unwrap();
     }
 
+    /// Everything in the token is gone; the token is there.
+    pub fn loses_its_keys(&self) {
+        for token in fs::read_dir(self.path("tokens")).unwrap() {
+            for file in fs::read_dir(token.unwrap().path()).unwrap().map(|it| it.unwrap()) {
+                let name = file.file_name().into_string().unwrap();
+                if !name.starts_with("token.") && name != "generation" {
+                    fs::remove_file(file.path()).unwrap();
+                }
+            }
+        }
+    }
+
     /// Makes the module in front do something: see there.
     pub fn says(&self, what: &str) {
         fs::write(self.path(what), "").unwrap();
