@@ -277,7 +277,8 @@ impl Following {
         if !is_time && looked_at & !kept == 0 {
             return None;
         }
-        let partitions = if self.shared.outlives(began) { looked_at & self.told_partitions() } else { 0 };
+        let partitions =
+            if self.shared.outlives(began, time) { looked_at & self.told_partitions() } else { 0 };
         if !is_time && partitions & !kept == 0 {
             return None;
         }

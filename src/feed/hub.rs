@@ -17,10 +17,11 @@ use uuid::Uuid;
 use super::follower::Following;
 use super::mirror::{Concern, Item, Mirror};
 use super::receipt::Acknowledged;
+use super::registered::{RENEWAL, too_many};
 use super::stream::Shared;
 use crate::error::{Error, Reason, Result};
 use crate::ids::random;
-use crate::revoke::feed::{FeedEntry, FeedStore, Happened, Registration};
+use crate::revoke::feed::{FeedEntry, FeedStore, Happened};
 use crate::revoke::fence::FenceTarget;
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::{Clock, Timestamp};
@@ -31,11 +32,6 @@ pub const BOUNDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=
 const LOOKS_IN_A_BOUND: u32 = 4;
 /// A look that takes longer is given up. Followers that it would have kept fresh close.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
-/// Streams of one broker, and of one SPIFFE ID at it.
-const MOST_STREAMS: usize = 10_000;
-const MOST_OF_ONE_FOLLOWER: usize = 2_000;
-/// So that the verifiers of one audience leave room for others, here and in the store.
-const MOST_OF_ONE_AUDIENCE: usize = 2_500;
 /// Entries that are read in one step.
 const PAGE: usize = 512;
 /// Partitions that are read at a time.
@@ -48,12 +44,6 @@ const FORGET_SLACK: Duration = Duration::from_secs(10);
 const LOOKED_UP_AT_ONCE: usize = 32;
 /// How often entries whose time is over are let go.
 const TRIM: Duration = Duration::from_secs(10);
-/// A registration outlives the last heartbeat by the stream's bound and this.
-pub(super) const REGISTRATION_SLACK: Duration = Duration::from_secs(15);
-/// Whether a registration is over, another broker may see by so much sooner: more than the clocks of two brokers can be apart, of which each is within a second of the store's.
-pub(super) const CLOCKS_APART: Duration = Duration::from_secs(5);
-/// How often registrations are renewed, at least.
-const RENEWAL: Duration = Duration::from_secs(5);
 
 /// Whom the end of a task, or of a key, concerns.
 #[async_trait]
@@ -63,9 +53,6 @@ pub trait Concerns: Send + Sync {
 
     /// Whoever may be shown what is signed under a key: the audiences of its trust domain, [`Concern::All`] for a key of the task CA or one that is not known.
     fn of_key(&self, key: &KeyId) -> Concern;
-
-    /// The trust domain of an audience, if that is registered now.
-    fn trust_domain_of(&self, audience: &str) -> Option<Arc<str>>;
 
     /// The largest bound of any audience that is registered now.
     fn largest_bound(&self) -> Duration;
@@ -90,17 +77,17 @@ pub struct Hub {
     pub(super) clock: Arc<dyn Clock>,
     concerns: Arc<dyn Concerns>,
     pub(super) mirror: Mirror,
-    looks: watch::Sender<Look>,
-    streams: Mutex<HashMap<Uuid, Arc<Shared>>>,
+    pub(super) looks: watch::Sender<Look>,
+    pub(super) streams: Mutex<HashMap<Uuid, Arc<Shared>>>,
     pub(super) acknowledged: Acknowledged,
     looked: AtomicU64,
     reading: tokio::sync::Mutex<()>,
     /// When the store was last out of reach, or this hub began.
     out_of_reach: Mutex<Instant>,
     /// A follower came, left, or waits for a look.
-    changed: tokio::sync::Notify,
+    pub(super) changed: tokio::sync::Notify,
     /// By what the store was when all streams were registered last, see [`FeedStore::proved_since`].
-    registered_by: Mutex<Option<Instant>>,
+    pub(super) registered_by: Mutex<Option<Instant>>,
     /// What the last look has shown, as durable as any answer of the store.
     shown: Mutex<Vec<(Partition, Position)>>,
 }
@@ -209,33 +196,6 @@ impl Hub {
         Ok(grown)
     }
 
-    /// One more of the streams of this broker, if there is room. Those that have ended count for as long as they are registered, so that nobody fills the store by coming and going.
-    fn taken_in(&self, stream: &Arc<Shared>) -> Result<Arc<Shared>> {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_it = streams.values().filter(|one| one.follower == stream.follower).count();
-        let open = streams.values().filter(|one| !one.has_left()).count();
-        let of_audience = streams.values().filter(|one| one.audience == stream.audience).count();
-        if open >= MOST_STREAMS || of_it >= MOST_OF_ONE_FOLLOWER || of_audience >= MOST_OF_ONE_AUDIENCE {
-            return Err(too_many(
-                "There are too many streams of the feed. End some, or follow another broker.",
-            ));
-        }
-        streams.insert(stream.id, Arc::clone(stream));
-        count(&streams);
-        Ok(Arc::clone(stream))
-    }
-
-    /// A stream has ended. Its registration stays: the follower may hold itself for fresh until its bound is over.
-    pub(super) fn left(&self, id: Uuid) {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stream) = streams.get(&id) {
-            stream.leave();
-        }
-        count(&streams);
-        drop(streams);
-        self.changed.notify_one();
-    }
-
     /// Lets [`Self::run`] look now.
     pub(super) fn look_soon(&self) {
         self.changed.notify_one();
@@ -258,14 +218,15 @@ impl Hub {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(bound / LOOKS_IN_A_BOUND) => {}
+                () = tokio::time::sleep(pause(bound)) => {}
                 () = self.changed.notified() => {}
                 changed = nudges.changed() => if changed.is_err() { return },
             }
             nudges.mark_unchanged();
             let began = Instant::now();
             self.look().await;
-            if registered.elapsed() >= bound.min(RENEWAL) {
+            // Before the next look would come too late for it.
+            if registered.elapsed() + pause(bound) >= bound.min(RENEWAL) {
                 registered = Instant::now();
                 if let Err(error) = self.register(&self.streams()).await {
                     tracing::warn!(%error, "followers are not registered");
@@ -337,24 +298,6 @@ impl Hub {
         Ok(fresh.await)
     }
 
-    /// Where the store may have lost registrations, all streams are registered again before they hear of anything later: an end of what began since must find them. What shows it is a store
-    /// that had to be proved anew, or a new generation.
-    async fn register_anew(&self, positions: &[(Partition, Option<Position>)]) -> StepResult<()> {
-        let proved = self.store.proved_since();
-        let grown = positions.iter().any(|(partition, position)| {
-            let known = self.mirror.position(*partition);
-            known.zip(*position).is_some_and(|(known, now)| known.generation != now.generation)
-        });
-        if !grown && *self.registered_by.lock().unwrap_or_else(PoisonError::into_inner) == proved {
-            return Ok(());
-        }
-        let streams = self.streams();
-        streams.iter().for_each(|stream| stream.is_unregistered());
-        self.register(&streams).await?;
-        *self.registered_by.lock().unwrap_or_else(PoisonError::into_inner) = proved;
-        Ok(())
-    }
-
     /// Reads the partition's history up to `wanted`, or further.
     async fn catch_up(&self, partition: Partition, wanted: Position, now: Timestamp) -> StepResult<()> {
         loop {
@@ -406,39 +349,6 @@ impl Hub {
         futures_util::stream::iter(items).buffered(LOOKED_UP_AT_ONCE).collect().await
     }
 
-    /// Those for which there is no room are not registered, and so are kept fresh by nothing.
-    async fn register(&self, streams: &[Arc<Shared>]) -> StepResult<Vec<Uuid>> {
-        let (began, now) = (Instant::now(), self.clock.now());
-        let registrations: Vec<_> = streams.iter().map(|stream| stream.registration(now)).collect();
-        if registrations.is_empty() {
-            return Ok(Vec::new());
-        }
-        let refused = self.store.register(&registrations, now).await?;
-        let stored = streams.iter().filter(|stream| !refused.contains(&stream.id));
-        stored.for_each(|stream| stream.is_registered(began));
-        Ok(refused)
-    }
-
-    /// Whether anybody is there behind a registration: its stream is open here, or some broker has renewed it of late. What is left of a stream that has ended cannot answer, and only counts as
-    /// pending until its bound is over.
-    pub(super) fn may_answer(&self, registration: &Registration) -> bool {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stream) = streams.get(&registration.stream) {
-            return stream.answers(self.looks.borrow().began);
-        }
-        let left = registration.until.since(self.clock.now());
-        left + RENEWAL * 2 >= registration.bound + REGISTRATION_SLACK
-    }
-
-    /// Whether a follower by this or another broker is told of what concerns these.
-    pub(super) fn is_concerned(&self, concern: &Concern, registration: &Registration) -> bool {
-        let trust_domain = match concern {
-            Concern::TrustDomain(_) => self.concerns.trust_domain_of(&registration.audience),
-            Concern::All | Concern::Audiences(_) => None,
-        };
-        concern.covers(&registration.audience, trust_domain.as_deref())
-    }
-
     pub(super) fn largest_bound(&self) -> Duration {
         self.concerns.largest_bound()
     }
@@ -448,42 +358,11 @@ impl Hub {
         let seen = *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner);
         self.store.proved_since().map(|proved| proved.max(seen))
     }
-
-    /// Those that are open, and answer.
-    fn streams(&self) -> Vec<Arc<Shared>> {
-        let looked = self.looks.borrow().began;
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.values().filter(|stream| stream.answers(looked)).cloned().collect()
-    }
-
-    fn least_bound(&self) -> Option<Duration> {
-        let looked = self.looks.borrow().began;
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.values().filter(|stream| stream.answers(looked)).map(|stream| stream.bound).min()
-    }
 }
 
-fn too_many(sentence: &'static str) -> Error {
-    metrics::counter!("taskpass_limit_reached_total", "limit" => "streams").increment(1);
-    Error::new(Reason::TooManyStreams, sentence)
-}
-
-/// Tells how many are open.
-fn count(streams: &HashMap<Uuid, Arc<Shared>>) {
-    let open = streams.values().filter(|stream| !stream.has_left()).count();
-    metrics::gauge!("taskpass_followers").set(open as f64);
-}
-
-impl Shared {
-    fn registration(&self, now: Timestamp) -> Registration {
-        Registration {
-            stream: self.id,
-            follower: self.follower.clone(),
-            audience: self.audience.to_string(),
-            bound: self.bound,
-            until: now.saturating_add(self.bound).saturating_add(REGISTRATION_SLACK),
-        }
-    }
+/// Between two looks, while nothing is heard: a registration is renewed after a look, and by none that is older than [`RENEWAL`] anybody is kept fresh.
+fn pause(bound: Duration) -> Duration {
+    (bound / LOOKS_IN_A_BOUND).min(RENEWAL)
 }
 
 /// Whether what was read up to `known` has everything up to `wanted`.

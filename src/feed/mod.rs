@@ -15,6 +15,7 @@ pub mod follower;
 pub mod hub;
 mod mirror;
 pub mod receipt;
+mod registered;
 mod stream;
 
 pub use follower::{Content, Following, Frame};

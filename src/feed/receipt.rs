@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use taskpass_verifier::ids::{Generation, Partition};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -15,13 +16,15 @@ use uuid::Uuid;
 
 use super::hub::{BOUNDS, Hub};
 use super::mirror::{Concern, Sent};
+use super::registered::CLOCKS_APART;
 use crate::revoke::feed::{Happened, Registration};
 use crate::time::Timestamp;
 
 /// An announcement is a list of these: stream 16, partition 1, generation 12, sequence 8.
 const RECORD: usize = 37;
-/// The first byte of an announcement of acknowledgements.
+/// The first byte of an announcement of acknowledgements, and of one of streams that have ended: a list of these, 16 bytes each.
 const FORMAT: u8 = 2;
+const ENDED: u8 = 3;
 /// The pause after an announcement: what is acknowledged meanwhile goes into one.
 const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(1);
 /// Acknowledgements in one announcement.
@@ -70,6 +73,9 @@ type Places = BTreeMap<u8, Sent>;
 pub(super) struct Acknowledged {
     streams: Mutex<HashMap<Uuid, (Places, Timestamp)>>,
     outbox: Mutex<Vec<(Uuid, Partition, Sent)>>,
+    /// Streams that have ended, here and elsewhere, as far as is known: nobody waits for them, and they stay pending.
+    ended: Mutex<HashMap<Uuid, Timestamp>>,
+    ended_here: Mutex<Vec<Uuid>>,
     to_send: Notify,
     news: watch::Sender<u64>,
 }
@@ -85,6 +91,29 @@ impl Acknowledged {
         let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
         outbox.extend(applied.iter().map(|(partition, seq)| (stream, *partition, *seq)));
         self.to_send.notify_one();
+    }
+
+    /// A stream of this broker has ended.
+    pub(super) fn left_here(&self, stream: Uuid) {
+        self.ended_here.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+        self.to_send.notify_one();
+    }
+
+    /// Whether another broker has said that a stream of its own has ended.
+    pub(super) fn has_left(&self, stream: Uuid) -> bool {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&stream)
+    }
+
+    fn note_ended(&self, streams: &[u8], now: Timestamp) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in streams.as_chunks().0 {
+            // What finds no room is waited for, as it was before.
+            if ended.len() < MOST_STREAMS {
+                ended.insert(Uuid::from_bytes(*stream), now);
+            }
+        }
+        drop(ended);
+        self.news.send_modify(|news| *news += 1);
     }
 
     fn note(&self, applied: impl Iterator<Item = (Uuid, Partition, Sent)>, now: Timestamp) {
@@ -106,7 +135,11 @@ impl Acknowledged {
 
     /// Takes what another broker announced. What cannot be read is passed over.
     fn heard(&self, message: &[u8], now: Timestamp) {
-        let Some((&FORMAT, records)) = message.split_first() else { return };
+        let records = match message.split_first() {
+            Some((&FORMAT, records)) => records,
+            Some((&ENDED, streams)) => return self.note_ended(streams, now),
+            _ => return,
+        };
         let read = |record: &[u8]| {
             let (stream, rest) = record.split_first_chunk::<16>()?;
             let (&partition, rest) = rest.split_first()?;
@@ -132,7 +165,11 @@ impl Acknowledged {
             }
             message
         };
-        outbox.chunks(MOST_RECORDS).map(message).collect()
+        let ended = std::mem::take(&mut *self.ended_here.lock().unwrap_or_else(PoisonError::into_inner));
+        let ends = ended.chunks(MOST_RECORDS).map(|streams| {
+            std::iter::once(ENDED).chain(streams.iter().flat_map(|stream| *stream.as_bytes())).collect()
+        });
+        outbox.chunks(MOST_RECORDS).map(message).chain(ends).collect()
     }
 
     fn has(&self, stream: Uuid, at: &[(Partition, Sent)]) -> bool {
@@ -149,6 +186,8 @@ impl Acknowledged {
     /// Forgets streams that were not heard of for long.
     pub(super) fn trim(&self, now: Timestamp) {
         self.streams().retain(|_, (_, heard)| now.since(*heard) < REMEMBERED);
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.retain(|_, heard| now.since(*heard) < REMEMBERED);
     }
 }
 
@@ -241,16 +280,31 @@ impl Hub {
         // Those that have applied it may have accepted until just now, whoever else is pending. Rounded up: what was accepted earlier in this millisecond was not accepted after it.
         let by_now = self.clock.now().saturating_add(MILLISECOND);
         let mut closed_by = latest.map_or(by_now, |latest| latest.max(by_now));
-        if let Some(unsure) = self.unsure_bound() {
-            closed_by = closed_by.max(closes(written, unsure));
+        if self.unsure(at).await {
+            closed_by = closed_by.max(closes(written, self.largest_bound()));
         }
         Applied { applied: all - pending.len(), pending, closed_by }
     }
 
-    /// Where registrations may have been lost with the store: the largest bound, for as long after the last time that the store was out of reach.
-    fn unsure_bound(&self) -> Option<Duration> {
+    /// Whether registrations may have been lost with the store, less than the largest bound ago: it was out of reach, or another broker, which noticed first, has begun a new generation.
+    async fn unsure(&self, at: &[(Partition, Sent)]) -> bool {
         let bound = self.largest_bound();
-        self.in_reach_since().is_some_and(|since| since.elapsed() < bound).then_some(bound)
+        if self.in_reach_since().is_some_and(|since| since.elapsed() < bound) {
+            return true;
+        }
+        let now = self.clock.now();
+        let is_young = |began: u64| now.since(Timestamp::from_millis(began)) < bound + CLOCKS_APART;
+        let young = at.iter().filter(|(_, sent)| is_young(sent.generation.unix_millis()));
+        let grown = young.map(|(partition, sent)| self.has_grown(*partition, sent.generation, now));
+        join_all(grown).await.contains(&true)
+    }
+
+    /// Whether there was a generation before this one. Where that cannot be seen, there may have been.
+    async fn has_grown(&self, partition: Partition, generation: Generation, now: Timestamp) -> bool {
+        let first = self.store.entries(partition, 0, 1, now).await.ok();
+        let first = first.filter(|page| page.position.generation == generation);
+        let first = first.and_then(|page| page.entries.into_iter().next());
+        first.is_none_or(|first| first.seq != 1 || first.what != Happened::Generation)
     }
 }
 

@@ -9,8 +9,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::hub::{CLOCKS_APART, Hub, REGISTRATION_SLACK};
+use super::hub::Hub;
 use super::mirror::Sent;
+use super::registered::{CLOCKS_APART, REGISTRATION_SLACK};
+use crate::time::Timestamp;
 
 /// About how many bytes of frames may be on their way to a follower that has yet to acknowledge some of them: what it does not read lies in the broker's buffers.
 const MOST_ON_THE_WAY: usize = 64 * 1024;
@@ -58,8 +60,8 @@ struct Heard {
     waited_for: Instant,
     /// It does not answer: nothing is told to it any more.
     given_up: bool,
-    /// When its registration was last renewed.
-    registered: Option<Instant>,
+    /// When its registration was last renewed, by both clocks: it goes by the wall clock, which alone runs on in a suspension.
+    registered: Option<(Instant, Timestamp)>,
     /// When it ended.
     left: Option<Instant>,
 }
@@ -100,8 +102,8 @@ impl Shared {
     }
 
     /// Its registration was renewed at this moment.
-    pub(super) fn is_registered(&self, at: Instant) {
-        self.heard().registered = Some(at);
+    pub(super) fn is_registered(&self, at: Instant, time: Timestamp) {
+        self.heard().registered = Some((at, time));
     }
 
     /// Its registration may have been lost.
@@ -197,9 +199,11 @@ impl Shared {
     }
 
     /// Whether its registration outlives what a look of this moment keeps fresh: if not, a receipt could leave out a follower that accepts.
-    pub(super) fn outlives(&self, look: Instant) -> bool {
+    pub(super) fn outlives(&self, look: Instant, time: Timestamp) -> bool {
         let registered = self.heard().registered;
-        registered.is_some_and(|at| look.saturating_duration_since(at) < REGISTRATION_SLACK - CLOCKS_APART)
+        registered.is_some_and(|(at, then)| {
+            look.saturating_duration_since(at).max(time.since(then)) < REGISTRATION_SLACK - CLOCKS_APART
+        })
     }
 
     /// The newest beat that had come by then; 0 if none.

@@ -192,12 +192,6 @@ impl Concerns for ByFacts {
         }
     }
 
-    fn trust_domain_of(&self, audience: &str) -> Option<Arc<str>> {
-        let register = self.audiences.snapshot();
-        let mut of_it = register.iter().filter(|one: &&Arc<Audience>| one.uri().as_str() == audience);
-        of_it.next().map(|audience| audience.trust_domain().as_str().into())
-    }
-
     fn largest_bound(&self) -> Duration {
         let register = self.audiences.snapshot();
         register.iter().map(|audience: &Arc<Audience>| audience.bound()).max().unwrap_or(DEFAULT_BOUND)

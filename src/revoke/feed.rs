@@ -67,6 +67,8 @@ pub struct Registration {
     pub follower: String,
     /// Canonical URI of the audience that it follows.
     pub audience: String,
+    /// Of the audience, as it was when the stream began: by which the stream is told of keys. Empty: a broker has registered it that did not say.
+    pub trust_domain: String,
     /// After how long without news it refuses.
     pub bound: Duration,
     /// When the registration goes by itself: never sooner than the largest bound after the last heartbeat.

@@ -177,6 +177,7 @@ async fn a45_a_registry_without_room_refuses_who_comes_and_keeps_who_is_there() 
         stream: uuid::Uuid::from_u128(number),
         follower: "spiffe://example.org/mcp/payments/p1".to_owned(),
         audience: PAYMENTS.to_owned(),
+        trust_domain: "example.org".to_owned(),
         bound: Duration::from_secs(300),
         until: SystemClock.now().saturating_add(Duration::from_secs(300)),
     };

@@ -56,6 +56,7 @@ impl World<'_> {
             stream: uuid::Uuid::from_u128(u128::from(number)),
             follower: format!("spiffe://one.example/server/{number}"),
             audience: "https://tools.example/mcp".to_owned(),
+            trust_domain: "one.example".to_owned(),
             bound: Duration::from_millis(1_500),
             until: self.now.saturating_add(until),
         }

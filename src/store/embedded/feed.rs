@@ -20,6 +20,8 @@ use crate::store::news::{MAX_ENTRIES, MAX_REGISTRATIONS, announceable};
 use crate::task::store::{Position, StepResult, StoreError};
 use crate::time::{Timestamp, millis};
 
+/// The format of a registration that names its trust domain.
+const REGISTRATION: u8 = 2;
 /// So many registrations go at once, at most.
 const GOING: usize = 1_000;
 
@@ -91,22 +93,31 @@ fn until_key(until: Timestamp, stream: Uuid) -> Key {
 }
 
 pub(super) fn encode(registration: &Registration, until: Timestamp) -> Result<Vec<u8>, StoreError> {
-    let Registration { follower, audience, bound, .. } = registration;
+    let Registration { follower, audience, trust_domain, bound, .. } = registration;
     let too_long = |_| StoreError::Damaged("the name of a follower is too long".to_owned());
-    let length = u16::try_from(follower.len()).map_err(too_long)?;
+    let length = |name: &str| u16::try_from(name.len()).map(u16::to_be_bytes).map_err(too_long);
     let times = [until.as_millis(), millis(*bound)].map(u64::to_be_bytes).concat();
-    Ok([times.as_slice(), &length.to_be_bytes(), follower.as_bytes(), audience.as_bytes()].concat())
+    let (of_follower, of_domain) = (length(follower)?, length(trust_domain)?);
+    let names = [&of_follower[..], follower.as_bytes(), &of_domain, trust_domain.as_bytes()].concat();
+    Ok([&[REGISTRATION], times.as_slice(), &names, audience.as_bytes()].concat())
 }
 
 pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<Registration, StoreError> {
     const WHAT: &str = "registration";
     let stream = key.last_chunk().copied().map(Uuid::from_bytes).ok_or_else(|| damaged(WHAT))?;
+    // The first byte of the time with which it once began is 0.
+    let (names_its_domain, value) = match value.split_first() {
+        Some((&REGISTRATION, rest)) => (true, rest),
+        _ => (false, value),
+    };
     let mut rest = Cursor(value, WHAT);
     let (until, bound) = (rest.time()?, Duration::from_millis(rest.u64()?));
     let length = u16::from_be_bytes(rest.array()?);
     let follower = rest.text(usize::from(length))?;
+    let length = if names_its_domain { u16::from_be_bytes(rest.array()?) } else { 0 };
+    let trust_domain = rest.text(usize::from(length))?;
     let audience = rest.text(rest.0.len())?;
-    Ok(Registration { stream, follower, audience, bound, until })
+    Ok(Registration { stream, follower, audience, trust_domain, bound, until })
 }
 
 fn register(txn: &mut Txn<'_>, registrations: &[Registration], now: Timestamp) -> Stepped<Vec<Uuid>> {
@@ -116,9 +127,7 @@ fn register(txn: &mut Txn<'_>, registrations: &[Registration], now: Timestamp) -
     let mut refused = Vec::new();
     for registration in registrations {
         let key = registration_key(registration.stream);
-        let old = view::get(txn.table(), &key, |bytes| {
-            Ok((Cursor(bytes, "registration").time()?, bytes.to_vec()))
-        })?;
+        let old = view::get(txn.table(), &key, |bytes| Ok((decode(&key, bytes)?.until, bytes.to_vec())))?;
         let until = old.as_ref().map_or(registration.until, |(until, _)| registration.until.max(*until));
         let new = encode(registration, until)?;
         match old {

@@ -17,7 +17,7 @@
 //! N owner                           number of places, the lapsed ones included, 4
 //! W intent                          at 8, block until 8, forget at 8, length of the target 2, target, who, line feed, words
 //! K                                 version 8, the keyring's document
-//! S stream                          a registration: until 8, bound 8, length of the follower's name 2, follower, audience
+//! S stream                          a registration: 2, until 8, bound 8, length of the follower's name 2, follower, length of the trust domain 2, trust domain, audience
 //! U moment stream                   nothing: when the registration goes
 //! V                                 number of registrations, 4
 //! Z                                 never committed: whether there is room

@@ -52,24 +52,30 @@ fn seen(value: &Value, known: Option<Position>) -> Seen {
     }
 }
 
-/// Packs a registration: version 1, until 8, bound 8, length of the follower's name 2, follower, audience.
+/// Packs a registration: version 2, until 8, bound 8, length of the follower's name 2, follower, length of the trust domain 2, trust domain, audience. In version 1 there was no trust domain.
 pub(super) fn packed(registration: &Registration) -> StepResult<Pack> {
-    let Registration { follower, audience, bound, until, .. } = registration;
+    let Registration { follower, audience, trust_domain, bound, until, .. } = registration;
     let too_long = |_| StoreError::Damaged("the name of a follower is too long".to_owned());
-    let length = u16::try_from(follower.len()).map_err(too_long)?;
-    let names = Pack::new().byte(1).time(*until).duration(*bound).bytes(&length.to_be_bytes());
-    Ok(names.bytes(follower.as_bytes()).bytes(audience.as_bytes()))
+    let length = |name: &str| u16::try_from(name.len()).map(u16::to_be_bytes).map_err(too_long);
+    let mut all = Pack::new().byte(2).time(*until).duration(*bound);
+    for name in [follower, trust_domain] {
+        all = all.bytes(&length(name)?).bytes(name.as_bytes());
+    }
+    Ok(all.bytes(audience.as_bytes()))
 }
 
 pub(super) fn unpacked(stream: &[u8], value: &[u8]) -> StepResult<Registration> {
     let stream = Uuid::from_slice(stream).map_err(|_| odd())?;
     let mut reader = Reader(value);
-    if reader.byte()? != 1 {
+    let version = reader.byte()?;
+    if !(1..=2).contains(&version) {
         return Err(odd());
     }
     let (until, bound) = (reader.time()?, Duration::from_millis(reader.u64()?));
-    let (follower, audience) = (reader.short_text()?.to_owned(), text(reader.0)?.to_owned());
-    Ok(Registration { stream, follower, audience, bound, until })
+    let follower = reader.short_text()?.to_owned();
+    let trust_domain = if version == 1 { String::new() } else { reader.short_text()?.to_owned() };
+    let audience = text(reader.0)?.to_owned();
+    Ok(Registration { stream, follower, audience, trust_domain, bound, until })
 }
 
 /// An entry as append.lua writes it.

@@ -106,6 +106,7 @@ async fn looks_write_nothing() {
         stream: uuid::Uuid::from_u128(1),
         follower: "spiffe://one.example/server".to_owned(),
         audience: "https://tools.example/mcp".to_owned(),
+        trust_domain: "one.example".to_owned(),
         bound: Duration::from_secs(2),
         until: now.saturating_add(HOUR),
     };
@@ -145,9 +146,9 @@ async fn there_are_no_positions_while_the_disk_is_too_full_for_an_end() {
 
 proptest! {
     #[test]
-    fn a_registration_comes_back(stream: u128, follower in ".{0,60}", audience in ".{0,60}", bound: u32, until: u64) {
+    fn a_registration_comes_back(stream: u128, follower in ".{0,60}", audience in ".{0,60}", trust_domain in ".{0,60}", bound: u32, until: u64) {
         let (bound, until) = (Duration::from_millis(bound.into()), Timestamp::from_millis(until));
-        let all = Registration { stream: uuid::Uuid::from_u128(stream), follower, audience, bound, until };
+        let all = Registration { stream: uuid::Uuid::from_u128(stream), follower, audience, trust_domain, bound, until };
         let value = encode(&all, until).unwrap();
         prop_assert_eq!(decode(&registration_key(all.stream), &value), Ok(all));
     }

@@ -14,6 +14,7 @@ pub(super) fn follower(number: u128) -> Registration {
         stream: uuid::Uuid::from_u128(number),
         follower: "spiffe://one.example/server".to_owned(),
         audience: "https://tools.example/mcp".to_owned(),
+        trust_domain: "one.example".to_owned(),
         bound: Duration::from_secs(2),
         until: now().saturating_add(HOUR),
     }
@@ -270,9 +271,9 @@ async fn an_outage_is_silent_and_costs_nothing_and_ends_by_itself() {
 
 proptest! {
     #[test]
-    fn a_registration_comes_back(stream: u128, follower in ".{0,60}", audience in ".{0,60}", bound: u32, until in 0..1u64 << 53) {
+    fn a_registration_comes_back(stream: u128, follower in ".{0,60}", audience in ".{0,60}", trust_domain in ".{0,60}", bound: u32, until in 0..1u64 << 53) {
         let (bound, until) = (Duration::from_millis(bound.into()), Timestamp::from_millis(until));
-        let all = Registration { stream: uuid::Uuid::from_u128(stream), follower, audience, bound, until };
+        let all = Registration { stream: uuid::Uuid::from_u128(stream), follower, audience, trust_domain, bound, until };
         prop_assert_eq!(unpacked(all.stream.as_bytes(), packed(&all).unwrap().as_ref()), Ok(all));
     }
 
