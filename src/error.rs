@@ -86,6 +86,8 @@ reasons! {
     Blocked = "BLOCKED", State;
     /// The audience's staleness bound was lowered below that of the stream.
     BoundLowered = "BOUND_LOWERED", State;
+    /// The audience is one of another trust domain than when the stream began.
+    AudienceMoved = "AUDIENCE_MOVED", State;
     /// The least of the lifetimes leaves nothing.
     NoLifetimeLeft = "NO_LIFETIME_LEFT", State;
     /// The audience asks for a binding that the request does not carry, or another one.

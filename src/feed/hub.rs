@@ -349,7 +349,7 @@ impl Hub {
         futures_util::stream::iter(items).buffered(LOOKED_UP_AT_ONCE).collect().await
     }
 
-    pub(super) fn largest_bound(&self) -> Duration {
+    pub(crate) fn largest_bound(&self) -> Duration {
         self.concerns.largest_bound()
     }
 

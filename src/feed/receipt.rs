@@ -299,12 +299,15 @@ impl Hub {
         join_all(grown).await.contains(&true)
     }
 
-    /// Whether there was a generation before this one. Where that cannot be seen, there may have been.
+    /// Whether there was a generation before this one: the first of all stands at the beginning of its partition, and is as old as its entry. Where that cannot be seen, there may have been.
     async fn has_grown(&self, partition: Partition, generation: Generation, now: Timestamp) -> bool {
-        let first = self.store.entries(partition, 0, 1, now).await.ok();
-        let first = first.filter(|page| page.position.generation == generation);
-        let first = first.and_then(|page| page.entries.into_iter().next());
-        first.is_none_or(|first| first.seq != 1 || first.what != Happened::Generation)
+        let page = self.store.entries(partition, 0, 1, now).await.ok();
+        let first = page.and_then(|page| page.entries.into_iter().next());
+        let is_first = first.is_some_and(|first| {
+            let is_of_it = first.at.as_millis() == generation.unix_millis();
+            first.seq == 1 && first.what == Happened::Generation && is_of_it
+        });
+        !is_first
     }
 }
 
@@ -340,5 +343,20 @@ mod tests {
         let has = |number| acknowledged.has(stream(number), &[(partition, told)]);
         assert!(has(0) && !has(1) && has(2) && has(MOST_STREAMS));
         assert_eq!(acknowledged.streams().len(), MOST_STREAMS);
+    }
+
+    #[test]
+    fn another_broker_hears_which_streams_have_ended_and_waits_for_them_no_longer() {
+        let (here, there) = (Acknowledged::default(), Acknowledged::default());
+        let now = Timestamp::from_secs(1_790_000_000);
+        let stream = |number: u128| Uuid::from_u128(number);
+        (1..=3).for_each(|number| here.left_here(stream(number)));
+        let told = here.to_announce();
+        assert!(told.len() == 1 && here.to_announce().is_empty());
+        there.heard(&told[0], now);
+        there.heard(&told[0][..20], now);
+        assert!((1..=3).all(|number| there.has_left(stream(number))) && !there.has_left(stream(4)));
+        there.trim(now.saturating_add(REMEMBERED));
+        assert!(!there.has_left(stream(1)));
     }
 }

@@ -126,10 +126,15 @@ impl Broker {
         Ok(())
     }
 
-    /// Whether policy and register still let the caller follow at that bound. No audit line: nothing is decided anew while the answer is yes.
-    pub fn may_still_follow(&self, caller: &Caller, audience: &str, bound: Duration) -> Result<()> {
-        let audience = self.audience(audience)?;
-        if bound > audience.bound() {
+    /// Whether policy and register still let the caller follow as it does. No audit line: nothing is decided anew while the answer is yes.
+    pub fn may_still_follow(&self, caller: &Caller, followed: &Followed) -> Result<()> {
+        let audience = self.audience(followed.following.audience())?;
+        if followed.trust_domain != *audience.trust_domain() {
+            let sentence =
+                "The audience is one of another trust domain now. Follow again, with the keys of that one.";
+            return Err(Error::new(Reason::AudienceMoved, sentence));
+        }
+        if followed.following.bound() > audience.bound() {
             let sentence = "The audience's bound was lowered. Follow again: the new stream keeps to it.";
             return Err(Error::new(Reason::BoundLowered, sentence));
         }

@@ -17,8 +17,7 @@ use crate::support::ca::leaf;
 use crate::support::client::Client;
 use crate::support::raw;
 use crate::support::story::{
-    begin, docs, grant, mint, mint_for, other_docs, read_token, reason, seconds, seen_from_outside, serial,
-    shown,
+    begin, docs, grant, kid_of, mint, mint_for, other_docs, reason, seconds, seen_from_outside, serial, shown,
 };
 use crate::support::world::{DOCS, OTHER_DOCS, OTHER_TENANT, PAYMENTS, TENANT};
 
@@ -112,10 +111,6 @@ fn entry(method: &str) -> &'static Entry {
 /// Permitted, and not done because of how things stand.
 fn waits(status: &Status) -> bool {
     ["KEY_WAITS", "KEY_WRONG_STATE"].contains(&reason(status).as_str())
-}
-
-fn kid_of(token: &str) -> String {
-    read_token(token).0["kid"].as_str().unwrap().to_owned()
 }
 
 /// Not done, and nothing was said about whether there is anything.

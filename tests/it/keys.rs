@@ -22,7 +22,7 @@ use crate::support::client::Client;
 use crate::support::follower::{BOUND, Server, minted};
 use crate::support::mortal::Mortal;
 use crate::support::story::{
-    begin, is_live, mint, other_docs, read_token, reason, refused, seconds, seen_from_outside, serial,
+    begin, is_live, kid_of, mint, other_docs, reason, refused, seconds, seen_from_outside, serial,
 };
 use crate::support::world::{BROKER_DOMAIN, DOCS, OTHER_DOCS, OTHER_TENANT, TENANT, World};
 use crate::support::{Store, eventually, now};
@@ -83,10 +83,6 @@ impl Operator {
             }
         }
     }
-}
-
-fn kid_of(token: &str) -> String {
-    read_token(token).0["kid"].as_str().unwrap().to_owned()
 }
 
 fn in_state(keys: &[proto::Key], key_use: KeyUse, state: KeyState) -> Vec<String> {

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use crate::support::behind::{keeper, on_redis};
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Setup};
 use crate::support::client::Client;
 use crate::support::story::{begin, docs, mail, millis, mint, refused, seconds};
 use crate::support::world::{DOCS, MAIL, OTHER_TENANT, PAYMENTS, TENANT};
@@ -47,11 +47,15 @@ async fn follow_knowing(
     audience: &str,
     known: Option<proto::SignedPositions>,
 ) -> Result<Stream, Status> {
+    follow_saying(client, hello(audience, known)).await
+}
+
+async fn follow_saying(client: &Client, hello: proto::FollowRequest) -> Result<Stream, Status> {
     let request = proto::GetKeySetRequest { trust_domain: TENANT.into() };
     let keys = client.directory().get_key_set(request).await?.into_inner();
     let keys = KeySet::from_jwks(keys.feed_jwks_json.as_bytes()).unwrap();
     let (say, said) = mpsc::channel(64);
-    say.send(hello(audience, known)).await.unwrap();
+    say.send(hello).await.unwrap();
     let frames = FeedServiceClient::new(client.channel.clone()).follow(ReceiverStream::new(said)).await?;
     Ok(Stream { say, frames: frames.into_inner(), keys, sequence: 0, covered: BTreeMap::new() })
 }
@@ -125,6 +129,15 @@ impl Stream {
     }
 }
 
+/// At the audience's own bound.
+async fn follow_at_length(client: &Client, audience: &str) -> Stream {
+    let mut hello = hello(audience, None);
+    if let Some(follow_request::Message::Hello(hello)) = &mut hello.message {
+        hello.bound = None;
+    }
+    follow_saying(client, hello).await.unwrap()
+}
+
 fn ended(entries: &[proto::FeedEntry]) -> Vec<Vec<u8>> {
     let ended = entries.iter().filter_map(|entry| match &entry.what {
         Some(feed_entry::What::TaskEnded(id)) => Some(id.to_vec()),
@@ -139,6 +152,49 @@ fn id_of(task: &proto::Task) -> Vec<u8> {
 
 fn complete(task: &proto::Task, wait: i64) -> proto::CompleteTaskRequest {
     proto::CompleteTaskRequest { task_id: task.id.clone(), wait: seconds(wait), ..Default::default() }
+}
+
+/// Its registration has to be renewed more often than a heartbeat is due.
+async fn a_follower_at_a_long_bound_is_kept_fresh_while_nothing_happens(store: Store) {
+    let setup = Setup::on(store);
+    let text = setup.world.read("audiences/payments.toml").replace("bound = \"5s\"", "bound = \"41s\"");
+    setup.world.write("audiences/payments.toml", &text);
+    let broker = Broker::of(setup).await;
+    let mut stream = follow_at_length(&broker.workload("mcp/payments/p1"), PAYMENTS).await;
+    let (_, first) = stream.synchronised().await;
+    stream.beat(first.beat + 1).await;
+    // The first answers the beat at once, the second comes when it is due.
+    for _ in 0..2 {
+        let feed_frame::Content::Heartbeat(next) = stream.frame().await else {
+            panic!("nothing has happened")
+        };
+        assert_eq!(next.partitions, u64::MAX, "it would close though nothing is wrong");
+    }
+}
+
+/// Whoever verifies for it may be shown what the old trust domain's keys have signed, until its bound is over.
+async fn a_stream_whose_audience_moves_to_another_trust_domain_ends_and_counts_until_its_bound(store: Store) {
+    let broker = Broker::start(store).await;
+    let (agent, operator) = (broker.agent(), broker.operator());
+    let token = agent.mint(mint(&agent.docs_task().await, DOCS)).await.unwrap().token;
+    let mut stream = follow(&broker.workload("mcp/payments/p1"), PAYMENTS).await.unwrap();
+    stream.synchronised().await;
+    let text = broker.world.read("audiences/payments.toml");
+    broker.world.write("audiences/payments.toml", &text.replace("\"example.org\"", "\"other.example\""));
+    let over = loop {
+        stream.beat(1_000).await;
+        match stream.frames.message().await {
+            Ok(Some(_)) => {}
+            over => break over,
+        }
+    };
+    refused(over, Code::FailedPrecondition, "AUDIENCE_MOVED");
+    let kid = crate::support::story::kid_of(&token);
+    let request = proto::CompromiseKeyRequest { kid, ..Default::default() };
+    let receipt = operator.keys().compromise_key(request).await.unwrap().into_inner().receipt.unwrap();
+    let spread = receipt.propagation.unwrap();
+    assert_eq!((spread.applied, spread.pending), (0, 1), "{spread:?}");
+    assert!(millis(&spread.closed_by) > millis(&receipt.ended_at) + 1_900, "its bound is 2 s");
 }
 
 async fn a_stream_begins_with_keys_and_snapshots_and_then_keeps_its_follower_fresh(store: Store) {
@@ -430,6 +486,8 @@ async fn a_stream_is_told_of_its_own_key_set_and_not_of_what_else_moves_in_the_k
 }
 
 on_both_stores!(
+    a_follower_at_a_long_bound_is_kept_fresh_while_nothing_happens,
+    a_stream_whose_audience_moves_to_another_trust_domain_ends_and_counts_until_its_bound,
     a_stream_begins_with_keys_and_snapshots_and_then_keeps_its_follower_fresh,
     an_end_comes_as_a_delta_and_its_receipt_counts_who_applied_it,
     a_follower_that_says_nothing_is_pending_until_its_bound_is_over,

@@ -203,7 +203,7 @@ impl Sender {
         let following = &self.followed.following;
         let mut said = content(&frame.content);
         if let feed_frame::Content::Heartbeat(heartbeat) = &mut said {
-            self.broker.may_still_follow(&self.caller, following.audience(), following.bound())?;
+            self.broker.may_still_follow(&self.caller, &self.followed)?;
             let signer = self.broker.feed_signer(&self.followed.trust_domain)?;
             let signed = self
                 .positions

@@ -51,6 +51,7 @@ macro_rules! on_both_stores {
     };
 }
 
+mod grown;
 mod reconciled;
 
 const ACME: &str = "https://docs.acme.test/mcp";

@@ -226,6 +226,11 @@ pub fn read_token(token: &str) -> (serde_json::Value, serde_json::Value) {
     (json(parts[0]), json(parts[1]))
 }
 
+/// The key that a token says it was signed with.
+pub fn kid_of(token: &str) -> String {
+    read_token(token).0["kid"].as_str().unwrap().to_owned()
+}
+
 /// A task that is still live.
 pub fn is_live(task: &proto::Task) -> bool {
     task.state() == proto::TaskState::Live
