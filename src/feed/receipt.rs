@@ -64,6 +64,8 @@ pub struct Applied {
     pub pending: Vec<Pending>,
     /// No follower accepts anything that the end has ended after this.
     pub closed_by: Timestamp,
+    /// The store did not say who follows.
+    pub unknown: bool,
 }
 
 type Places = BTreeMap<u8, Sent>;
@@ -247,7 +249,7 @@ impl Hub {
             Err(error) => {
                 tracing::warn!(%error, "who follows is not known: an end is answered with the largest bound");
                 let closed_by = closes(written, *BOUNDS.end());
-                return Applied { applied: 0, pending: Vec::new(), closed_by };
+                return Applied { applied: 0, pending: Vec::new(), closed_by, unknown: true };
             }
         };
         let mut pending: Vec<_> =
@@ -283,7 +285,7 @@ impl Hub {
         if self.unsure(at).await {
             closed_by = closed_by.max(closes(written, self.largest_bound()));
         }
-        Applied { applied: all - pending.len(), pending, closed_by }
+        Applied { applied: all - pending.len(), pending, closed_by, unknown: false }
     }
 
     /// Whether registrations may have been lost with the store, less than the largest bound ago: it was out of reach, or another broker, which noticed first, has begun a new generation.

@@ -132,6 +132,7 @@ pub(super) fn propagation(applied: &Applied) -> proto::Propagation {
         pending: count(applied.pending.len()),
         pending_followers: named.collect(),
         closed_by: Some(timestamp(applied.closed_by)),
+        followers_unknown: applied.unknown,
     }
 }
 

@@ -196,6 +196,7 @@ pub(in crate::cli) fn propagation(spread: Option<&Propagation>) -> Value {
         "pending": spread.pending,
         "pending_followers": pending.collect::<Vec<_>>(),
         "closed_by": at(spread.closed_by.as_ref()),
+        "followers_unknown": spread.followers_unknown,
     })
 }
 
@@ -206,7 +207,12 @@ pub(in crate::cli) fn propagation_text(spread: Option<&Propagation>, now: Timest
         0 => String::new(),
         pending => format!(", {pending} pending: closed {}", when(spread.closed_by.as_ref(), now)),
     };
-    let mut rows = vec![("followers", format!("{} have applied it{pending}", spread.applied))];
+    let known = format!("{} have applied it{pending}", spread.applied);
+    let unknown = || {
+        let closed = when(spread.closed_by.as_ref(), now);
+        format!("not known, for the store did not say who follows: closed {closed}")
+    };
+    let mut rows = vec![("followers", if spread.followers_unknown { unknown() } else { known })];
     for pending in &spread.pending_followers {
         let closes = when(pending.closes_at.as_ref(), now);
         rows.push((
