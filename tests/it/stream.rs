@@ -197,6 +197,24 @@ async fn a_stream_whose_audience_moves_to_another_trust_domain_ends_and_counts_u
     assert!(millis(&spread.closed_by) > millis(&receipt.ended_at) + 1_900, "its bound is 2 s");
 }
 
+#[tokio::test]
+async fn a_receipt_says_so_where_the_store_does_not_tell_who_follows() {
+    let broker = Broker::start(Store::Redis).await;
+    let agent = broker.agent();
+    let [known, unknown] = [agent.docs_task().await, agent.docs_task().await];
+    let of = async |task: &proto::Task| {
+        let done = agent.tasks().complete_task(complete(task, 1)).await.unwrap().into_inner();
+        let receipt = done.receipt.unwrap();
+        (millis(&receipt.ended_at), receipt.propagation.unwrap())
+    };
+    assert!(!of(&known).await.1.followers_unknown);
+    let redis = broker.redis.as_ref().unwrap();
+    redis.command(&["HSET", "taskpass:{feed}r", "0123456789abcdef", "no registration"]);
+    let (ended, spread) = of(&unknown).await;
+    assert!(spread.followers_unknown && spread.applied == 0 && spread.pending == 0, "{spread:?}");
+    assert!(millis(&spread.closed_by) >= ended + 300_000, "the largest bound that there can be");
+}
+
 async fn a_stream_begins_with_keys_and_snapshots_and_then_keeps_its_follower_fresh(store: Store) {
     let broker = Broker::start(store).await;
     let (agent, verifier) = (broker.agent(), broker.verifier());
