@@ -130,6 +130,8 @@ macro_rules! contract_suite {
                 a_damaged_credential_hides_no_other_from_a_list
                 a_long_task_goes_on_minting_after_its_oldest_are_gone
                 the_task_counts_its_credentials_and_knows_the_latest_expiry
+                the_task_says_whether_a_certificate_was_ever_recorded
+                a_lapse_leaves_what_a_task_says_of_certificates
                 credentials_are_there_after_a_crash
             ;
             fences:

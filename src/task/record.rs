@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offset  size  what (integers big-endian)
-//!      0     1  format version, 1
+//!      0     1  format version: 2 if no certificate was ever recorded for the task, 1 if one was, or may have been; nothing else differs
 //!      1     1  state: 0 live, 1 ended, 2 tombstone (ended, and the store had lost the task: no lineage, no facts)
 //!      2     1  end reason, 0 while live
 //!      3     1  number of ancestors, n (at most 8)
@@ -23,16 +23,19 @@
 //!      .     .  who ended it (SPIFFE ID), a line feed, and what they said; empty while live
 //! ```
 //!
-//! A reader refuses a version that it does not know. What lies before the facts is not covered by the MAC; the facts repeat
-//! what of it never changes, and whoever opens them compares.
+//! A reader refuses a version that it does not know. A task begins in version 2, and the step that records a certificate makes it version 1, which
+//! earlier brokers wrote for every task: as they know no other, none of them records a certificate in a record that goes on saying that there is
+//! none. What lies before the facts is not covered by the MAC; the facts repeat what of it never changes, and whoever opens them compares.
 
 use taskpass_verifier::ids::{Generation, TaskId};
 
 use super::state::{Actor, EndReason};
 use crate::time::Timestamp;
 
-/// The format that is written.
-pub const VERSION: u8 = 1;
+/// The format of a task for which no certificate was ever recorded.
+pub const TOKENS_ALONE: u8 = 2;
+/// The format of any other.
+pub const ANY_CREDENTIALS: u8 = 1;
 /// Size of the part before the ancestors.
 pub const HEAD_LEN: usize = 72;
 /// How deep a tree may be: ancestors of a task.
@@ -55,10 +58,19 @@ pub struct TaskHead {
     pub last_expiry: Option<Timestamp>,
     /// How many credentials were issued.
     pub credentials: u32,
+    /// No certificate was ever recorded, however many credentials were. Not so where that is not known: in records of earlier brokers, and in tombstones.
+    pub tokens_alone: bool,
     /// When the record goes.
     pub readable_until: Timestamp,
     /// Of the partition, when it began.
     pub generation: Generation,
+}
+
+impl TaskHead {
+    /// Whether somebody may have a certificate of the task, or have seen one. It rests on this record alone, whatever has become of those of the credentials.
+    pub const fn may_have_certificate(&self) -> bool {
+        self.credentials > 0 && !self.tokens_alone
+    }
 }
 
 /// The immutable part of a task with its MAC, opaque to stores. Opened by the keyring.
@@ -112,7 +124,8 @@ impl TaskRecord {
         }
         let short = |text: &str| u16::try_from(text.len()).map_err(|_| Damaged);
         let mut out = Vec::with_capacity(HEAD_LEN + 256 + self.facts.0.len());
-        out.extend([VERSION, state, reason, ancestors]);
+        let version = if h.tokens_alone { TOKENS_ALONE } else { ANY_CREDENTIALS };
+        out.extend([version, state, reason, ancestors]);
         out.extend(h.version.to_be_bytes());
         out.extend(h.deadline.as_millis().to_be_bytes());
         out.extend(h.began_seq.to_be_bytes());
@@ -139,7 +152,12 @@ impl TaskRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
         let mut rest = Reader(bytes);
         let [version, state, reason, ancestors] = rest.array()?;
-        if version != VERSION || state > 2 || usize::from(ancestors) > MAX_ANCESTORS {
+        let tokens_alone = match version {
+            TOKENS_ALONE => true,
+            ANY_CREDENTIALS => false,
+            _ => return Err(Damaged),
+        };
+        if state > 2 || usize::from(ancestors) > MAX_ANCESTORS {
             return Err(Damaged);
         }
         let facts_version = u32::from_be_bytes(rest.array()?);
@@ -173,6 +191,7 @@ impl TaskRecord {
                 began_seq,
                 last_expiry,
                 credentials,
+                tokens_alone,
                 readable_until,
                 generation,
             },

@@ -105,6 +105,14 @@ pub struct TaskView {
     pub status: Status,
 }
 
+impl TaskView {
+    /// As [`super::TaskHead::may_have_certificate`]; and what a store has lost that came back to an older copy, this record does not say.
+    pub fn may_have_certificate(&self) -> bool {
+        let lost = matches!(&self.status, Status::Ended(end) if end.reason == EndReason::GenerationChanged);
+        lost || self.record.head.may_have_certificate()
+    }
+}
+
 /// What came of [`TaskStore::extend`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExtendOutcome {
@@ -335,7 +343,8 @@ pub enum CheckOutcome {
 #[async_trait]
 pub trait CredentialStore: Send + Sync {
     /// Records a credential on condition that its task is live in every respect and `version` is the stored one, and no fence stands of its key (looked at in
-    /// this order: unknown, ended, key fenced, stale, beyond the deadline, exhausted). Its number is the count of those issued before it. **Not** idempotent: a step whose answer was lost
+    /// this order: unknown, ended, key fenced, stale, beyond the deadline, exhausted). Its number is the count of those issued before it. Of the first certificate the task's head
+    /// says in the same step that there is one ([`super::TaskHead::tokens_alone`]), and goes on to. **Not** idempotent: a step whose answer was lost
     /// leaves a record that nobody holds a credential for.
     async fn record(&self, credential: RecordCredential, now: Timestamp) -> StepResult<RecordOutcome>;
 

@@ -20,8 +20,8 @@ fn break_seals(redis: &RedisServer) -> usize {
         }
         let mut value: Vec<u8> = redis::cmd("GET").arg(&key).query(&mut redis).unwrap();
         let owner = b"spiffe://example.org/agent/a1";
-        // Idempotency, then a record of version 1 that is live: the sealed facts are at its end.
-        if value.get(32..34) == Some(&[1, 0]) && value.windows(owner.len()).any(|part| part == owner) {
+        // Idempotency, then a live record of a task that has no certificate: the sealed facts are at its end.
+        if value.get(32..34) == Some(&[2, 0]) && value.windows(owner.len()).any(|part| part == owner) {
             *value.last_mut().unwrap() ^= 1;
             redis::cmd("SET").arg(&key).arg(value).arg("KEEPTTL").exec(&mut redis).unwrap();
             broken += 1;

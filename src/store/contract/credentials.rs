@@ -247,6 +247,66 @@ pub(crate) async fn the_task_counts_its_credentials_and_knows_the_latest_expiry(
     assert_eq!(head.version, task.record.head.version);
 }
 
+pub(crate) async fn the_task_says_whether_a_certificate_was_ever_recorded(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let [with, without] = [w.begun(AGENT).await, w.begun(AGENT).await];
+    assert!(with.record.head.tokens_alone && !with.record.head.may_have_certificate());
+    for task in [&with, &without] {
+        w.minted(task).await;
+        assert!(w.read(task.id).await.unwrap().record.head.tokens_alone);
+    }
+    let certificate = RecordCredential { kind: CredentialKind::Certificate, ..w.request(&with) };
+    for refused in [
+        RecordCredential { version: certificate.version + 1, ..certificate },
+        RecordCredential { limit: 1, ..certificate },
+    ] {
+        w.store().record(refused, w.now).await.unwrap();
+        assert!(w.read(with.id).await.unwrap().record.head.tokens_alone, "nothing was recorded");
+    }
+    let RecordOutcome::Recorded { id, .. } = w.store().record(certificate, w.now).await.unwrap() else {
+        panic!("a live task mints")
+    };
+    let head = w.read(with.id).await.unwrap().record.head;
+    assert!(head.may_have_certificate());
+    assert_eq!(head.version, with.record.head.version, "it is no change of facts");
+    w.minted(&with).await;
+    w.h.crash(w.now).await;
+    w.h.damage_credential(id).await;
+    // Past the expiry of all of them, whether it is extended, listed, ended or told of its end.
+    w.pass(2 * MINUTE);
+    for (task, may) in [(&with, true), (&without, false)] {
+        assert_eq!(w.store().credentials(task.id, 0, 10, w.now).await.unwrap(), (vec![], None));
+        let later = task.record.head.deadline.saturating_add(MINUTE);
+        let ExtendOutcome::Extended(view) = w.store().extend(task.id, later, w.now).await.unwrap() else {
+            panic!("it lives")
+        };
+        assert_eq!(view.record.head.may_have_certificate(), may);
+        for _ in 0..2 {
+            let (EndOutcome::Ended(view, _) | EndOutcome::AlreadyEnded(view, _)) =
+                w.store().end(w.ending(task.id, EndReason::Completed), w.now).await.unwrap()
+            else {
+                panic!("it is there")
+            };
+            assert_eq!(view.record.head.may_have_certificate(), may);
+        }
+        assert_eq!(w.read(task.id).await.unwrap().record.head.may_have_certificate(), may);
+    }
+}
+
+pub(crate) async fn a_lapse_leaves_what_a_task_says_of_certificates(h: &mut dyn Harness) {
+    let mut w = World::new(h);
+    let [with, without] = [w.begun(AGENT).await, w.begun(AGENT).await];
+    let certificate = RecordCredential { kind: CredentialKind::Certificate, ..w.request(&with) };
+    w.store().record(certificate, w.now).await.unwrap();
+    w.minted(&without).await;
+    w.now = with.record.head.deadline.max(without.record.head.deadline);
+    for (task, may) in [(&with, true), (&without, false)] {
+        w.lapse_all(task.id.partition()).await;
+        let head = w.read(task.id).await.unwrap().record.head;
+        assert!(head.end.is_some() && head.may_have_certificate() == may, "{head:?}");
+    }
+}
+
 pub(crate) async fn credentials_are_there_after_a_crash(h: &mut dyn Harness) {
     let mut w = World::new(h);
     let task = w.begun(AGENT).await;

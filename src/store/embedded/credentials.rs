@@ -35,6 +35,7 @@ pub(super) fn record(txn: &mut Txn<'_>, asked: &RecordCredential, now: Timestamp
     let stored = view.chunk(id.task, id.number / CHUNK)?;
     let mut new = old.clone();
     new.head.credentials = new.head.credentials.saturating_add(1);
+    new.head.tokens_alone &= kind == CredentialKind::Token;
     new.head.last_expiry = new.head.last_expiry.max(Some(expires_at));
     txn.put_task(id.task, Some(&old), &new)?;
     let key = chunk_key(id.task, id.number / CHUNK);

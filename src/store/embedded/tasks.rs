@@ -98,6 +98,7 @@ fn fresh(task: &BeginTask, position: Position) -> TaskRecord {
         began_seq: position.seq,
         last_expiry: None,
         credentials: 0,
+        tokens_alone: true,
         readable_until: task.deadline.saturating_add(task.retention),
         generation: position.generation,
     };
@@ -193,6 +194,7 @@ fn bury(txn: &mut Txn<'_>, end: &EndTask, until: Timestamp, now: Timestamp) -> S
         began_seq: 0,
         last_expiry: None,
         credentials: 0,
+        tokens_alone: false,
         readable_until: until,
         generation: txn.view(partition, now)?.position().generation,
     };

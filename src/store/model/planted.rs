@@ -49,6 +49,8 @@ pub(crate) enum Bug {
     ExpiryHasGrace,
     /// A page's last task is left out of it.
     PagesLoseTheirLast,
+    /// A task does not say that it has a certificate.
+    CertificatesAreNotNoted,
     /// A place is never given back.
     PlacesAreNotGivenBack,
     /// The keyring is written whatever is there.
@@ -64,7 +66,7 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::ExtensionIgnoresTheEnd,
         Self::LastEndWins,
         Self::MintIgnoresFences,
@@ -79,6 +81,7 @@ impl Bug {
         Self::RevocationIsNotStored,
         Self::ExpiryHasGrace,
         Self::PagesLoseTheirLast,
+        Self::CertificatesAreNotNoted,
         Self::PlacesAreNotGivenBack,
         Self::LastKeyringWins,
         Self::IntentsStay,
@@ -191,7 +194,11 @@ impl TaskStore for PlantedStore {
     }
 
     async fn read(&self, id: TaskId, now: Timestamp) -> StepResult<Option<TaskView>> {
-        self.sound.read(id, now).await
+        let mut view = self.sound.read(id, now).await?;
+        if let Some(view) = view.as_mut().filter(|_| self.has(Bug::CertificatesAreNotNoted)) {
+            view.record.head.tokens_alone = !view.record.head.tombstone;
+        }
+        Ok(view)
     }
 
     async fn extend(&self, id: TaskId, deadline: Timestamp, now: Timestamp) -> StepResult<ExtendOutcome> {

@@ -234,6 +234,7 @@ impl Model {
                 began_seq: part.seq,
                 last_expiry: None,
                 credentials: 0,
+                tokens_alone: true,
                 readable_until: task.deadline.saturating_add(task.retention),
                 generation: part.generation,
             },
@@ -304,6 +305,7 @@ impl Model {
                     began_seq: 0,
                     last_expiry: None,
                     credentials: 0,
+                    tokens_alone: false,
                     readable_until: now.saturating_add(remember),
                     generation: part.generation,
                 };
@@ -348,6 +350,7 @@ impl Model {
         part.tasks.get_mut(&asked.task).unwrap().credentials.push(record);
         part.change(asked.task, |record| {
             record.head.credentials += 1;
+            record.head.tokens_alone &= kind == CredentialKind::Token;
             record.head.last_expiry = record.head.last_expiry.max(Some(expires_at));
         });
         RecordOutcome::Recorded { id, generation: head.generation, began_seq: head.began_seq }

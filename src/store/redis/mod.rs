@@ -2,7 +2,7 @@
 //!
 //! A step is one Lua script over the keys of one partition, all of which share a hash tag: nothing happens between the reads that prove its premises and its
 //! writes, and the same keys work on a Cluster whose slots all lie at the node that is named. Names begin with the prefix (`taskpass:`). Integers are big-endian, times are
-//! milliseconds, and each value begins with its format version, 1.
+//! milliseconds, and each value begins with its format version, 1; a task, before which its key lies, with 1 or 2.
 //!
 //! | key | type | holds |
 //! |---|---|---|

@@ -188,6 +188,7 @@ pub(super) fn fresh(task: &crate::task::store::BeginTask) -> StepResult<Vec<u8>>
         began_seq: 0,
         last_expiry: None,
         credentials: 0,
+        tokens_alone: true,
         readable_until,
         generation: Generation::from_bytes([0; 12]),
     };

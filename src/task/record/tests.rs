@@ -18,9 +18,10 @@ fn ids() -> impl Strategy<Value = TaskId> {
 fn heads() -> impl Strategy<Value = TaskHead> {
     let end = (1..8u8, times()).prop_map(|(code, at)| (EndReason::from_code(code).unwrap(), at));
     let last_expiry = option::of((1..u64::MAX).prop_map(Timestamp::from_millis));
-    let counts = (any::<u32>(), any::<u64>(), any::<u32>());
+    let counts = (any::<u32>(), any::<u64>(), any::<u32>(), any::<bool>());
     (option::of(end), any::<bool>(), counts, times(), last_expiry, times(), any::<[u8; 12]>()).prop_map(
-        |(end, tombstone, (version, began_seq, credentials), deadline, last_expiry, readable_until, g)| {
+        |(end, tombstone, counts, deadline, last_expiry, readable_until, g)| {
+            let (version, began_seq, credentials, tokens_alone) = counts;
             TaskHead {
                 end,
                 tombstone: tombstone && end.is_some(),
@@ -29,6 +30,7 @@ fn heads() -> impl Strategy<Value = TaskHead> {
                 began_seq,
                 last_expiry,
                 credentials,
+                tokens_alone,
                 readable_until,
                 generation: Generation::from_bytes(g),
             }
@@ -96,6 +98,7 @@ fn live() -> TaskRecord {
             began_seq: 0x0d0e_0f10_1112_1314,
             last_expiry: None,
             credentials: 0x1516_1718,
+            tokens_alone: true,
             readable_until: Timestamp::from_millis(0x191a_1b1c_1d1e_1f20),
             generation: Generation::from_bytes([0xaa; 12]),
         },
@@ -111,7 +114,7 @@ fn live() -> TaskRecord {
 fn the_layout_is_the_documented_one() {
     let bytes = live().encode().unwrap();
     let at = |from: usize, len: usize| &bytes[from..from + len];
-    assert_eq!(at(0, 4), [1, 0, 0, 1]);
+    assert_eq!(at(0, 4), [2, 0, 0, 1]);
     assert_eq!(at(4, 4), [1, 2, 3, 4]);
     assert_eq!(at(8, 8), [5, 6, 7, 8, 9, 10, 11, 12]);
     assert_eq!(at(16, 8), [13, 14, 15, 16, 17, 18, 19, 20]);
@@ -142,11 +145,23 @@ fn the_end_and_who_wrote_it_stand_in_their_places() {
 #[test]
 fn an_unknown_version_state_or_reason_is_refused() {
     let bytes = live().encode().unwrap();
-    for (place, value) in [(0, 0), (0, 2), (1, 1), (1, 3), (3, 9)] {
+    for (place, value) in [(0, 0), (0, 3), (1, 1), (1, 3), (3, 9)] {
         let mut other = bytes.clone();
         other[place] = value;
         assert_eq!(TaskRecord::decode(&other), Err(Damaged), "byte {place} is {value}");
     }
+}
+
+/// What earlier brokers wrote differs in this byte alone.
+#[test]
+fn a_record_of_version_1_may_have_a_certificate_if_it_has_credentials_at_all() {
+    let mut bytes = live().encode().unwrap();
+    assert!(!TaskRecord::decode(&bytes).unwrap().head.may_have_certificate());
+    bytes[0] = 1;
+    let read = TaskRecord::decode(&bytes).unwrap();
+    assert!(!read.head.tokens_alone && read.head.may_have_certificate());
+    assert_eq!(read.encode().unwrap(), bytes, "it stays one");
+    assert!(!TaskHead { credentials: 0, ..read.head }.may_have_certificate());
 }
 
 #[test]

@@ -14,7 +14,7 @@ if not t then
 end
 if ending(t) then return reply('a', at .. chain .. view(t)) end
 local v, readable = t.v, now + retention
-t.v = sub(v, 1, 32) .. pack('>BBBBI4', 1, 1, reason, t.n, t.version + 1) .. sub(v, 41, 56) .. pack('>I8', now)
+t.v = sub(v, 1, 32) .. pack('>BBBBI4', t.form, 1, reason, t.n, t.version + 1) .. sub(v, 41, 56) .. pack('>I8', now)
   .. sub(v, 65, 76) .. pack('>I8', readable) .. sub(v, 85, 104 + 16 * t.n + t.owner + t.facts) .. ARGV[3]
 t.state, t.reason, t.ended = 1, reason, now
 call('SET', t.key, t.v)

@@ -6,12 +6,13 @@ local function find(id, all)
   local key = base .. 't:' .. id
   local v = call('GETRANGE', key, 0, all and -1 or 103)
   if v == '' then return nil end
+  -- Form 2: no certificate was ever recorded for it; 1: one was, or may have been.
   local form, state, reason, n, version, deadline, began, ended, last, count, readable, generation, owner, domain, facts =
     unpack('>BBBBI4I8I8I8I8I4I8c12I2I2I4', v, 33)
-  if form ~= 1 then error(redis.error_reply('DAMAGED task')) end
+  if form ~= 1 and form ~= 2 then error(redis.error_reply('DAMAGED task')) end
   if readable <= now then return nil end
   return {
-    id = id, key = key, v = v, whole = all, state = state, reason = reason, n = n, version = version, deadline = deadline, began = began,
+    id = id, key = key, v = v, whole = all, form = form, state = state, reason = reason, n = n, version = version, deadline = deadline, began = began,
     ended = ended, last = last, count = count, readable = readable, gen = generation, owner = owner, domain = domain, facts = facts,
   }
 end

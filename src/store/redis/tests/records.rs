@@ -128,6 +128,28 @@ async fn a_credential_and_a_task_are_small() {
     assert!(task <= 1_000 && first <= 200 && more <= 50, "{task}, {first} and {more} bytes");
 }
 
+/// As brokers wrote each record once, and as any is from its first certificate on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_an_earlier_broker_began_goes_on_and_may_have_a_certificate() {
+    let server = RedisServer::plain();
+    let store = fresh(&RedisOptions::new(server.url())).await;
+    let task = store.begun(1).await;
+    let key = [b"taskpass:{p01}t:", task.as_bytes().as_slice()].concat();
+    let version = || -> Vec<u8> {
+        redis::cmd("GETRANGE").arg(&key).arg(32).arg(32).query(&mut server.client()).unwrap()
+    };
+    assert_eq!(version(), [2]);
+    redis::cmd("SETRANGE").arg(&key).arg(32).arg(&[1u8]).exec(&mut server.client()).unwrap();
+    store.minted(task).await;
+    let later = now().saturating_add(2 * HOUR);
+    assert!(matches!(store.extend(task, later, now()).await.unwrap(), ExtendOutcome::Extended(_)));
+    let EndOutcome::Ended(view, _) = store.end(ending(task), now()).await.unwrap() else {
+        panic!("it lived")
+    };
+    assert!(view.may_have_certificate());
+    assert_eq!((store.read(task, now()).await.unwrap(), version()), (Some(*view), vec![1]));
+}
+
 /// A meta that ends before the latest deadline, as brokers wrote it that kept none.
 fn shorten_meta(server: &RedisServer) {
     let mut client = server.client();
