@@ -28,6 +28,8 @@ pub struct Task {
     pub deadline: Timestamp,
     /// How many credentials were issued.
     pub credentials: u32,
+    /// Whether a certificate may be among them, or among those that the store has lost.
+    pub may_have_certificate: bool,
 }
 
 /// The answer to an end.

@@ -32,7 +32,7 @@ impl Broker {
         let mut trail = Trail::new("CompleteTask", id);
         let result = self.complete(caller, id, wish.note, now, &mut trail).await;
         let (task, receipt) = self.finish(caller, trail, result, now).await?;
-        let concern = concern_of(&*self.store, &task.facts, task.credentials, now).await;
+        let concern = concern_of(&task.facts, task.may_have_certificate);
         let spread = spread_of(id, &receipt, concern);
         let applied = self.propagated(&spread, wish.wait).await;
         let applied = until_clocks_agree(applied, &task);
@@ -77,7 +77,7 @@ impl Broker {
         let result = self.revoke_one(caller, id, wish.note, now, &mut trail).await;
         let (task, receipt) = self.finish(caller, trail, result, now).await?;
         let concern = match &task {
-            Some(task) => concern_of(&*self.store, &task.facts, task.credentials, now).await,
+            Some(task) => concern_of(&task.facts, task.may_have_certificate),
             None => Concern::All,
         };
         let spread = spread_of(id, &receipt, concern);
@@ -202,6 +202,7 @@ impl Broker {
             status: view.status.clone(),
             deadline: view.record.head.deadline,
             credentials: view.record.head.credentials,
+            may_have_certificate: view.may_have_certificate(),
         };
         Ok((task, receipt))
     }

@@ -87,7 +87,7 @@ impl Broker {
             self.store.revoke(id, now).await.map_err(store_error)?.ok_or_else(missing)?;
         reach(Place::CredentialRevoked);
         trail.fact("seq", position.seq);
-        let concern = concern_of(&*self.store, &known.facts, 1, now).await;
+        let concern = concern_of(&known.facts, record.kind == CredentialKind::Certificate);
         let spread = Spread::from(id.task.partition(), position, concern);
         let spread = spread.again(Happened::CredentialRevoked(id));
         // It is revoked now, which comes before all that may have ended its task.

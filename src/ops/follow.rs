@@ -16,7 +16,7 @@ use crate::keys::{JwtKey, Keeper, KeyUse, Keyring};
 use crate::policy::action::{self, AsVerifier};
 use crate::store::Store;
 use crate::task::TaskFacts;
-use crate::task::store::{CredentialKind, Position};
+use crate::task::store::Position;
 use crate::time::Timestamp;
 
 use super::command::{Follow, Known};
@@ -165,10 +165,7 @@ impl ByFacts {
 #[async_trait]
 impl Concerns for ByFacts {
     async fn of(&self, task: TaskId, now: Timestamp) -> (Concern, Option<Timestamp>) {
-        // Both at once, for followers wait. Most tasks have issued few.
-        let few = kinds_of(&*self.store, task, FEW, now);
-        let (view, few) = tokio::join!(self.store.read(task, now), few);
-        let Ok(Some(view)) = view else { return (Concern::All, None) };
+        let Ok(Some(view)) = self.store.read(task, now).await else { return (Concern::All, None) };
         let keyring = self.keys.current();
         // Where the record is gone or was tampered with, everybody is told: one too many is no harm.
         let sealed = keyring.record_seal().open(task, &view.record.facts.0);
@@ -176,12 +173,8 @@ impl Concerns for ByFacts {
             // Of a task that nothing is below, all that could still be accepted is what it has minted itself. No call begins a task below another yet: once one does, the facts
             // have to say whether that is permitted, and for those that may have children nothing is known here.
             Some(facts) if facts.id == task => {
-                let head = &view.record.head;
-                let concern = match few {
-                    Some(kinds) if head.credentials <= LOOKED_AT => concern_by(kinds, &facts),
-                    _ => concern_of(&*self.store, &facts, head.credentials, now).await,
-                };
-                (concern, Some(head.last_expiry.unwrap_or_default()))
+                let concern = concern_of(&facts, view.may_have_certificate());
+                (concern, Some(view.record.head.last_expiry.unwrap_or_default()))
             }
             _ => (Concern::All, None),
         }
@@ -203,41 +196,11 @@ impl Concerns for ByFacts {
     }
 }
 
-/// Credentials that are looked at to see whether a certificate is among them; of a task that has issued more it is taken that there is one.
-const LOOKED_AT: u32 = 256;
-/// So many of them are looked at before it is known how many there are.
-const FEW: u32 = 16;
-
-/// What a task has issued.
-#[derive(Clone, Copy)]
-enum Kinds {
-    TokensAlone,
-    Certificates,
-}
-
-/// Whom the end of a task concerns that has issued so many credentials. Everybody, if a certificate is among them, or may be: a certificate names no audience, and whoever sees it has to know.
-pub(super) async fn concern_of(store: &dyn Store, facts: &TaskFacts, issued: u32, now: Timestamp) -> Concern {
-    let kinds = match issued {
-        0 => Some(Kinds::TokensAlone),
-        1..=LOOKED_AT => kinds_of(store, facts.id, LOOKED_AT, now).await,
-        _ => None,
-    };
-    concern_by(kinds.unwrap_or(Kinds::Certificates), facts)
-}
-
-/// The audiences of its grants, if they are enough to tell; what is below a task has no others.
-fn concern_by(kinds: Kinds, facts: &TaskFacts) -> Concern {
-    match kinds {
-        Kinds::Certificates => Concern::All,
-        Kinds::TokensAlone => {
-            Concern::Audiences(facts.grants.iter().map(|grant| Arc::from(grant.audience.as_str())).collect())
-        }
+/// Whom the end of a task concerns, or that of one of its credentials. Everybody, if a certificate has ended, or may have: it names no audience, and whoever sees it has to know.
+/// Otherwise the audiences of the task's grants; what is below a task has no others.
+pub(super) fn concern_of(facts: &TaskFacts, certificate: bool) -> Concern {
+    if certificate {
+        return Concern::All;
     }
-}
-
-/// None if it is not to be had, or there are more than `most`.
-async fn kinds_of(store: &dyn Store, task: TaskId, most: u32, now: Timestamp) -> Option<Kinds> {
-    let Ok((found, None)) = store.credentials(task, 0, most as usize, now).await else { return None };
-    let tokens_alone = found.iter().all(|one| one.kind == CredentialKind::Token);
-    Some(if tokens_alone { Kinds::TokensAlone } else { Kinds::Certificates })
+    Concern::Audiences(facts.grants.iter().map(|grant| Arc::from(grant.audience.as_str())).collect())
 }

@@ -78,6 +78,7 @@ impl Broker {
             status: view.status.clone(),
             deadline: view.record.head.deadline,
             credentials: view.record.head.credentials,
+            may_have_certificate: view.may_have_certificate(),
         }
     }
 }

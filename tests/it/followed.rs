@@ -376,6 +376,60 @@ async fn a55_a_task_certificate_is_refused_on_new_connections_once_its_task_has_
     }
 }
 
+async fn the_end_of_a_token_is_waited_for_at_its_audience_and_that_of_a_certificate_everywhere(store: Store) {
+    let broker = Broker::start(store).await;
+    let agent = broker.agent();
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    let elsewhere = Server::start(config_of(&broker.world, &[broker.grpc], PAYMENTS, "mcp/payments/p1"));
+    elsewhere.synchronised().await;
+    let task = agent.docs_task().await;
+    let certificate = issued(&agent, &task).await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap();
+    let revoked = async |credential_id: &str| {
+        let request =
+            proto::RevokeCredentialRequest { credential_id: credential_id.to_owned(), wait: seconds(5) };
+        let answer = agent.credentials().revoke_credential(request).await.unwrap().into_inner();
+        let spread = answer.propagation.unwrap();
+        (spread.applied, spread.pending)
+    };
+    assert_eq!(revoked(&token.credential_id).await, (1, 0));
+    assert_eq!(server.judge(&token.token), Err(Refusal::CredentialRevoked));
+    assert_eq!(judge_certificate(&elsewhere, &certificate), Ok(()));
+    assert_eq!(revoked(&certificate.credential_id).await, (2, 0));
+    for server in [&server, &elsewhere] {
+        assert_eq!(judge_certificate(server, &certificate), Err(Refusal::CredentialRevoked));
+    }
+}
+
+/// Whom an end concerns stands in the task's head: what becomes of the rows of its credentials changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a55_the_end_of_a_task_whose_certificate_the_store_has_lost_is_told_to_everybody() {
+    let broker = Broker::start(Store::Redis).await;
+    let agent = broker.agent();
+    let server = Server::at(&broker.world, &[broker.grpc]).await;
+    let elsewhere = Server::start(config_of(&broker.world, &[broker.grpc], PAYMENTS, "mcp/payments/p1"));
+    elsewhere.synchronised().await;
+    let (tokens_alone, token) = minted(&agent).await;
+    let (task, lost) = minted(&agent).await;
+    let certificate = issued(&agent, &task).await;
+    assert_eq!(judge_certificate(&elsewhere, &certificate), Ok(()));
+    let mut redis = broker.redis.as_ref().unwrap().client();
+    let chunks: Vec<Vec<u8>> = redis::cmd("KEYS").arg("taskpass:*}c:*").query(&mut redis).unwrap();
+    assert_eq!(chunks.len(), 2);
+    redis::cmd("DEL").arg(&chunks).exec(&mut redis).unwrap();
+
+    let spread = complete(&agent, &task).await;
+    assert_eq!((spread.applied, spread.pending), (2, 0), "{spread:?}");
+    for server in [&server, &elsewhere] {
+        assert_eq!(judge_certificate(server, &certificate), Err(Refusal::TaskEnded));
+    }
+    assert_eq!(server.judge(&lost), Err(Refusal::TaskEnded));
+    // Nobody else has to know of a task that never had a certificate.
+    let spread = complete(&agent, &tokens_alone).await;
+    assert_eq!((spread.applied, spread.pending), (1, 0), "{spread:?}");
+    assert_eq!(server.judge(&token), Err(Refusal::TaskEnded));
+}
+
 /// The machine's clock, and so many milliseconds beside it.
 #[derive(Debug, Default)]
 struct Off(AtomicI64);
@@ -418,4 +472,5 @@ on_both_stores!(
     a_bound_that_is_lowered_is_kept_from_then_on_without_a_gap,
     a08_a_bound_token_is_refused_with_another_certificate,
     a55_a_task_certificate_is_refused_on_new_connections_once_its_task_has_ended,
+    the_end_of_a_token_is_waited_for_at_its_audience_and_that_of_a_certificate_everywhere,
 );

@@ -207,7 +207,8 @@ impl Gathered {
         now: Timestamp,
     ) -> Result<()> {
         let ended = tasks.filter_map(|view| {
-            let lives = view.record.head.last_expiry.is_some_and(|last| last > now);
+            let head = &view.record.head;
+            let lives = head.may_have_certificate() && head.last_expiry.is_some_and(|last| last > now);
             match view.status {
                 // No credential outlives a deadline.
                 Status::Ended(end) if lives && end.reason != EndReason::Deadline => Some((view.id, end)),
