@@ -160,6 +160,8 @@ pub(crate) async fn declaring_a_restore_ends_every_task_and_frees_their_keys(h: 
         let later = w.now.saturating_add(DAY);
         let extended = w.store().extend(task.id, later, w.now).await.unwrap();
         assert!(matches!(extended, ExtendOutcome::Ended(_)), "{extended:?}");
+        let seen = w.read(task.id).await.unwrap();
+        assert!(seen.may_have_certificate(), "one may have been lost");
     }
     assert!(!w.is_active(credential).await);
     let again = w.keyed(AGENT, 1, 2);
