@@ -34,6 +34,9 @@ pub enum HardwareError {
     /// It does not answer, or is not there. The same may go well later, with nothing changed.
     #[error("the PKCS#11 token does not answer: {0}")]
     Unavailable(String),
+    /// It was not asked: too many others ask it. It may be well.
+    #[error("too many calls wait for a session of the PKCS#11 token (keys.pkcs11.sessions): {0}")]
+    Busy(String),
     /// It has not let us in, and is not asked again before the next start: a token locks itself after a few wrong PINs.
     #[error("the PKCS#11 token does not let the broker in: {0}")]
     Refused(String),
@@ -48,17 +51,18 @@ pub enum HardwareError {
 impl HardwareError {
     /// Whether the same call may go well later, with nothing changed.
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Busy(_))
     }
 }
 
 impl From<HardwareError> for Error {
     fn from(error: HardwareError) -> Self {
-        Self::new(
-            Reason::KeyHardwareUnavailable,
-            "The hardware that holds the broker's keys does not do what it is asked for. Nothing was issued; try again, or another broker. Its operators find in its log what is wrong.",
-        )
-        .with_detail(error)
+        let sentence = if matches!(error, HardwareError::Busy(_)) {
+            "The hardware that holds the broker's keys has more to do than it can. Nothing was issued; try again in a moment, or another broker."
+        } else {
+            "The hardware that holds the broker's keys does not do what it is asked for. Nothing was issued; try again, or another broker. Its operators find in its log what is wrong."
+        };
+        Self::new(Reason::KeyHardwareUnavailable, sentence).with_detail(error)
     }
 }
 

@@ -25,7 +25,12 @@ const TIMEOUT: &str = "timeout = \"500ms\"\nsessions = 2";
 
 /// A broker on Redis that knows the token. `kek`, `keys`: lines of `[keys]`.
 fn setup(hsm: &Hsm, kek: &str, keys: &str) -> Setup {
-    let setup = Setup::on(Store::Redis).kek(kek).with("keys", keys).with("keys", hsm.section(TIMEOUT));
+    setup_with(hsm, kek, keys, TIMEOUT)
+}
+
+/// The same with other lines of `[keys.pkcs11]`.
+fn setup_with(hsm: &Hsm, kek: &str, keys: &str, token: &str) -> Setup {
+    let setup = Setup::on(Store::Redis).kek(kek).with("keys", keys).with("keys", hsm.section(token));
     setup.world.write("pin", &format!("{PIN}\n"));
     fs::set_permissions(setup.world.path("pin"), Permissions::from_mode(0o600)).unwrap();
     setup.environment(hsm.environment())
@@ -421,6 +426,45 @@ async fn a_module_that_hangs_makes_mints_fail_at_once_and_nothing_else_and_heals
     broker.as_process().signal("-TERM");
     assert_eq!(broker.exit().await, Some(0), "{}", broker.as_process().log());
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_slow_and_well_makes_those_wait_who_ask_too_much_of_it_and_stays_in_service() {
+    let hsm = Hsm::new();
+    let lines = format!("{QUICK}signing = \"pkcs11\"");
+    let broker = Broker::process(setup_with(&hsm, LOCAL, &lines, "timeout = \"2s\"\nsessions = 4")).await;
+    let agent = broker.agent();
+    let task = agent.docs_task().await;
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+    hsm.says("slow");
+    // A signature is two calls: four in 600 ms, and so about twenty in the time in which one waits for a session.
+    let all_at_once = futures_util::future::join_all((0..40).map(|_| agent.mint(mint(&task, DOCS))));
+    let (mut ready, mut looks) = (true, 0);
+    let look = async {
+        loop {
+            ready &= broker.page("/readyz").await == (200, "ready\n".to_owned());
+            looks += 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let began = Instant::now();
+    let minted = tokio::select! { minted = all_at_once => minted, () = look => unreachable!() };
+    let took = began.elapsed();
+    assert!(ready && looks > 1, "it is in service all the while");
+    assert!(took < Duration::from_secs(6), "one wait for a session and one call: {took:?}");
+    let (done, busy): (Vec<_>, Vec<_>) = minted.into_iter().partition(Result::is_ok);
+    assert!(done.len() >= 8 && !busy.is_empty(), "{} done, {} refused", done.len(), busy.len());
+    for refusal in busy {
+        let error = refused(refusal, Code::Unavailable, "KEY_HARDWARE_UNAVAILABLE");
+        assert!(error.message().contains("more to do than it can"), "{error:?}");
+    }
+    agent.mint(mint(&task, DOCS)).await.unwrap();
+    let (_, metrics) = broker.page("/metrics").await;
+    for line in ["taskpass_pkcs11_up 1", "outcome=\"busy\"", "taskpass_pkcs11_stuck_calls 0"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    assert!(!metrics.contains("outcome=\"unanswered\""), "{metrics}");
+    assert!(!broker.world.read("broker.log").contains("is not at hand"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

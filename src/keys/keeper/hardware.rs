@@ -106,6 +106,11 @@ impl Keeper {
                 )),
                 other => other,
             });
+            if matches!(proven, Err(HardwareError::Busy(_))) {
+                // It was not asked: what was known of the key stays.
+                first = first.and(proven);
+                continue;
+            }
             let before = self.lock_known(|known| known.proven.insert(entry.kid, (now, proven.clone())));
             if let Err(error) = &proven
                 && before.is_none_or(|(_, before)| before.as_ref() != Err(error))

@@ -1,7 +1,7 @@
 //! A PKCS#11 token: hardware that holds keys and does not give them out, reached by a library that its maker gives (the module). The only place that calls one.
 //!
 //! Such calls block, for as long as the module likes: they run on threads of their own ([`pool`]), each with a session ([`conn`]), and whoever asks waits for a limited time. A call that fails or
-//! does not come back leaves a mark: until a probe goes well again everybody is told so at once, and nobody waits.
+//! does not come back leaves a mark: until a probe goes well again everybody is told so at once, and nobody waits. Who finds no session free is told that, and leaves none.
 
 mod conn;
 mod kek;
@@ -37,7 +37,7 @@ pub struct Settings {
     pub serial: Option<String>,
     /// Of its user.
     pub pin: Pin,
-    /// How long a call may take.
+    /// How long a call may take, and how long one waits for a session before it.
     pub timeout: Duration,
     /// Calls at a time: each has a thread and a session.
     pub sessions: usize,
@@ -92,16 +92,21 @@ impl Token {
     ) -> Result<T, HardwareError> {
         let began = Instant::now();
         let asked = self.0.pool.run(move |conn| conn.call(&what)).await;
-        let answer = asked.unwrap_or_else(|lost| Err(HardwareError::Unavailable(self.words(lost))));
+        let answer = asked.unwrap_or_else(|lost| Err(self.lost(lost)));
         let outcome = match &answer {
             Ok(_) => "done",
-            Err(_) if asked_in_vain(&answer) => "unanswered",
+            Err(HardwareError::Busy(_)) => "busy",
+            Err(HardwareError::Unavailable(_)) => "unanswered",
             Err(_) => "refused",
         };
         metrics::counter!("taskpass_pkcs11_calls_total", "call" => name, "outcome" => outcome).increment(1);
         metrics::histogram!("taskpass_pkcs11_seconds", "call" => name).record(began.elapsed().as_secs_f64());
         metrics::gauge!("taskpass_pkcs11_stuck_calls").set(self.0.pool.stuck() as f64);
-        self.note(answer.as_ref().map(drop));
+        match &answer {
+            // It was not asked.
+            Err(HardwareError::Busy(_)) => {}
+            answer => self.note(answer.as_ref().map(drop)),
+        }
         answer
     }
 
@@ -115,19 +120,21 @@ impl Token {
         let mut unfit = self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Err(error @ HardwareError::Unfit(_)) => drop(unfit.insert(Arc::clone(reference), error.clone())),
+            Err(HardwareError::Busy(_)) => {}
             _ => drop(unfit.remove(reference)),
         }
     }
 
-    fn words(&self, lost: Lost) -> String {
+    fn lost(&self, lost: Lost) -> HardwareError {
         let timeout = humantime::format_duration(self.0.timeout);
-        match lost {
+        HardwareError::Unavailable(match lost {
+            Lost::Busy => return HardwareError::Busy(format!("none was free within {timeout}")),
             Lost::TooSlow => format!("a call did not come back within {timeout}"),
-            Lost::Full => {
-                format!("too many calls wait for it; {} have not come back", self.0.pool.stuck())
+            Lost::Hung => {
+                format!("none of {} calls has come back within {timeout}", self.0.pool.stuck())
             }
             Lost::Gone => "it is not asked any more".to_owned(),
-        }
+        })
     }
 
     /// What the last call has shown. One that says what is wrong with a key is an answer, too.
@@ -152,10 +159,6 @@ impl Token {
             _ => {}
         }
     }
-}
-
-const fn asked_in_vain<T>(answer: &Result<T, HardwareError>) -> bool {
-    matches!(answer, Err(HardwareError::Unavailable(_)))
 }
 
 #[async_trait]

@@ -1,11 +1,12 @@
 //! Threads for calls that block, and that may never come back. As many as were started, and never another one: what hangs, hangs alone, and the rest go on. Who asks waits for a
-//! limited time and then goes away; what was asked for and has not begun by then is not begun any more.
+//! limited time for a thread, and for as long again for the call, and then goes away; what was asked for and has not begun by then is not begun any more.
+//!
+//! The two waits say different things: a call that does not come back is the token's, a thread that does not come free is many callers'.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use tokio::sync::{oneshot, watch};
@@ -18,10 +19,12 @@ type Job<W> = Box<dyn FnOnce(&mut W) + Send>;
 /// Why a call brought nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lost {
-    /// It did not come back in time.
+    /// It has begun, and did not come back in time.
     TooSlow,
-    /// Too many others wait, or none of the threads has come back from calls that were given up.
-    Full,
+    /// It was not begun: every thread is in a call that has not come back in time.
+    Hung,
+    /// It was not begun: no thread came free in time, or too many others wait for one. It says nothing of the token.
+    Busy,
     /// No more calls are taken, or it panicked.
     Gone,
 }
@@ -36,8 +39,8 @@ pub(super) struct Pool<W> {
 struct Shared<W> {
     queue: Mutex<Queue<W>>,
     wake: Condvar,
-    /// Calls that were given up and have not come back.
-    stuck: AtomicUsize,
+    /// What each thread is in, since when.
+    running: Mutex<Vec<Option<Instant>>>,
     /// Threads that have not ended.
     alive: watch::Sender<usize>,
 }
@@ -51,31 +54,32 @@ struct Queue<W> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Waiting,
-    Running,
-    Over,
+    Begun,
     GivenUp,
 }
 
-/// Gives the call up when whoever waits for it goes away.
-struct Ticket<W> {
-    stage: Arc<Mutex<Stage>>,
-    shared: Arc<Shared<W>>,
-}
+/// Keeps a call that has not begun from it, when whoever waits for it goes away.
+struct Ticket(Arc<Mutex<Stage>>);
 
-impl<W> Drop for Ticket<W> {
-    fn drop(&mut self) {
-        let mut stage = lock(&self.stage);
-        if *stage == Stage::Running {
-            self.shared.stuck.fetch_add(1, Ordering::SeqCst);
-        }
-        if *stage != Stage::Over {
+impl Ticket {
+    /// Gives the call up. False: it has begun.
+    fn give_up(&self) -> bool {
+        let mut stage = lock(&self.0);
+        if *stage == Stage::Waiting {
             *stage = Stage::GivenUp;
         }
+        *stage == Stage::GivenUp
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
 impl<W: 'static> Pool<W> {
-    /// Starts the threads; `make` makes what each owns, in the thread. `limit`: how long anybody waits.
+    /// Starts the threads; `make` makes what each owns, in the thread. `limit`: how long anybody waits for a thread, and how long for the call.
     pub(super) fn start(
         threads: usize,
         limit: Duration,
@@ -84,12 +88,14 @@ impl<W: 'static> Pool<W> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue { waiting: VecDeque::new(), closed: false }),
             wake: Condvar::new(),
-            stuck: AtomicUsize::new(0),
+            running: Mutex::new(vec![None; threads]),
             alive: watch::Sender::new(threads),
         });
         for number in 0..threads {
             let (shared, make) = (Arc::clone(&shared), make.clone());
-            thread::Builder::new().name(format!("pkcs11-{number}")).spawn(move || shared.work(&make))?;
+            thread::Builder::new()
+                .name(format!("pkcs11-{number}"))
+                .spawn(move || shared.work(number, &make))?;
         }
         Ok(Self { shared, threads, limit })
     }
@@ -99,28 +105,24 @@ impl<W: 'static> Pool<W> {
         &self,
         what: impl FnOnce(&mut W) -> T + Send + 'static,
     ) -> Result<T, Lost> {
-        if self.stuck() >= self.threads {
-            return Err(Lost::Full);
+        if self.all_hang() {
+            return Err(Lost::Hung);
         }
+        let (begins, begun) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
-        let stage = Arc::new(Mutex::new(Stage::Waiting));
-        let _ticket = Ticket { stage: Arc::clone(&stage), shared: Arc::clone(&self.shared) };
-        let shared = Arc::clone(&self.shared);
+        let ticket = Ticket(Arc::new(Mutex::new(Stage::Waiting)));
+        let stage = Arc::clone(&ticket.0);
         let job = move |owned: &mut W| {
             {
                 let mut stage = lock(&stage);
                 if *stage == Stage::GivenUp {
                     return;
                 }
-                *stage = Stage::Running;
+                *stage = Stage::Begun;
             }
-            let done = catch_unwind(AssertUnwindSafe(|| what(owned)));
-            let before = std::mem::replace(&mut *lock(&stage), Stage::Over);
-            if before == Stage::GivenUp {
-                shared.stuck.fetch_sub(1, Ordering::SeqCst);
-            }
-            if let Ok(done) = done {
-                // Nobody may wait any more.
+            // Nobody may wait any more, here and below.
+            let _ = begins.send(());
+            if let Ok(done) = catch_unwind(AssertUnwindSafe(|| what(owned))) {
                 let _ = answer.send(done);
             }
         };
@@ -130,11 +132,15 @@ impl<W: 'static> Pool<W> {
                 return Err(Lost::Gone);
             }
             if queue.waiting.len() >= self.threads * WAITING_FOR_EACH {
-                return Err(Lost::Full);
+                return Err(Lost::Busy);
             }
             queue.waiting.push_back(Box::new(job));
         }
         self.shared.wake.notify_one();
+        // An error of the channel is one of the other, too.
+        if tokio::time::timeout(self.limit, begun).await.is_err() && ticket.give_up() {
+            return Err(if self.all_hang() { Lost::Hung } else { Lost::Busy });
+        }
         match tokio::time::timeout(self.limit, answered).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) => Err(Lost::Gone),
@@ -142,9 +148,14 @@ impl<W: 'static> Pool<W> {
         }
     }
 
-    /// Calls that were given up and have not come back.
+    /// Calls that have not come back in time.
     pub(super) fn stuck(&self) -> usize {
-        self.shared.stuck.load(Ordering::SeqCst)
+        let running = lock(&self.shared.running);
+        running.iter().flatten().filter(|since| since.elapsed() >= self.limit).count()
+    }
+
+    fn all_hang(&self) -> bool {
+        self.stuck() >= self.threads
     }
 
     /// Takes no more calls, and waits for the threads to end, at most for as long as for a call. False: some have not. Where this was not called, threads wait to the end of the
@@ -159,13 +170,19 @@ impl<W: 'static> Pool<W> {
 }
 
 impl<W> Shared<W> {
-    fn work(&self, make: &impl Fn() -> W) {
+    fn work(&self, number: usize, make: &impl Fn() -> W) {
         let mut owned = make();
         while let Some(job) = self.next() {
+            self.is_in_a_call(number, Some(Instant::now()));
             job(&mut owned);
+            self.is_in_a_call(number, None);
         }
         drop(owned);
         self.alive.send_modify(|alive| *alive = alive.saturating_sub(1));
+    }
+
+    fn is_in_a_call(&self, number: usize, since: Option<Instant>) {
+        lock(&self.running).iter_mut().skip(number).take(1).for_each(|running| *running = since);
     }
 
     fn next(&self) -> Option<Job<W>> {
@@ -188,6 +205,7 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     use super::*;
@@ -230,8 +248,10 @@ mod tests {
             move |_: &mut usize| ran.fetch_add(1, Ordering::SeqCst)
         };
         let (first, second) = tokio::join!(pool.run(hanging), pool.run(waiting));
-        assert_eq!((first, second), (Err(Lost::TooSlow), Err(Lost::TooSlow)));
-        assert_eq!(pool.run(move |_| later.fetch_add(1, Ordering::SeqCst)).await, Err(Lost::Full));
+        assert_eq!(first, Err(Lost::TooSlow));
+        // Whether the call that it has waited for was over its time by then is a matter of a moment.
+        assert!(matches!(second, Err(Lost::Busy | Lost::Hung)), "{second:?}");
+        assert_eq!(pool.run(move |_| later.fetch_add(1, Ordering::SeqCst)).await, Err(Lost::Hung));
         assert!(!pool.close().await, "and its end does not wait for it either");
         free.send(()).unwrap();
         settled(&pool, 0).await;
@@ -239,7 +259,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_goes_away_gives_its_call_up() {
+    async fn a_wait_for_a_thread_is_not_the_time_of_a_call() {
+        const CALL: Duration = Duration::from_millis(300);
+        let pool = Arc::new(Pool::start(1, Duration::from_millis(500), || 0_usize).unwrap());
+        let calls: Vec<_> = (0..6)
+            .map(|_| {
+                let pool = Arc::clone(&pool);
+                tokio::spawn(async move { pool.run(|_| thread::sleep(CALL)).await })
+            })
+            .collect();
+        let (mut done, mut busy) = (0, 0);
+        for call in calls {
+            match call.await.unwrap() {
+                Ok(()) => done += 1,
+                Err(Lost::Busy) => busy += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(done >= 2 && busy >= 1, "{done} done, {busy} not begun");
+        assert_eq!((pool.stuck(), pool.run(|_| 7).await), (0, Ok(7)));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_says_nothing_of_its_call() {
         let pool = Arc::new(Pool::start(1, Duration::from_secs(60), || 0_usize).unwrap());
         let (free, hanging) = hangs();
         let (begins, began) = oneshot::channel();
@@ -255,9 +297,14 @@ mod tests {
         });
         began.await.unwrap();
         caller.abort();
-        settled(&pool, 1).await;
+        assert!(caller.await.unwrap_err().is_cancelled());
+        assert_eq!(pool.stuck(), 0, "its time is not over");
+        let next = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.run(|_| 7).await }
+        });
         free.send(()).unwrap();
-        settled(&pool, 0).await;
+        assert_eq!(next.await.unwrap(), Ok(7));
     }
 
     #[tokio::test]
@@ -282,11 +329,11 @@ mod tests {
         while lock(&pool.shared.queue).waiting.len() < WAITING_FOR_EACH {
             tokio::task::yield_now().await;
         }
-        assert_eq!(pool.run(|_| ()).await, Err(Lost::Full));
+        assert_eq!(pool.run(|_| ()).await, Err(Lost::Busy));
         free.send(()).unwrap();
         for call in calls {
             let ended = call.await.unwrap();
-            assert!(matches!(ended, Ok(()) | Err(Lost::Full)), "{ended:?}");
+            assert!(matches!(ended, Ok(()) | Err(Lost::Busy)), "{ended:?}");
         }
     }
 }

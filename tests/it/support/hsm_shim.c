@@ -1,6 +1,7 @@
 /*
  * A PKCS#11 module in front of the real one (SHIM_MODULE), that does as files in a directory (SHIM_DIR) say:
  *
+ *   slow        C_Sign takes 300 ms longer
  *   hang        every call that can take long waits until the file is gone
  *   wrong-pin   the PIN that is given is changed on its way
  *   final-try   the token says that one try of the PIN is left
@@ -71,7 +72,13 @@ GATE(15, C_GetSessionInfo)
 GATE(26, C_FindObjectsInit)
 GATE(30, C_Encrypt)
 GATE(34, C_Decrypt)
-GATE(43, C_Sign)
+
+static word C_Sign(word session, word data, word length, word signature, word signature_length, word f) {
+  enter("C_Sign");
+  struct timespec while_slow = {0, 300 * 1000 * 1000};
+  if (is_there("slow")) nanosleep(&while_slow, NULL);
+  return real->f[43](session, data, length, signature, signature_length, f);
+}
 
 /* CK_TOKEN_INFO: label 32, manufacturer 32, model 16, serial 16, then the flags. */
 static word C_GetTokenInfo(word slot, word info, word c, word d, word e, word f) {
