@@ -1,4 +1,6 @@
-//! Our own certificate and key: in force, and from files that are followed.
+//! Our own certificate and key: in force, and from files that are followed. [`ageing`]: that its end is told in time.
+
+mod ageing;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,6 +24,8 @@ use crate::identity::leaf;
 use crate::identity::spiffe_id::{SpiffeId, TrustDomain};
 use crate::time::{Clock, Timestamp};
 
+pub(super) use ageing::Ageing;
+
 /// What our certificate is used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Use {
@@ -43,6 +47,7 @@ pub struct SvidFiles {
 /// Our own SVID as it is now.
 pub struct OwnSvid {
     id: SpiffeId,
+    not_before: Timestamp,
     not_after: Timestamp,
     has_dns_name: bool,
     certified: Arc<CertifiedKey>,
@@ -50,8 +55,8 @@ pub struct OwnSvid {
 
 impl OwnSvid {
     fn new(leaf: leaf::Leaf, certified: CertifiedKey) -> Self {
-        let leaf::Leaf { id, not_after, has_dns_name, .. } = leaf;
-        Self { id, not_after, has_dns_name, certified: Arc::new(certified) }
+        let leaf::Leaf { id, not_before, not_after, has_dns_name } = leaf;
+        Self { id, not_before, not_after, has_dns_name, certified: Arc::new(certified) }
     }
 
     /// Who we are.
@@ -62,6 +67,11 @@ impl OwnSvid {
     /// Our leaf's notAfter.
     pub const fn not_after(&self) -> Timestamp {
         self.not_after
+    }
+
+    /// Whether nobody takes our leaf for good any longer.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        now > self.not_after
     }
 
     /// Whether a DNS name stands beside the SPIFFE ID: without one stock gRPC clients, which know servers by name, do not connect. Not every issuer can be asked for it.

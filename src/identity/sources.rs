@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::identity::bundle::{TrustBundle, TrustBundles};
 use crate::identity::denied::{DeniedAuthorities, DeniedFile};
-use crate::identity::own::{CurrentSvid, SvidSource, Use};
+use crate::identity::own::{Ageing, CurrentSvid, SvidSource, Use};
 use crate::identity::spiffe_id::TrustDomain;
 use crate::time::Clock;
 
@@ -51,6 +51,7 @@ pub struct Sources {
     federated: Vec<Federated>,
     watched: Vec<Watched>,
     denied: Option<DeniedFile>,
+    clock: Arc<dyn Clock>,
 }
 
 /// Why sources cannot be opened: what files say. Nothing else is asked at the start.
@@ -163,6 +164,7 @@ impl Sources {
             federated: Vec::new(),
             watched: Vec::new(),
             denied,
+            clock: Arc::clone(clock),
         };
         opened.ask_elsewhere(domains, own_from, from, &mut at_first, clock);
         Ok(opened)
@@ -212,6 +214,7 @@ impl Sources {
 
     /// Follows all sources until `stop`; files are read every `interval`. Returns at once, with what runs in `tracker`.
     pub fn run(self, tracker: &TaskTracker, interval: Duration, stop: &CancellationToken) {
+        tracker.spawn(Ageing::new(self.svid).run(self.clock, stop.clone()));
         if let Some(own) = self.own_files {
             tracker.spawn(own.run(interval, stop.clone()));
         }

@@ -27,7 +27,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Not yet; and not without an SVID, since nobody can connect then.
+    /// Not yet; and not without an SVID that is good for anybody, since nobody can connect then.
     pub const fn new(svid: CurrentSvid) -> Self {
         Self { serving: AtomicBool::new(false), svid }
     }
@@ -67,13 +67,17 @@ pub fn router(
 
 /// 200 when calls are taken and can be served; 503 with the reason otherwise.
 async fn ready(State(face): State<Face>) -> impl IntoResponse {
+    let now = face.clock.now();
     let why_not = match face.readiness.is_serving() {
         false => "not serving: starting or draining\n",
         true if face.readiness.svid.load().is_none() => {
             "not ready: the broker has no certificate: its source has given none\n"
         }
+        true if face.readiness.svid.load().is_some_and(|it| it.is_over(now)) => {
+            "not ready: the broker's certificate is over: its source has given no newer one\n"
+        }
         true => match face.broker.obstacle().await {
-            None if !face.broker.issues_certificates(face.clock.now()) => {
+            None if !face.broker.issues_certificates(now) => {
                 return (StatusCode::OK, "ready, but for task certificates: taskpass ca show says why\n");
             }
             None if !face.broker.moves_keys() => {

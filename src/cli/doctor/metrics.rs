@@ -90,6 +90,7 @@ pub(super) fn judge(of: &Metrics, config: &Config, now: Timestamp) -> Vec<Findin
     ] {
         warn(of.sum(name) > 0.0, name, what, "docs/operations.md, Metrics");
     }
+    found.extend(own_certificate(of));
     if of.is_zero("taskpass_keyring_in_store") {
         let what = "the store does not hold the keyring that it uses";
         found.push(
@@ -108,6 +109,14 @@ pub(super) fn judge(of: &Metrics, config: &Config, now: Timestamp) -> Vec<Findin
         );
     }
     found
+}
+
+/// Nothing: the one that it shows is good still.
+fn own_certificate(of: &Metrics) -> Option<Finding> {
+    let what = "it has none, or one that is over: nobody can connect";
+    let todo = "see what its source says (own-certificate), and its log";
+    let finding = || Finding::problem("broker-state", "own certificate", what).todo(todo);
+    of.is_zero("taskpass_own_svid_remaining_seconds").then(finding)
 }
 
 /// What it holds of a trust domain now. `kept`: how long that counts without news.
@@ -164,6 +173,15 @@ mod tests {
         assert!(at(1_061).what.contains("bad or silent"));
         assert!(held(&metrics, "gone.test", None, Timestamp::EPOCH).unwrap().what.contains("no authority"));
         assert_eq!(held(&metrics, "unknown.test", None, Timestamp::EPOCH), None);
+    }
+
+    #[test]
+    fn an_own_certificate_that_is_over_is_a_problem() {
+        let left = |it: &str| {
+            own_certificate(&Metrics::read(&format!("taskpass_own_svid_remaining_seconds {it}\n")))
+        };
+        assert!(left("0").unwrap().what.contains("over"));
+        assert_eq!((left("0.5"), own_certificate(&Metrics::read(""))), (None, None));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::process::{Command, Output};
 
 use super::{shown, towards_anybody};
 use crate::support::broker::{Broker, Setup};
-use crate::support::ca::Svid;
+use crate::support::ca::{Svid, dns, valid};
 use crate::support::raw::handshake;
 use crate::support::world::{BROKER_DOMAIN, TENANT};
-use crate::support::{Store, eventually};
+use crate::support::{Store, eventually, now};
 
 /// The commands of the page, block by block. The first defines what the others call.
 struct Page {
@@ -147,4 +147,29 @@ async fn svids_of_a_service_account_that_a_driver_lays_and_renews_are_taken() {
     assert!(known().await);
     volume.lay("third", &broker.world.tenant.svid("ns/taskpass/sa/taskpass"), &broker.world.stranger.pem());
     eventually("the withdrawal", async || !known().await).await;
+}
+
+#[tokio::test]
+async fn an_own_certificate_from_files_that_nobody_renews_is_told_of_and_the_broker_is_not_ready() {
+    let setup = Setup::on(Store::Embedded);
+    let begin = now().as_secs() - 2;
+    let short = setup.world.broker_ca.svid_with("broker", |it| {
+        it.subject_alt_names.push(dns("localhost"));
+        valid(it, begin, begin + 8);
+    });
+    short.write(setup.world.dir(), "broker");
+    let broker = Broker::process(setup).await;
+    let says = async |what: &str| {
+        eventually(what, async || broker.as_process().log().contains(what)).await;
+    };
+    says("ends before long, and its source has given no newer one").await;
+    says("the broker's own certificate is over").await;
+    let (status, why) = broker.page("/readyz").await;
+    assert!(status == 503 && why.contains("certificate is over"), "{why}");
+    broker.world.renew_broker_certificate();
+    eventually("readiness", async || broker.page("/readyz").await == (200, "ready\n".to_owned())).await;
+    eventually("the gauge", async || {
+        !broker.page("/metrics").await.1.contains("taskpass_own_svid_remaining_seconds 0\n")
+    })
+    .await;
 }

@@ -8,11 +8,11 @@ use tonic::Code;
 
 use crate::identity::{assert_ends, assert_shut_out, refused_because, try_in, watch};
 use crate::support::broker::{Broker, Setup};
-use crate::support::ca::{Ca, dns, leaf, uri};
+use crate::support::ca::{Ca, dns, leaf, uri, valid};
 use crate::support::story::is_live;
 use crate::support::workload_api::{Entry, Says, State, WorkloadApi};
 use crate::support::world::{OTHER_TENANT, TENANT, World};
-use crate::support::{Store, eventually};
+use crate::support::{Store, eventually, now};
 
 /// A broker that takes its own SVID and both tenants' bundles from the socket `agent.sock` of its world.
 fn setup(keep_for: &str) -> Setup {
@@ -304,6 +304,38 @@ async fn the_brokers_svid_may_be_of_a_served_trust_domain_and_of_no_other() {
     })
     .await;
     says(&broker, "has no DNS name beside its SPIFFE ID").await;
+}
+
+#[tokio::test]
+async fn an_own_certificate_that_ends_is_told_of_ahead_and_at_its_end_and_a_newer_one_heals_it() {
+    let setup = setup("1h");
+    let begin = now().as_secs() - 2;
+    let short = setup.world.broker_ca.svid_with("broker", |it| {
+        it.subject_alt_names.push(dns("localhost"));
+        valid(it, begin, begin + 12);
+    });
+    let mut all = state(&setup.world);
+    all.svids = vec![Entry::new("spiffe://broker.example.org/broker", &short, &setup.world.broker_ca)];
+    let first = api(&setup.world, Says::State(all));
+    let broker = Broker::process(setup).await;
+    all_in(&broker).await;
+    assert_eq!(broker.page("/readyz").await, (200, "ready\n".to_owned()));
+    // The agent goes, and what it said last counts for an hour.
+    drop(first);
+    says(&broker, "ends before long, and its source has given no newer one").await;
+    assert_eq!(broker.page("/readyz").await.0, 200);
+    says(&broker, "the broker's own certificate is over").await;
+    let told = broker.page("/readyz").await;
+    let over = "not ready: the broker's certificate is over: its source has given no newer one\n";
+    assert_eq!(told, (503, over.to_owned()));
+    assert!(broker.page("/metrics").await.1.contains("taskpass_own_svid_remaining_seconds 0\n"));
+    assert!(try_in(&broker, &broker.world.svid("agent/a1")).await.is_err());
+    let times = |what: &str| broker.as_process().log().matches(what).count();
+    assert_eq!((times("ends before long"), times("own certificate is over")), (1, 1));
+
+    let _second = api(&broker.world, Says::State(state(&broker.world)));
+    all_in(&broker).await;
+    assert_eq!(broker.page("/readyz").await, (200, "ready\n".to_owned()));
 }
 
 #[tokio::test]
