@@ -152,7 +152,7 @@ pub async fn start(
     };
     let at = public.as_ref().map(|public| local(public.listener())).transpose()?;
     let bound = Bound { grpc: local(&grpc)?, ops: local(&ops)?, public: at };
-    let readiness = Arc::new(Readiness::new(parts.sources.svid()));
+    let readiness = Arc::new(Readiness::new(parts.sources.svid(), Arc::clone(parts.sources.bundles())));
     tokio::spawn(keep_metrics(metrics.clone(), stop.clone()));
     let probes = http::router(Arc::clone(&readiness), Arc::clone(&parts.broker), Arc::clone(&clock), metrics);
     // Both sockets listen: whoever comes from now on is served.

@@ -19,6 +19,7 @@ use crate::identity::ca::{self, Authority, Origin};
 use crate::identity::denied::DeniedAuthorities;
 use crate::identity::refusal::PeerRefusal;
 use crate::identity::spiffe_id::TrustDomain;
+use crate::time::Timestamp;
 
 use parse::Listed;
 pub use parse::{InvalidBundle, OtherKey};
@@ -321,6 +322,21 @@ impl TrustBundles {
             snapshot.bundles.iter().map(|(domain, it)| (domain.clone(), it.bundle.len())).collect();
         all.sort();
         all
+    }
+
+    /// Of which trust domains nobody can come, by name: no authority of them is there that is neither denied nor over. And whether anybody of another can.
+    pub fn shut_out(&self, now: Timestamp) -> (Vec<TrustDomain>, bool) {
+        let snapshot = self.snapshot.load();
+        let lets_in = |it: &InForce| {
+            it.bundle
+                .authorities
+                .iter()
+                .any(|authority| now <= authority.not_after && !self.denies(authority))
+        };
+        let (open, shut): (Vec<_>, Vec<_>) = snapshot.bundles.iter().partition(|(_, it)| lets_in(it));
+        let mut shut: Vec<_> = shut.into_iter().map(|(trust_domain, _)| trust_domain.clone()).collect();
+        shut.sort();
+        (shut, !open.is_empty())
     }
 
     pub(super) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {

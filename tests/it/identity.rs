@@ -307,7 +307,7 @@ async fn a06_trust_that_is_withdrawn_ends_calls_and_streams_of_that_domain_alone
 }
 
 /// As tools print the subject key identifier.
-fn key_identifier(certificate: &[u8]) -> String {
+pub fn key_identifier(certificate: &[u8]) -> String {
     let (_, read) = x509_parser::parse_x509_certificate(certificate).unwrap();
     let of = read.iter_extensions().find_map(|extension| match extension.parsed_extension() {
         x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),

@@ -66,6 +66,45 @@ async fn a_broker_without_its_store_is_alive_and_not_ready() {
 }
 
 #[tokio::test]
+async fn a_broker_that_refuses_everybody_is_not_ready_and_one_that_refuses_some_says_whom() {
+    let setup = Setup::on(Store::Embedded).with("", "denied_authorities = \"denied\"");
+    setup.world.write("denied", "");
+    let broker = Broker::of(setup).await;
+    let page = async || broker.page("/readyz").await;
+    assert_eq!(page().await, (200, "ready\n".to_owned()));
+    broker.world.write("other.example.json", "{\"keys\": []}");
+    let but = (200, "ready, but for callers of other.example: no authority of it is in force\n".to_owned());
+    eventually("one that is shut out", async || page().await == but).await;
+    // Denied is as good as not there.
+    let spki = crate::identity::key_identifier(broker.world.tenant.der());
+    broker.world.write("denied", &spki);
+    let nobody =
+        "not ready: every caller is refused: no trust domain has an authority that is in force\n".to_owned();
+    eventually("nobody", async || page().await == (503, nobody.clone())).await;
+    broker.world.write("denied", "");
+    eventually("one again", async || page().await == but).await;
+    broker.world.write("other.example.json", &broker.world.other_tenant.jwk_set());
+    eventually("all again", async || page().await == (200, "ready\n".to_owned())).await;
+}
+
+#[tokio::test]
+async fn an_authority_that_is_over_lets_nobody_in_and_readiness_knows() {
+    let clock = Arc::new(Ahead::default());
+    let broker = Broker::by_clock(Setup::on(Store::Embedded), clock.clone()).await;
+    let far = broker.world.broker_ca.svid_with("broker", |it| {
+        it.subject_alt_names.push(crate::support::ca::dns("localhost"));
+        it.not_after = it.not_before + Duration::from_secs(400 * 365 * 24 * 3600);
+    });
+    far.write(broker.world.dir(), "broker");
+    clock.0.store(200 * 365 * 24 * 3600, Ordering::SeqCst);
+    eventually("the end", async || {
+        let (status, why) = broker.page("/readyz").await;
+        status == 503 && why.contains("every caller is refused")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn health_is_told_to_all_who_have_an_identity() {
     let broker = Broker::start(Store::Embedded).await;
     for client in [broker.agent(), broker.verifier(), broker.other_workload("any/thing")] {

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::identity::CurrentSvid;
+use crate::identity::{CurrentSvid, TrustBundles};
 use crate::ops::{Broker, Obstacle};
 use crate::time::Clock;
 
@@ -20,16 +19,16 @@ pub mod public;
 pub use listener::serve;
 
 /// Whether the broker takes calls, and whether it is on its way out.
-#[derive(Debug)]
 pub struct Readiness {
     serving: AtomicBool,
     svid: CurrentSvid,
+    bundles: Arc<TrustBundles>,
 }
 
 impl Readiness {
-    /// Not yet; and not without an SVID that is good for anybody, since nobody can connect then.
-    pub const fn new(svid: CurrentSvid) -> Self {
-        Self { serving: AtomicBool::new(false), svid }
+    /// Not yet; and not without an SVID that is good for anybody, or an authority that anybody's leads to: nobody can connect then.
+    pub const fn new(svid: CurrentSvid, bundles: Arc<TrustBundles>) -> Self {
+        Self { serving: AtomicBool::new(false), svid, bundles }
     }
 
     /// Says that calls are taken, or no longer.
@@ -65,40 +64,50 @@ pub fn router(
         .with_state(Face { readiness, broker, clock, metrics })
 }
 
-/// 200 when calls are taken and can be served; 503 with the reason otherwise.
-async fn ready(State(face): State<Face>) -> impl IntoResponse {
+/// 200 when calls are taken and can be served, a line for each thing that cannot be done meanwhile; 503 with the reason otherwise.
+async fn ready(State(face): State<Face>) -> (StatusCode, String) {
     let now = face.clock.now();
-    let why_not = match face.readiness.is_serving() {
-        false => "not serving: starting or draining\n",
-        true if face.readiness.svid.load().is_none() => {
-            "not ready: the broker has no certificate: its source has given none\n"
+    let (shut, anybody) = face.readiness.bundles.shut_out(now);
+    let not_ready = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+    if !face.readiness.is_serving() {
+        return not_ready("not serving: starting or draining");
+    }
+    match face.readiness.svid.load() {
+        None => return not_ready("not ready: the broker has no certificate: its source has given none"),
+        Some(svid) if svid.is_over(now) => {
+            return not_ready(
+                "not ready: the broker's certificate is over: its source has given no newer one",
+            );
         }
-        true if face.readiness.svid.load().is_some_and(|it| it.is_over(now)) => {
-            "not ready: the broker's certificate is over: its source has given no newer one\n"
-        }
-        true => match face.broker.obstacle().await {
-            None if !face.broker.issues_certificates(now) => {
-                return (StatusCode::OK, "ready, but for task certificates: taskpass ca show says why\n");
-            }
-            None if !face.broker.moves_keys() => {
-                return (
-                    StatusCode::OK,
-                    "ready, but keys cannot be moved: the PKCS#11 token with the key-encryption key does not answer\n",
-                );
-            }
-            None => return (StatusCode::OK, "ready\n"),
-            Some(Obstacle::Hardware) => {
-                "not ready: the PKCS#11 token does not sign with the key that is in it\n"
-            }
-            Some(Obstacle::Store) => "not ready: the store does not answer\n",
-            Some(Obstacle::Clock) => {
-                "not ready: the clocks of this broker and of its store are too far apart\n"
-            }
-            Some(Obstacle::Keys) => {
-                "not ready: the keys in force are not those that are stored and published\n"
-            }
-            Some(Obstacle::Audit) => "not ready: the audit log cannot be written\n",
-        },
-    };
-    (StatusCode::SERVICE_UNAVAILABLE, why_not)
+        Some(_) => {}
+    }
+    if !anybody {
+        return not_ready(
+            "not ready: every caller is refused: no trust domain has an authority that is in force",
+        );
+    }
+    if let Some(obstacle) = face.broker.obstacle().await {
+        return not_ready(told(obstacle));
+    }
+    let mut but = Vec::new();
+    if !face.broker.issues_certificates(now) {
+        but.push("ready, but for task certificates: taskpass ca show says why\n".to_owned());
+    }
+    if !face.broker.moves_keys() {
+        but.push("ready, but keys cannot be moved: the PKCS#11 token with the key-encryption key does not answer\n".to_owned());
+    }
+    for trust_domain in shut {
+        but.push(format!("ready, but for callers of {trust_domain}: no authority of it is in force\n"));
+    }
+    (StatusCode::OK, if but.is_empty() { "ready\n".to_owned() } else { but.concat() })
+}
+
+const fn told(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::Hardware => "not ready: the PKCS#11 token does not sign with the key that is in it",
+        Obstacle::Store => "not ready: the store does not answer",
+        Obstacle::Clock => "not ready: the clocks of this broker and of its store are too far apart",
+        Obstacle::Keys => "not ready: the keys in force are not those that are stored and published",
+        Obstacle::Audit => "not ready: the audit log cannot be written",
+    }
 }

@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The largest page that is read, in bytes.
 const MAX_BODY: usize = 16 * 1024 * 1024;
 const MAX_HEAD: usize = 64 * 1024;
+/// Of `/readyz`.
+const MAX_LINES: usize = 64;
 
 /// Where its plain listener is: as said, else as configured. `None`: at a port that it chooses itself.
 pub(super) fn plain_listener(config: &Config, said: Option<SocketAddr>) -> Option<SocketAddr> {
@@ -49,13 +51,17 @@ pub(super) async fn look(config: &Config, at: SocketAddr, expected: bool, now: T
         }
         Err(why) => return vec![Finding::skipped("broker", subject, format!("none runs here: {why}"))],
     };
-    let said = said.lines().next().unwrap_or_default().to_owned();
-    let mut found = vec![match (status, said.as_str()) {
-        (200, "ready") => Finding::ok("broker", subject, said),
-        (200, _) => Finding::warning("broker", subject, said).todo("taskpass ca show says what is missing"),
-        _ => Finding::problem("broker", subject, said)
-            .todo("its log says more: docs/operations.md, Starting and stopping"),
-    }];
+    let log = "its log says more: docs/operations.md, Starting and stopping";
+    let told = |said: &str| match (status, said) {
+        (200, "ready") => Finding::ok("broker", &subject, said),
+        (200, _) => Finding::warning("broker", &subject, said).todo(log),
+        _ => Finding::problem("broker", &subject, said).todo(log),
+    };
+    // A line for each thing that it cannot do.
+    let mut found: Vec<_> = said.lines().take(MAX_LINES).map(told).collect();
+    if found.is_empty() {
+        found.push(told(""));
+    }
     match page(at, "/metrics").await {
         Ok((200, text)) => found.extend(metrics::judge(&Metrics::read(&text), config, now)),
         Ok((status, _)) => found.push(Finding::unknown(
