@@ -14,6 +14,7 @@ use futures_util::{Stream, StreamExt as _};
 use rustls_pki_types::CertificateDer;
 use spiffe::transport::{GrpcStatusCode, TransportError};
 use spiffe::{WorkloadApiClient, WorkloadApiError, X509BundleSet, X509Svid, X509SvidError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::bundle::{TrustBundle, TrustBundles};
@@ -36,6 +37,9 @@ const HOPELESS_PAUSE: Duration = Duration::from_secs(300);
 const RENEWALS: u32 = 3;
 /// And as often as this anyway.
 const MAX_AGE: Duration = Duration::from_secs(300);
+/// A denial may be of a moment: an agent whose authorities change may have no SVID for us while it has the next one signed. It is asked again at once, and this is how long what it said
+/// before counts meanwhile.
+const DENIAL_PATIENCE: Duration = Duration::from_secs(2);
 /// What is said of one that does not answer.
 const TOO_SLOW: &str = "it did not answer in 10 s";
 /// What is said of a trust domain that is missing.
@@ -221,13 +225,51 @@ pub(super) struct Watched {
     socket: Socket,
     members: Vec<Member>,
     clock: Arc<dyn Clock>,
+    denial: Denial,
+}
+
+/// Whether what is held was denied, and when it is taken back for it (C88).
+#[derive(Debug, Default)]
+struct Denial {
+    /// Something good came since it was last taken back or denied.
+    good: bool,
+    /// When it was last asked again at once.
+    asked: Option<Instant>,
+    /// Until when something good has to come, and what was said.
+    pending: Option<(Instant, String)>,
+}
+
+impl Denial {
+    /// Something good came.
+    fn cleared(&mut self) {
+        (self.good, self.pending) = (true, None);
+    }
+
+    /// It was denied. Whether to ask again at once, and take nothing back meanwhile: where the one word before was good, and not more often than any other try.
+    fn may_pass(&mut self, why: &str, now: Instant) -> bool {
+        let often = self.asked.is_some_and(|at| now.duration_since(at) < MIN_PAUSE);
+        let passes = self.good && self.pending.is_none() && !often;
+        *self = match passes {
+            true => {
+                Self { good: false, asked: Some(now), pending: Some((now + DENIAL_PATIENCE, why.to_owned())) }
+            }
+            false => Self { good: false, asked: self.asked, pending: None },
+        };
+        passes
+    }
+
+    /// Nothing good came in its time: why it is taken back. Said once.
+    fn over(&mut self, now: Instant) -> Option<String> {
+        let (_, why) = self.pending.take_if(|(until, _)| *until <= now)?;
+        Some(why)
+    }
 }
 
 type Messages = Pin<Box<dyn Stream<Item = Result<State, WorkloadApiError>> + Send>>;
 
 impl Watched {
     pub(super) fn new(socket: Socket, members: Vec<Member>, clock: Arc<dyn Clock>) -> Self {
-        Self { socket, members, clock }
+        Self { socket, members, clock, denial: Denial::default() }
     }
 
     /// Listens until `stop`, and opens the stream again whenever it ends.
@@ -240,6 +282,13 @@ impl Watched {
             let Some((means, why)) = why else { continue };
             failures = if heard { 1 } else { failures.saturating_add(1) };
             let why = format!("{}: {why}", self.socket);
+            if means == Means::Withdraw && self.denial.may_pass(&why, Instant::now()) {
+                tracing::warn!(
+                    why,
+                    "the Workload API denies what it gave: it is asked again at once, and everything is taken back if it says so again"
+                );
+                continue;
+            }
             for member in &mut self.members {
                 if means == Means::Withdraw {
                     member.withdraw(&why);
@@ -254,9 +303,12 @@ impl Watched {
     }
 
     async fn meanwhile<T>(&mut self, future: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
-        let (members, clock) = (&mut self.members, &self.clock);
+        let (members, clock, denial) = (&mut self.members, &self.clock, &mut self.denial);
         let look = || {
             let now = clock.now();
+            if let Some(why) = denial.over(Instant::now()) {
+                members.iter_mut().for_each(|it| it.withdraw(&why));
+            }
             members.iter_mut().for_each(|it| it.look(now));
         };
         meanwhile(future, look, stop).await
@@ -271,8 +323,8 @@ impl Watched {
             Ok(Err(error)) => return Some(Ended::by(false, &error)),
             Err(_) => return Some(Ended::because(false, TOO_SLOW)),
         };
-        let renewal = tokio::time::Instant::now() + (keep_for / RENEWALS).min(MAX_AGE);
-        let first_until = tokio::time::Instant::now() + PATIENCE;
+        let renewal = Instant::now() + (keep_for / RENEWALS).min(MAX_AGE);
+        let first_until = Instant::now() + PATIENCE;
         let (mut heard, mut well) = (false, false);
         loop {
             let until = if heard { renewal } else { first_until };
@@ -280,6 +332,7 @@ impl Watched {
             match self.meanwhile(next, stop).await? {
                 Ok(Some(Ok(state))) => {
                     let now = self.clock.now();
+                    self.denial.cleared();
                     self.members.iter_mut().for_each(|it| it.take(&state, now));
                     (heard, well) = (true, true);
                 }

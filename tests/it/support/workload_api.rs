@@ -118,6 +118,8 @@ pub enum Says {
     /// Bytes that are whatever they are.
     Garbage(Vec<u8>),
     Status(Code, &'static str),
+    /// Streams that are open are denied everything, and new ones hear this, if there is something.
+    Denied(Option<State>),
     /// The end of the stream.
     End,
     /// Nothing.
@@ -248,12 +250,17 @@ impl ServerStreamingService<Vec<u8>> for Method {
         }
         let (inner, method) = (Arc::clone(&self.inner), self.method.clone());
         let news = tokio_stream::wrappers::WatchStream::new(inner.says.subscribe());
-        let messages = news.filter_map(move |says| match says {
-            Says::State(state) => Some(Some(Ok(state.message(&method)))),
-            Says::Garbage(bytes) => Some(Some(Ok(bytes))),
-            Says::Status(code, why) => Some(Some(Err(Status::new(code, why)))),
-            Says::End => Some(None),
-            Says::Silence => None,
+        let mut opened = false;
+        let messages = news.filter_map(move |says| match (says, std::mem::replace(&mut opened, true)) {
+            (Says::Denied(_), true) => Some(Some(Err(Status::permission_denied("no identity issued")))),
+            (Says::Denied(state), false) => state.map(|it| Some(Ok(it.message(&method)))),
+            (says, _) => match says {
+                Says::State(state) => Some(Some(Ok(state.message(&method)))),
+                Says::Garbage(bytes) => Some(Some(Ok(bytes))),
+                Says::Status(code, why) => Some(Some(Err(Status::new(code, why)))),
+                Says::End => Some(None),
+                Says::Silence | Says::Denied(_) => None,
+            },
         });
         let messages = messages.map_while(|it| it);
         let gone = inner.gone.clone();

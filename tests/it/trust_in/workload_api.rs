@@ -132,6 +132,39 @@ async fn a06_c88_permission_denied_takes_everything_back_and_the_next_message_gi
 }
 
 #[tokio::test]
+async fn c88_a_denial_of_a_moment_disturbs_nobody_and_one_that_is_not_lifted_takes_everything_back() {
+    let setup = setup("1h");
+    let api = api(&setup.world, Says::State(state(&setup.world)));
+    let broker = Broker::process(setup).await;
+    all_in(&broker).await;
+    let agent = broker.agent();
+    let task = agent.docs_task().await;
+    let mut stream = watch(&agent).await;
+    // As an agent does that has our next SVID signed: the open stream is denied, and the next one hears all.
+    let asked = api.calls().len();
+    api.says(Says::Denied(Some(state(&broker.world))));
+    eventually("another stream", async || api.calls().len() > asked).await;
+    says(&broker, "it is asked again at once").await;
+    let quiet = tokio::time::timeout(Duration::from_secs(4), stream.message()).await;
+    assert!(quiet.is_err(), "the stream ended: {quiet:?}");
+    assert_eq!(api.calls().len(), asked + 1);
+    agent.get(&task.id).await.unwrap();
+    assert_eq!((agent.connections(), broker.page("/readyz").await.0), (1, 200));
+    assert!(!broker.as_process().log().contains("no certificate any longer"));
+
+    // The next stream hears nothing.
+    let denied = std::time::Instant::now();
+    api.says(Says::Denied(None));
+    assert_ends(stream).await;
+    let after = denied.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&after), "{after:?}");
+    assert_shut_out(&agent, &task.id).await;
+    assert_eq!(broker.page("/readyz").await.0, 503);
+    api.state(state(&broker.world));
+    eventually("everything to be back", async || agent.get(&task.id).await.is_ok()).await;
+}
+
+#[tokio::test]
 async fn c89_a_message_that_is_none_is_left_out_and_the_one_before_counts_for_its_time() {
     let setup = setup("6s");
     let api = api(&setup.world, Says::State(state(&setup.world)));
@@ -329,7 +362,8 @@ async fn an_own_certificate_that_ends_is_told_of_ahead_and_at_its_end_and_a_newe
     let over = "not ready: the broker's certificate is over: its source has given no newer one\n";
     assert_eq!(told, (503, over.to_owned()));
     assert!(broker.page("/metrics").await.1.contains("taskpass_own_svid_remaining_seconds 0\n"));
-    assert!(try_in(&broker, &broker.world.svid("agent/a1")).await.is_err());
+    let agent = broker.world.svid("agent/a1");
+    eventually("clients to see it", async || try_in(&broker, &agent).await.is_err()).await;
     let times = |what: &str| broker.as_process().log().matches(what).count();
     assert_eq!((times("ends before long"), times("own certificate is over")), (1, 1));
 

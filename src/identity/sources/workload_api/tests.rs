@@ -34,3 +34,26 @@ fn c87_c88_c89_each_error_means_what_the_specification_says() {
         assert_eq!(meaning(&error), means, "{error}");
     }
 }
+
+#[test]
+fn c88_what_was_denied_once_is_asked_for_at_once_and_taken_back_at_the_second_word() {
+    let (begin, mut denial) = (Instant::now(), Denial::default());
+    let at = |millis: u64| begin + Duration::from_millis(millis);
+    assert!(!denial.may_pass("no", at(0)), "nothing was given yet");
+    denial.cleared();
+    assert!(denial.may_pass("no", at(0)));
+    assert!(!denial.may_pass("no", at(10)), "denied again");
+    assert_eq!(denial.over(at(9_000)), None, "it was taken back then");
+    denial.cleared();
+    assert!(!denial.may_pass("no", at(900)), "asked again a moment ago");
+    denial.cleared();
+    assert!(denial.may_pass("no", at(2_000)));
+    assert_eq!(denial.over(at(3_999)), None);
+    assert_eq!(denial.over(at(4_000)), Some("no".to_owned()));
+    assert_eq!(denial.over(at(4_001)), None, "once");
+    assert!(!denial.may_pass("no", at(5_000)), "it is taken back already");
+    denial.cleared();
+    assert!(denial.may_pass("no", at(6_000)));
+    denial.cleared();
+    assert_eq!(denial.over(at(9_000)), None, "something good came");
+}
