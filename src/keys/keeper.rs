@@ -163,12 +163,17 @@ impl Keeper {
         }
     }
 
-    /// Those that sign lists of what was revoked under them, of a view of the keyring: every published intermediate. Opened anew each time: whoever signs often keeps them.
-    pub async fn list_signers(&self, of: &Keyring) -> Result<Vec<ListSigner>, KeyringError> {
-        Opened::read(of.document(), self.wrapper.as_ref(), &self.plan).await?.list_signers()
+    /// Those that sign lists of what was revoked under them, of a view of the keyring: every published intermediate; and the root, to sign one list of the intermediates that were
+    /// given up, where there is one of our own. Opened anew each time: whoever signs often keeps the first.
+    pub async fn list_signers(
+        &self,
+        of: &Keyring,
+    ) -> Result<(Vec<ListSigner>, Option<ListSigner>), KeyringError> {
+        let opened = Opened::read(of.document(), self.wrapper.as_ref(), &self.plan).await?;
+        Ok((opened.list_signers()?, opened.root_list_signer()?))
     }
 
-    /// The root, opened to sign one list; `None`: there is none of our own.
+    /// The root alone.
     pub async fn root_list_signer(&self, of: &Keyring) -> Result<Option<ListSigner>, KeyringError> {
         Opened::read(of.document(), self.wrapper.as_ref(), &self.plan).await?.root_list_signer()
     }

@@ -3,6 +3,9 @@
 //! No end waits for it, and it waits for none: it reads what has happened since, at most once a second however much that was, and signs beside everything else. What one of
 //! its looks has not found makes no list younger: without the store the lists stand, until they are over.
 //!
+//! The intermediates' keys are in memory for as long as the keyring is the same; the root's is opened for each of its lists. Where it cannot be, for the key-encryption key lies in
+//! hardware that is not at hand, its last list stands until it is over, and the others go on.
+//!
 //! The history names the task that ended. Its own certificates are read at once. Those of tasks below it, and of whatever a fence or a new generation has ended, are found by walking
 //! through the tasks of the partition, [`gather::AT_ONCE`] a round: so they come later where there are many tasks.
 
@@ -46,16 +49,9 @@ pub struct KeepRevocationLists {
     export: Option<PathBuf>,
     gathered: Gathered,
     signers: Option<Signers>,
-    root: Option<RootList>,
     signed: Option<Signed>,
-}
-
-/// The root's list, which changes with the keyring alone: its key is opened no more often than that, and than the list has to be renewed.
-#[derive(Clone, Debug)]
-struct RootList {
-    of: Arc<Keyring>,
-    at: Timestamp,
-    list: Arc<RevocationList>,
+    /// What was said of the root's list that is not made anew.
+    said_of_root: String,
 }
 
 /// Who signs, by one view of the keyring.
@@ -63,6 +59,14 @@ struct RootList {
 struct Signers {
     keyring: Arc<Keyring>,
     intermediates: Arc<Vec<ListSigner>>,
+    root: Option<RootList>,
+}
+
+/// The root's list, which changes with the keyring alone: its key is opened no more often than that, and than the list has to be renewed, and is not kept open.
+#[derive(Clone, Debug)]
+struct RootList {
+    at: Timestamp,
+    list: Arc<RevocationList>,
 }
 
 /// What was signed last.
@@ -77,7 +81,8 @@ struct Signed {
 impl KeepRevocationLists {
     /// For a broker. `export`: where the lists are written, too.
     pub fn new(broker: Arc<Broker>, clock: Arc<dyn Clock>, export: Option<PathBuf>) -> Self {
-        Self { broker, clock, export, gathered: Gathered::default(), signers: None, root: None, signed: None }
+        let (gathered, said_of_root) = (Gathered::default(), String::new());
+        Self { broker, clock, export, gathered, signers: None, signed: None, said_of_root }
     }
 
     /// Keeps them until told to stop.
@@ -92,8 +97,7 @@ impl KeepRevocationLists {
             match round {
                 Ok(()) => said.clear(),
                 Err(error) => {
-                    metrics::counter!("taskpass_sweep_failures_total", "step" => "revocation_lists")
-                        .increment(1);
+                    failed();
                     if error.log_line() != said {
                         said = error.log_line();
                         tracing::warn!(error = said, "the revocation lists are not made anew");
@@ -133,57 +137,107 @@ impl KeepRevocationLists {
         });
         // The first one has to be complete.
         if due && (self.signed.is_some() || self.gathered.is_complete()) {
-            self.sign(keyring, now).await?;
+            self.sign(Arc::clone(&keyring), now).await?;
             self.gathered.is_told();
         }
+        self.renew_root(&keyring, now).await;
         Ok(())
     }
 
     async fn sign(&mut self, keyring: Arc<Keyring>, now: Timestamp) -> Result<()> {
         let began = Instant::now();
-        let keys = &self.broker.keys;
-        let signers = match &self.signers {
-            Some(signers) if Arc::ptr_eq(&signers.keyring, &keyring) => Arc::clone(&signers.intermediates),
-            _ => Arc::new(keys.list_signers(&keyring).await.map_err(keyring_error)?),
-        };
-        self.signers = Some(Signers { keyring: Arc::clone(&keyring), intermediates: Arc::clone(&signers) });
-        let revoked = self.gathered.revoked(now);
         let last = self.signed.as_ref().map_or(0, |signed| signed.number);
         let (number, validity) = (now.as_millis().max(last.saturating_add(1)), self.validity());
-        let root = self.root_list(&keyring, number, now).await?;
+        let signers = match self.signers.take_if(|signers| Arc::ptr_eq(&signers.keyring, &keyring)) {
+            Some(signers) => signers,
+            None => self.open(&keyring, number, now).await?,
+        };
+        let intermediates = Arc::clone(&signers.intermediates);
+        self.signers = Some(signers);
+        let revoked = self.gathered.revoked(now);
         let issues = keyring.task_ca().map(|ca| ca.key_id());
         let signing = tokio::task::spawn_blocking(move || {
             let of = |signer: &ListSigner| sign_list(signer, &revoked, number, now, validity).map(Arc::new);
-            let mut intermediates = signers.iter().map(of).collect::<Result<Vec<_>>>()?;
-            intermediates.sort_by_key(|list| Some(list.authority) != issues);
-            Ok::<_, Error>(RevocationLists { root, intermediates })
+            let mut lists = intermediates.iter().map(of).collect::<Result<Vec<_>>>()?;
+            lists.sort_by_key(|list| Some(list.authority) != issues);
+            Ok::<_, Error>(lists)
         });
         let lists = signing.await.map_err(|_| Error::internal("signing a revocation list was cut off"))??;
-        self.broker.lists.send_replace(Some(Arc::new(lists.clone())));
         self.signed = Some(Signed { at: now, number, keyring, took: began.elapsed() });
-        self.write(lists).await;
+        self.publish(lists, now).await;
         Ok(())
     }
 
-    async fn root_list(
-        &mut self,
-        keyring: &Arc<Keyring>,
+    /// Opens those that sign, by another view of the keyring, and signs the first list of its root.
+    async fn open(&self, keyring: &Arc<Keyring>, number: u64, now: Timestamp) -> Result<Signers> {
+        let (intermediates, root) = self.broker.keys.list_signers(keyring).await.map_err(keyring_error)?;
+        let root = match root {
+            Some(signer) => Some(self.sign_root(&signer, keyring, number, now)?),
+            None => None,
+        };
+        Ok(Signers { keyring: Arc::clone(keyring), intermediates: Arc::new(intermediates), root })
+    }
+
+    fn sign_root(
+        &self,
+        signer: &ListSigner,
+        keyring: &Keyring,
         number: u64,
         now: Timestamp,
-    ) -> Result<Option<Arc<RevocationList>>> {
-        let is_good = |root: &&RootList| {
-            Arc::ptr_eq(&root.of, keyring) && now >= root.at && now < root.at.saturating_add(self.renewal())
-        };
-        if let Some(root) = self.root.as_ref().filter(is_good) {
-            return Ok(Some(Arc::clone(&root.list)));
+    ) -> Result<RootList> {
+        let list = sign_list(signer, &given_up(keyring, now)?, number, now, self.validity())?;
+        Ok(RootList { at: now, list: Arc::new(list) })
+    }
+
+    /// Makes the root's list anew, if that is due. What does not go well leaves the last one, until it is over.
+    async fn renew_root(&mut self, keyring: &Arc<Keyring>, now: Timestamp) {
+        let signers = self.signers.as_ref().filter(|signers| Arc::ptr_eq(&signers.keyring, keyring));
+        let Some(last) = signers.and_then(|signers| signers.root.clone()) else { return };
+        if now >= last.at && now < last.at.saturating_add(self.renewal()) {
+            return;
         }
-        let Some(signer) = self.broker.keys.root_list_signer(keyring).await.map_err(keyring_error)? else {
-            return Ok(None);
+        let number = now.as_millis().max(last.list.number.saturating_add(1));
+        let renewed = match self.broker.keys.root_list_signer(keyring).await.map_err(keyring_error) {
+            Ok(Some(signer)) => self.sign_root(&signer, keyring, number, now),
+            Ok(None) => return,
+            Err(error) => Err(error),
         };
-        let given_up = given_up(keyring, now)?;
-        let list = Arc::new(sign_list(&signer, &given_up, number, now, self.validity())?);
-        self.root = Some(RootList { of: Arc::clone(keyring), at: now, list: Arc::clone(&list) });
-        Ok(Some(list))
+        let is_renewed = renewed.is_ok();
+        match renewed {
+            Ok(renewed) => {
+                self.said_of_root.clear();
+                self.signers.iter_mut().for_each(|signers| signers.root = Some(renewed.clone()));
+            }
+            Err(error) => {
+                failed();
+                if error.log_line() != self.said_of_root {
+                    self.said_of_root = error.log_line();
+                    tracing::warn!(
+                        error = self.said_of_root,
+                        until = %last.list.next_update,
+                        "the root's revocation list is not made anew: the last one stands until it is over; those of the intermediates go on"
+                    );
+                }
+            }
+        }
+        let is_over = |list: &Arc<RevocationList>| list.next_update <= now;
+        let changes = |lists: &Arc<RevocationLists>| is_renewed || lists.root.as_ref().is_some_and(is_over);
+        let lists = self.broker.lists.borrow().clone();
+        if let Some(lists) = lists.filter(|lists| changes(lists)) {
+            self.publish(lists.intermediates.clone(), now).await;
+        }
+    }
+
+    async fn publish(&self, intermediates: Vec<Arc<RevocationList>>, now: Timestamp) {
+        let root = self.signers.as_ref().and_then(|signers| signers.root.as_ref()).map(|root| &root.list);
+        let is_good = root.is_none_or(|list| list.next_update > now);
+        let lists = RevocationLists {
+            root: root.filter(|_| is_good).map(Arc::clone),
+            root_is_over: root.filter(|_| !is_good).map(|list| list.authority),
+            intermediates,
+        };
+        self.broker.lists.send_replace(Some(Arc::new(lists.clone())));
+        self.write(lists).await;
     }
 
     /// Files that cannot be written are tried again with the next lists.
@@ -214,6 +268,7 @@ impl KeepRevocationLists {
     fn show(&self) {
         let left = match self.broker.lists.borrow().as_ref() {
             None => Duration::ZERO,
+            Some(lists) if lists.root_is_over.is_some() => Duration::ZERO,
             // Where nothing is that could have one, nothing is missing.
             Some(lists) => lists
                 .all()
@@ -224,6 +279,10 @@ impl KeepRevocationLists {
         metrics::gauge!("taskpass_revocation_list_remaining_seconds").set(left.as_secs_f64());
         metrics::gauge!("taskpass_revocation_list_entries").set(self.gathered.len() as f64);
     }
+}
+
+fn failed() {
+    metrics::counter!("taskpass_sweep_failures_total", "step" => "revocation_lists").increment(1);
 }
 
 /// The intermediates that others may have the keys of, until their certificates end.

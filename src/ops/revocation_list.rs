@@ -19,16 +19,23 @@ const FIRST: Duration = Duration::from_secs(3);
 /// The lists of one moment.
 #[derive(Clone, Debug)]
 pub struct RevocationLists {
-    /// Of the intermediates that were given up; `None`: the task CA has no root of its own.
+    /// Of the intermediates that were given up; `None`: the task CA has no root of its own, or its list is over.
     pub(super) root: Option<Arc<RevocationList>>,
+    /// The root, whose last list is over and could not be made anew.
+    pub(super) root_is_over: Option<KeyId>,
     /// Of the certificates of tasks: one for each intermediate that is published, all with the same content, for no record says which has signed. That which issues comes first.
     pub(super) intermediates: Vec<Arc<RevocationList>>,
 }
 
 impl RevocationLists {
-    /// The root's, which names intermediates; `None`: the task CA has no root of its own.
+    /// The root's, which names intermediates; `None`: the task CA has no root of its own, or [`Self::lacks_root`].
     pub const fn root(&self) -> Option<&Arc<RevocationList>> {
         self.root.as_ref()
+    }
+
+    /// Whether the root should have a list that is good at `now`, and has none.
+    pub fn lacks_root(&self, now: Timestamp) -> bool {
+        self.root_is_over.is_some() || self.root.as_ref().is_some_and(|list| list.next_update <= now)
     }
 
     /// Those of the intermediates; that which issues comes first.
@@ -51,14 +58,12 @@ impl RevocationLists {
 }
 
 impl Broker {
-    /// The lists that are good at `now`. An error where there are none: not yet, or the store has not answered for so long that they are over.
+    /// The lists that are good at `now`; whether the root's is, too, says [`RevocationLists::lacks_root`]. An error where there are none: not yet, or the store has not answered for so
+    /// long that they are over.
     pub fn revocation_lists(&self, now: Timestamp) -> Result<Arc<RevocationLists>> {
-        let none = |why: &str| {
-            let sentence = "There is no revocation list that is current. Try again.";
-            Error::new(Reason::StoreUnavailable, sentence).with_detail(why)
-        };
         let lists = self.lists.borrow().clone().ok_or_else(|| none("the lists are not complete yet"))?;
-        let good = lists.all().all(|list| list.next_update > now);
+        let good = lists.intermediates.iter().all(|list| list.next_update > now)
+            && !(lists.intermediates.is_empty() && lists.lacks_root(now));
         good.then_some(lists).ok_or_else(|| none("the lists are over, and could not be made again"))
     }
 
@@ -78,6 +83,12 @@ impl Broker {
         }
         let result = permitted.and_then(|_permit| {
             let lists = self.revocation_lists(now)?;
+            let is_root = |key: &KeyId| {
+                lists.root_is_over == Some(*key) || lists.root.as_ref().is_some_and(|list| list.authority == *key)
+            };
+            if lists.lacks_root(now) && authority.as_ref().is_some_and(is_root) {
+                return Err(none("that of the root is over, and its key could not be opened to make it again"));
+            }
             if lists.all().next().is_none() {
                 let sentence = "The task CA has no certificate that it could issue under, and so there is no list.";
                 return Err(Error::new(Reason::TaskCaUnavailable, sentence));
@@ -91,4 +102,9 @@ impl Broker {
         });
         self.finish(caller, trail, result, now).await
     }
+}
+
+fn none(why: &str) -> Error {
+    let sentence = "There is no revocation list that is current. Try again.";
+    Error::new(Reason::StoreUnavailable, sentence).with_detail(why)
 }

@@ -10,14 +10,15 @@ use taskpass::proto;
 use taskpass_verifier::keyset::KeySet;
 use tonic::Code;
 
+use crate::revocation_lists::{certificate, lists, reasons};
 use crate::support::behind::on_redis;
 use crate::support::broker::{Broker, Setup, audit, page};
 use crate::support::client::Client;
 use crate::support::hsm::{Hsm, KEK, PIN, TOKEN, softhsm};
 use crate::support::process::Process;
-use crate::support::story::{mint, read_token, refused, shown};
+use crate::support::story::{millis, mint, read_token, refused, revocation_list, shown};
 use crate::support::world::{DOCS, TENANT};
-use crate::support::{Store, eventually};
+use crate::support::{Store, eventually, now};
 
 const QUICK: &str = "refresh_hint = \"1s\"\njwks_max_age = \"1s\"\nagree_within = \"1s\"\n";
 /// A call that takes longer does not come back.
@@ -519,6 +520,60 @@ async fn without_the_key_encryption_keys_token_tokens_are_minted_and_no_key_move
     hsm.comes_back();
     eventually("a rotation", async || platform.keys().rotate_key(rotate.clone()).await.is_ok()).await;
     assert_eq!(page(broker.ops, "/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_key_encryption_keys_token_lists_of_intermediates_go_on_and_that_of_the_root_stands_until_it_is_over()
+ {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, &in_token(), QUICK).public();
+    create_kek(&hsm, &setup);
+    let broker = Broker::process(setup).await;
+    let (agent, verifier, stranger) = (broker.agent(), broker.verifier(), broker.stranger());
+    let task = agent.docs_task().await;
+    let issued = certificate(&agent, &task).await;
+    let first = lists(&verifier).await;
+    assert!(first.len() >= 2, "of an intermediate, and of the root");
+    hsm.hangs();
+    let missed = async || broker.page("/readyz").await.1.starts_with("ready, but keys cannot be moved");
+    eventually("it to be missed", missed).await;
+    let root = lists(&verifier).await.pop().unwrap();
+    assert_eq!(root.authority, first.last().unwrap().authority);
+
+    // What ends is on the list of the intermediate all the same.
+    agent.complete(&task.id).await.unwrap();
+    let serial = &issued.credential_id;
+    let is_told = async || reasons(&revocation_list(&verifier, "").await).contains_key(serial);
+    eventually("the end on the list", is_told).await;
+    // The root's stands as long as it says, and then there is none; the others are made anew.
+    let of_root = async || {
+        let request = proto::GetRevocationListRequest { authority: root.authority.clone() };
+        verifier.directory().get_revocation_list(request).await.map(tonic::Response::into_inner)
+    };
+    eventually("the end of the root's list", async || of_root().await.is_err()).await;
+    assert!(i64::try_from(now().as_millis()).unwrap() >= millis(&root.next_update), "it stood until then");
+    refused(of_root().await, Code::Unavailable, "STORE_UNAVAILABLE");
+    let left_out = async || !revocation_list(&verifier, "").await.authorities.contains(&root.authority);
+    eventually("it to be left out", left_out).await;
+    assert_eq!(stranger.get("/task-ca/root.crl").await.status, 503);
+    let standing = revocation_list(&verifier, "").await;
+    assert!(
+        millis(&standing.next_update) > millis(&root.next_update) && reasons(&standing).contains_key(serial)
+    );
+    assert_eq!(stranger.get(&format!("/task-ca/{}.crl", standing.authority)).await.status, 200);
+    let next = async || revocation_list(&verifier, "").await.number > standing.number;
+    eventually("the next list of the intermediate", next).await;
+    let log = broker.world.read("broker.log");
+    assert_eq!(log.matches("the root's revocation list is not made anew").count(), 1, "{log}");
+    let (_, metrics) = broker.page("/metrics").await;
+    let failures = "taskpass_sweep_failures_total{step=\"revocation_lists\"}";
+    assert!(metrics.contains(failures), "{metrics}");
+    assert!(metrics.contains("taskpass_revocation_list_remaining_seconds 0\n"), "{metrics}");
+
+    hsm.comes_back();
+    eventually("the root's list", async || of_root().await.is_ok_and(|list| list.number > root.number)).await;
+    assert_eq!(stranger.get("/task-ca/root.crl").await.status, 200);
+    assert_eq!(lists(&verifier).await.len(), first.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

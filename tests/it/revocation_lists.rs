@@ -24,7 +24,7 @@ use crate::support::story::{millis, refused, revocation_list, seconds};
 use crate::support::{Store, eventually, now};
 
 /// A certificate of the task, and its chain.
-async fn certificate(agent: &Client, task: &proto::Task) -> proto::IssueCertificateResponse {
+pub async fn certificate(agent: &Client, task: &proto::Task) -> proto::IssueCertificateResponse {
     let key = rcgen::KeyPair::generate().unwrap();
     let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
     let request = proto::IssueCertificateRequest {
@@ -36,7 +36,7 @@ async fn certificate(agent: &Client, task: &proto::Task) -> proto::IssueCertific
 }
 
 /// Every list that there is, that of the issuing intermediate first.
-async fn lists(client: &Client) -> Vec<proto::GetRevocationListResponse> {
+pub async fn lists(client: &Client) -> Vec<proto::GetRevocationListResponse> {
     let first = revocation_list(client, "").await;
     let mut lists = Vec::new();
     for authority in &first.authorities {
@@ -119,7 +119,7 @@ async fn root(client: &Client) -> String {
 }
 
 /// The reasons on a list, by serial number.
-fn reasons(list: &proto::GetRevocationListResponse) -> BTreeMap<String, Option<ReasonCode>> {
+pub fn reasons(list: &proto::GetRevocationListResponse) -> BTreeMap<String, Option<ReasonCode>> {
     let (rest, parsed) = CertificateRevocationList::from_der(&list.crl_der).unwrap();
     assert!(rest.is_empty());
     let named = parsed.iter_revoked_certificates().map(|one| {

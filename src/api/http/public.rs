@@ -34,7 +34,7 @@ use crate::ops::Broker;
 use crate::time::{Clock, Timestamp};
 
 use super::listener::{Door, serve_behind};
-use pages::{Lists, Page, Pages};
+use pages::{Lists, Page, Pages, ROOT};
 use rates::{Ask, Rates};
 
 /// When somebody who was refused for now may try again, in seconds.
@@ -172,6 +172,9 @@ impl Face {
     /// A revocation list, which says itself as of when it is and how long it is good for.
     fn list(&self, name: &str, request: &Parts, now: Timestamp) -> (&'static str, Response) {
         let Ok(lists) = self.broker.revocation_lists(now) else { return ("revocation_list", unsure()) };
+        if name == ROOT && lists.lacks_root(now) {
+            return ("revocation_list", unsure());
+        }
         let known = self.lists.load_full().filter(|known| known.are_of(&lists));
         let known = known.unwrap_or_else(|| {
             let pages = Arc::new(Lists::of(lists));

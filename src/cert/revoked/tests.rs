@@ -59,7 +59,7 @@ async fn lists(keeper: &Keeper, revoked: &[&IssuedCertificate]) -> Vec<Revocatio
         sign_list(signer, entries, now().as_millis(), now(), VALIDITY).unwrap()
     };
     let mut lists: Vec<_> =
-        keeper.list_signers(&keyring).await.unwrap().iter().map(|signer| sign(signer, &revoked)).collect();
+        keeper.list_signers(&keyring).await.unwrap().0.iter().map(|signer| sign(signer, &revoked)).collect();
     lists.push(sign(&keeper.root_list_signer(&keyring).await.unwrap().unwrap(), &given_up));
     lists
 }

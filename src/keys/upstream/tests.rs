@@ -129,7 +129,7 @@ async fn what_is_installed_signs_at_once_where_nothing_else_does_and_goes_out_wi
     assert_eq!((&ca.chain()[1], ca.anchor()), (company.signs.der(), company.root.der()));
     assert_eq!(ca.not_after(), NOW.saturating_add(DAY * 90));
     assert_eq!(keeper.renewal(NOW), None);
-    assert_eq!(keeper.list_signers(&current).await.unwrap().len(), 1);
+    assert_eq!(keeper.list_signers(&current).await.unwrap().0.len(), 1);
     assert!(keeper.root_list_signer(&current).await.unwrap().is_none(), "a root of our own there is not");
     assert_eq!(KeySets::of(&current).unwrap().task_ca_pem(), company.root.pem());
     // Sent again it is there; with the root behind it, too.

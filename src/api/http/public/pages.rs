@@ -120,6 +120,9 @@ impl Pages {
     }
 }
 
+/// The name under which the root's list lies.
+pub(super) const ROOT: &str = "root";
+
 /// The revocation lists of one moment, by the names under which they lie.
 pub(super) struct Lists {
     of: Arc<RevocationLists>,
@@ -135,7 +138,7 @@ impl Lists {
         };
         let mut by_name: HashMap<_, _> =
             lists.intermediates().iter().map(|list| (list.authority.to_string(), page(list))).collect();
-        by_name.extend(lists.root().map(|list| ("root".to_owned(), page(list))));
+        by_name.extend(lists.root().map(|list| (ROOT.to_owned(), page(list))));
         Self { of: lists, by_name }
     }
 
