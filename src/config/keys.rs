@@ -170,7 +170,8 @@ fn pkcs11(table: Table, base: &Path, p: &mut Problems) -> Option<Pkcs11Config> {
         None => None,
     };
     Some(Pkcs11Config {
-        module: base.join(module?),
+        // A name without a directory would be looked for where the system has its libraries.
+        module: Path::new(".").join(base).join(module?),
         token: token?,
         serial,
         pin: pin.ok()??,

@@ -220,6 +220,31 @@ async fn what_is_not_in_the_token_is_said_with_what_makes_it() {
 }
 
 #[tokio::test]
+async fn a_module_without_a_directory_lies_beside_the_configuration() {
+    let hsm = Hsm::new();
+    let setup = setup(&hsm, &in_token(), "");
+    let config = setup.config();
+    let (before, rest) = config.split_once("module = \"").unwrap();
+    let (module, after) = rest.split_once('"').unwrap();
+    std::os::unix::fs::symlink(module, setup.world.path("beside.so")).unwrap();
+    setup.world.write("beside.toml", &format!("{before}module = \"beside.so\"{after}"));
+    let asked = |arguments: &[&str], directory: &Path, config: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taskpass"));
+        command.args(arguments).args(["--config", config]).current_dir(directory);
+        command.envs(hsm.environment()).output().unwrap()
+    };
+    let made = asked(&["hsm", "create-kek"], setup.world.dir(), "beside.toml");
+    assert!(made.status.success(), "{made:?}");
+    let name = setup.world.dir().file_name().unwrap().to_str().unwrap();
+    let from_above = format!("{name}/beside.toml");
+    let said = asked(&["hsm", "create-kek"], setup.world.dir().parent().unwrap(), &from_above);
+    assert!(text(&said.stderr).contains("already"), "{said:?}");
+    fs::remove_file(setup.world.path("beside.so")).unwrap();
+    let said = asked(&["config", "check"], setup.world.dir(), "beside.toml");
+    assert!(text(&said.stdout).contains("keys.pkcs11.module: ./beside.so is no file"), "{said:?}");
+}
+
+#[tokio::test]
 async fn a_wrong_pin_is_tried_once_and_one_before_the_last_not_at_all() {
     let hsm = Hsm::new();
     let setup = setup(&hsm, &in_token(), "");
