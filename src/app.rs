@@ -40,7 +40,7 @@ use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::store::redis::{RedisDurability, RedisOptions, RedisStore, RedisTls, Refusal};
 use crate::time::Clock;
 
-use keys::{open_keys, try_keys};
+use keys::{open_keys, try_keys, try_token};
 use publish::{keep_published, publish};
 
 pub use crate::store::redis::ServerFacts;
@@ -404,11 +404,27 @@ fn unfit(redis: &RedisConfig, refusal: Refusal) -> StartError {
 /// Reaches the configured store and judges it as a start would, changing nothing in it: the server, and whether its keyring opens. An embedded store is left alone: it belongs
 /// to the process that runs on it.
 pub(crate) async fn examine_store(config: &Config, clock: Arc<dyn Clock>) -> Result<(), StartError> {
-    let StoreConfig::Redis(redis) = &config.store else { return Ok(()) };
+    examine_keyring(config, clock).await.map(drop)
+}
+
+/// The same, and the token that keys are in, of which a keyring that opens has told already: it is logged in to once.
+pub(crate) async fn examine_store_and_token(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+) -> Result<(), StartError> {
+    if examine_keyring(config, clock).await? || config.keys.pkcs11.is_none() {
+        return Ok(());
+    }
+    try_token(config, &settings(config)?).await
+}
+
+/// Whether there is a keyring to be seen, which opens.
+async fn examine_keyring(config: &Config, clock: Arc<dyn Clock>) -> Result<bool, StartError> {
+    let StoreConfig::Redis(redis) = &config.store else { return Ok(false) };
     let examined = RedisStore::examine(redis_options(redis), Arc::clone(&clock)).await;
-    let Some(keyring) = examined.map_err(|refusal| unfit(redis, refusal))? else { return Ok(()) };
+    let Some(keyring) = examined.map_err(|refusal| unfit(redis, refusal))? else { return Ok(false) };
     let (settings, store) = (settings(config)?, Arc::new(AsRead(keyring)));
-    try_keys(config, &settings, store, clock.as_ref()).await
+    try_keys(config, &settings, store, clock.as_ref()).await.map(|()| true)
 }
 
 /// What a Redis says of itself; `None`: the store is no Redis.

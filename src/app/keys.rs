@@ -47,6 +47,15 @@ pub(super) async fn try_keys(
     proven.map_err(|error| refused(&error))
 }
 
+/// Only what is asked of a token before any keyring: that it lets the broker in, and has the key-encryption keys that are named.
+pub(super) async fn try_token(config: &Config, settings: &Settings) -> Result<(), StartError> {
+    let (_, plan) = parts(config, settings).await?;
+    if let Some(at_hand) = plan.hardware {
+        at_hand.hardware.close().await;
+    }
+    Ok(())
+}
+
 /// What the hardware has said, as a start sees it.
 pub(super) fn refused(error: &HardwareError) -> StartError {
     let fault = if error.may_pass() { StartFault::Unreachable } else { StartFault::Configuration };

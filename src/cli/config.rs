@@ -11,7 +11,7 @@ use serde_json::json;
 use super::failure::{Exit, Failure, Outcome};
 use super::host::bad_config;
 use super::output::{Output, plain};
-use crate::app::{self, StartFault};
+use crate::app::{self, StartError, StartFault};
 use crate::config::{self, Problem, Problems};
 use crate::identity::Unsaid;
 use crate::time::{Clock as _, SystemClock};
@@ -34,8 +34,8 @@ enum Verb {
         #[arg(long, value_name = "FILE", env = "TASKPASS_CONFIG")]
         config: PathBuf,
         /// Reach what the broker will ask, too. Redis: that it may log in, that the server keeps what is configured, that its clock is right and
-        /// that the key-encryption key opens what is stored there. Bundle endpoints and Workload APIs: that they answer, and well. Nothing is
-        /// changed. Exit code 3 if one cannot be reached
+        /// that the key-encryption key opens what is stored there. Bundle endpoints and Workload APIs: that they answer, and well. A PKCS#11
+        /// token: that it lets the broker in, which is one login, and has the keys that are named. Nothing is changed. Exit code 3 if one cannot be reached
         #[arg(long)]
         connect: bool,
     },
@@ -65,9 +65,9 @@ impl Config {
 /// Adds what is wrong between the configuration and those that it names, and gives those that do not answer. An error if the store does not, and nothing else is wrong.
 async fn reach(file: &Path, problems: &mut Problems, out: Output) -> Result<Problems, Failure> {
     let config = config::load(file).map_err(|problems| bad_config(&problems))?;
-    let store = app::examine_store(&config, Arc::new(SystemClock));
+    let store = app::examine_store_and_token(&config, Arc::new(SystemClock));
     let sources = app::probe_sources(&config, Arc::new(SystemClock));
-    let what = "the store, and the sources of trust";
+    let what = "the store, the token and the sources of trust";
     let (store, sources) = out.patiently(what, async { tokio::join!(store, sources) }).await;
     let mut absent = Problems::default();
     for it in sources? {
@@ -76,10 +76,23 @@ async fn reach(file: &Path, problems: &mut Problems, out: Output) -> Result<Prob
         let what = format!("{}: {why}", it.from);
         if is_absent { absent.add(key, what) } else { problems.add(key, what) }
     }
+    let told = |why: &StartError| {
+        let words = why.to_string();
+        match words.strip_prefix("keys.pkcs11: ") {
+            Some(of_token) => ("keys.pkcs11", of_token.to_owned()),
+            None => ("store", words),
+        }
+    };
     match store {
-        Err(why) if why.fault() == StartFault::Configuration => problems.add("store", why),
+        Err(why) if why.fault() == StartFault::Configuration => {
+            let (key, what) = told(&why);
+            problems.add(key, what);
+        }
         Err(why) if problems.0.is_empty() && absent.0.is_empty() => return Err(why.into()),
-        Err(why) => absent.add("store", why),
+        Err(why) => {
+            let (key, what) = told(&why);
+            absent.add(key, what);
+        }
         Ok(()) => {}
     }
     Ok(absent)

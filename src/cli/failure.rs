@@ -181,7 +181,7 @@ impl From<StartError> for Failure {
     fn from(why: StartError) -> Self {
         match why.fault() {
             StartFault::Configuration => Self::usage(&why).hint(
-                "`taskpass config check` names everything that is wrong, here and in the files, at once.",
+                "`taskpass config check` names everything that is wrong, here and in the files, at once; with `--connect` also what the store, the sources of trust and a PKCS#11 token have to say.",
             ),
             StartFault::Unreachable => Self::unavailable(&why),
             StartFault::Other => Self::failed(&why),

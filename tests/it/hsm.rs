@@ -245,6 +245,34 @@ async fn a_module_without_a_directory_lies_beside_the_configuration() {
 }
 
 #[tokio::test]
+async fn a_check_that_connects_asks_the_token_though_no_keyring_is_stored() {
+    let hsm = Hsm::new();
+    let lines = (in_token(), hsm.section(TIMEOUT));
+    let setup = Setup::on(Store::Embedded).kek(&lines.0).with("keys", lines.1);
+    setup.world.write("pin", &format!("{PIN}\n"));
+    fs::set_permissions(setup.world.path("pin"), Permissions::from_mode(0o600)).unwrap();
+    let check = |more: &[&str]| {
+        let said = taskpass(&hsm, &setup, &[&["config", "check"], more].concat());
+        (said.status.code(), text(&said.stdout))
+    };
+    assert_eq!(check(&[]).0, Some(0), "which asks nobody");
+    assert_eq!(hsm.calls("C_Login"), 0);
+    let (code, said) = check(&["--connect"]);
+    assert!(code == Some(2) && said.contains("keys.pkcs11: ") && said.contains("create-kek"), "{said}");
+    create_kek(&hsm, &setup);
+    let tried = hsm.calls("C_Login");
+    assert_eq!(check(&["--connect"]), (Some(0), "No problem found.\n".to_owned()));
+    assert_eq!(hsm.calls("C_Login"), tried + 1, "one login");
+    hsm.says("final-try");
+    let (code, said) = check(&["--connect"]);
+    assert!(code == Some(2) && said.contains("one try of the PIN is left"), "{said}");
+    assert_eq!(hsm.calls("C_Login"), tried + 1, "that one is the operator's");
+    hsm.says_no_more("final-try");
+    hsm.vanishes();
+    assert_eq!(check(&["--connect"]).0, Some(3));
+}
+
+#[tokio::test]
 async fn a_wrong_pin_is_tried_once_and_one_before_the_last_not_at_all() {
     let hsm = Hsm::new();
     let setup = setup(&hsm, &in_token(), "");

@@ -1,6 +1,6 @@
 //! Everything that can be known of a configuration without starting a broker: each part is opened as `serve` opens it.
 //!
-//! Not looked at: whether ports are free, what the broker may write; nor, without `--connect`, whether Redis and the sources of trust answer, and what.
+//! Not looked at: whether ports are free, what the broker may write; nor, without `--connect`, whether Redis, the sources of trust and a PKCS#11 token answer, and what.
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;
