@@ -39,6 +39,8 @@ const DRIFT: u32 = 100;
 const SLACK: Duration = Duration::from_millis(10);
 /// How often, without news, it is looked whether those that are waited for may still answer.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Entries of a young partition's history that are looked through for its generations.
+const LOOKED_THROUGH: usize = 512;
 /// Times are told in these.
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -297,19 +299,15 @@ impl Hub {
         let now = self.clock.now();
         let is_young = |began: u64| now.since(Timestamp::from_millis(began)) < bound + CLOCKS_APART;
         let young = at.iter().filter(|(_, sent)| is_young(sent.generation.unix_millis()));
-        let grown = young.map(|(partition, sent)| self.has_grown(*partition, sent.generation, now));
+        let grown = young.map(|(partition, _)| self.has_grown(*partition, now));
         join_all(grown).await.contains(&true)
     }
 
-    /// Whether there was a generation before this one: the first of all stands at the beginning of its partition, and is as old as its entry. Where that cannot be seen, there may have been.
-    async fn has_grown(&self, partition: Partition, generation: Generation, now: Timestamp) -> bool {
-        let page = self.store.entries(partition, 0, 1, now).await.ok();
-        let first = page.and_then(|page| page.entries.into_iter().next());
-        let is_first = first.is_some_and(|first| {
-            let is_of_it = first.at.as_millis() == generation.unix_millis();
-            first.seq == 1 && first.what == Happened::Generation && is_of_it
-        });
-        !is_first
+    /// Whether there was a generation before the present one, as far as the history still tells: what it has forgotten no longer matters. The first of all stands at its beginning. Where the history
+    /// cannot be seen, or is long, there may have been.
+    async fn has_grown(&self, partition: Partition, now: Timestamp) -> bool {
+        let Ok(page) = self.store.entries(partition, 0, LOOKED_THROUGH, now).await else { return true };
+        page.more || page.entries.iter().any(|entry| entry.what == Happened::Generation && entry.seq != 1)
     }
 }
 
