@@ -303,7 +303,7 @@ impl Hub {
         join_all(grown).await.contains(&true)
     }
 
-    /// Whether there was a generation before the present one, as far as the history still tells: what it has forgotten no longer matters. The first of all stands at its beginning. Where the history
+    /// Whether there was a generation before the present one, of which the history tells for the greatest bound at least. The first of all stands at its beginning. Where the history
     /// cannot be seen, or is long, there may have been.
     async fn has_grown(&self, partition: Partition, now: Timestamp) -> bool {
         let Ok(page) = self.store.entries(partition, 0, LOOKED_THROUGH, now).await else { return true };

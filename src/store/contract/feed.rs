@@ -1,5 +1,7 @@
 //! What followers rest on: positions, entries, registrations, and the hints that there is news.
 
+use taskpass_verifier::view::MAX_BOUND;
+
 use super::*;
 use crate::revoke::feed::{FeedEntry, FeedPage, HISTORY_MARGIN, Happened, MAX_ANNOUNCEMENT, Registration};
 use crate::store::news::MAX_REGISTRATIONS;
@@ -204,6 +206,12 @@ pub(crate) async fn a_new_generation_shows_in_entries_and_positions(h: &mut dyn 
     assert_eq!(entries.len(), 1);
     assert_eq!((entries[0].seq, &entries[0].what), (after.seq, &Happened::Generation));
     assert!(entries[0].forget_at > w.now, "tasks of the older one would live still");
+    // And in a partition of which nothing lives any more, for as long as a follower may be open whose registration was lost.
+    w.pass(DAY);
+    w.store().declare_restored(w.now).await.unwrap();
+    let grown = w.entries_after(after.seq).await;
+    assert_eq!(grown.last().unwrap().what, Happened::Generation);
+    assert!(grown.last().unwrap().forget_at >= w.now.saturating_add(MAX_BOUND));
     assert!(w.look().await.iter().all(|position| position.unwrap().generation > before.generation));
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redb::ReadableTable as _;
 use taskpass_verifier::ids::{PARTITIONS, Partition, TaskId};
+use taskpass_verifier::view::MAX_BOUND;
 
 use super::rows::*;
 use super::view::{self, Bytes, Fault, Stepped, View};
@@ -220,7 +221,9 @@ impl<'t> Txn<'t> {
             fences: present.map_or(0, |row| row.fences),
         };
         *self.slot(partition)? = Some(row);
-        self.enter_history(partition, &Entry::Generation { new: generation, at: now }, row.horizon)?;
+        // Receipts have to see it for as long as a follower whose registration was lost may be open.
+        let over = row.horizon.max(now.saturating_add(MAX_BOUND));
+        self.enter_history(partition, &Entry::Generation { new: generation, at: now }, over)?;
         self.prove(partition, now)
     }
 
