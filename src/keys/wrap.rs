@@ -97,11 +97,7 @@ impl KeyWrapper for KeyEncryptionKey {
         label: KeyLabel<'_>,
         wrapped: &[u8],
     ) -> Result<Secret<Vec<u8>>, WrapError> {
-        let (format, rest) = wrapped.split_first().ok_or(WrapError::DoesNotOpen)?;
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(WrapError::DoesNotOpen)?;
-        if *format != FORMAT {
-            return Err(WrapError::DoesNotOpen);
-        }
+        let (nonce, sealed) = nonce_and_sealed(wrapped)?;
         let mut opened = zeroize::Zeroizing::new(sealed.to_vec());
         let plain = aead(self)?
             .open_in_place(
@@ -165,6 +161,12 @@ fn aead(key: &KeyEncryptionKey) -> Result<LessSafeKey, WrapError> {
     let unbound = UnboundKey::new(&AES_256_GCM, key.expose())
         .map_err(|_| WrapError::Failed("not an AES-256 key".to_owned()))?;
     Ok(LessSafeKey::new(unbound))
+}
+
+/// The parts of what is wrapped, by whichever wrapper: `format || nonce || ciphertext || tag`.
+pub(super) fn nonce_and_sealed(wrapped: &[u8]) -> Result<(&[u8; NONCE_LEN], &[u8]), WrapError> {
+    let rest = wrapped.strip_prefix(&[FORMAT]).ok_or(WrapError::DoesNotOpen)?;
+    rest.split_first_chunk().ok_or(WrapError::DoesNotOpen)
 }
 
 /// Each part with its length before it, so that no two labels give the same bytes.

@@ -3,12 +3,11 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use ring::aead::NONCE_LEN;
 
 use super::objects::{self, KekName};
 use super::{Hardware as _, Token};
 use crate::keys::hardware::HardwareError;
-use crate::keys::wrap::{FORMAT, KeyLabel, KeyWrapper, WrapError, associated_data};
+use crate::keys::wrap::{FORMAT, KeyLabel, KeyWrapper, WrapError, associated_data, nonce_and_sealed};
 use crate::secret::Secret;
 
 /// Wraps with AES-256-GCM as [`super::super::KeyEncryptionKey`] does, in the token: the same form, and the same associated data.
@@ -55,11 +54,7 @@ impl KeyWrapper for TokenKek {
         label: KeyLabel<'_>,
         wrapped: &[u8],
     ) -> Result<Secret<Vec<u8>>, WrapError> {
-        let (format, rest) = wrapped.split_first().ok_or(WrapError::DoesNotOpen)?;
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(WrapError::DoesNotOpen)?;
-        if *format != FORMAT {
-            return Err(WrapError::DoesNotOpen);
-        }
+        let (nonce, sealed) = nonce_and_sealed(wrapped)?;
         let (name, data, nonce, sealed) =
             (self.name.clone(), associated_data(label), *nonce, sealed.to_vec());
         let opened = self.token.call("unwrap", move |open| {
