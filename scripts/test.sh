@@ -9,7 +9,7 @@ exec </dev/null
 # A whole run rebuilds nothing: what incremental builds keep for the next one is 13 GB, three quarters of target/.
 export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"
 
-total=6
+total=7
 number=0
 current="start"
 step_began=$SECONDS
@@ -118,8 +118,16 @@ step "tests"
 # Once, with everything: the tests of what everybody gets are among them.
 cargo test --workspace --features taskpass/pkcs11 --locked
 
-step "dependencies"
 PATH="$PWD/target/tools/bin:$PATH"
+step "tests with SPIRE"
+if has spire-server && has spire-agent; then
+  say "    SPIRE $(spire-server --version 2>&1)"
+  cargo test --features taskpass/pkcs11 --locked --test it -- --ignored spire::
+else
+  skip "spire-server and spire-agent are not installed; the other tests speak to a Workload API and to bundle endpoints of their own. To have them, once, in some minutes, with Go: scripts/spire.sh"
+fi
+
+step "dependencies"
 if deny_is_current; then
   say "    $(cargo deny --version)"
   cargo deny check bans licenses sources

@@ -17,6 +17,7 @@ use crate::support::behind::on_redis;
 use crate::support::broker::{Broker, Setup, audit, page};
 use crate::support::client::Client;
 use crate::support::hsm::{Hsm, KEK, PIN, TOKEN, softhsm};
+use crate::support::page::{Page, run, shell};
 use crate::support::process::Process;
 use crate::support::story::{millis, mint, read_token, refused, revocation_list, shown};
 use crate::support::world::{DOCS, TENANT};
@@ -433,31 +434,16 @@ async fn brokers_that_start_at_once_agree_on_the_keys_in_one_token_and_leave_no_
     assert_eq!(hsm.objects(), 13, "the key-encryption key, and those that are in the keyring");
 }
 
-/// The blocks of a language in a document, in their order.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let begins = format!("```{language}\n");
-    text.split(&begins).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_steps_of_the_documentation_do_what_they_say() {
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/hsm.md");
-    let document = fs::read_to_string(document).unwrap();
-    let section = blocks(&document, "toml").concat().replace("/usr/lib/softhsm/libsofthsm2.so", softhsm());
+    let page = Page::new("hsm.md").with("/usr/lib/softhsm/libsofthsm2.so", softhsm());
+    let section = page.blocks("toml").concat();
     let lines = section.strip_prefix("[keys]\n").unwrap();
-    let steps = blocks(&document, "sh");
+    let steps = page.blocks("sh");
     assert!(steps.len() == 2 && steps[0].contains("softhsm2-util --init-token"), "{steps:?}");
     let setup = Setup::on(Store::Embedded).kek(lines);
     setup.write_config();
-    let binaries = Path::new(env!("CARGO_BIN_EXE_taskpass")).parent().unwrap();
-    let done = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", &steps.concat()])
-        .env("PATH", format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap()))
-        .current_dir(setup.world.dir())
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{done:?}");
-    let said = text(&done.stdout);
+    let said = run(&mut shell(setup.world.dir(), &steps.concat()));
     assert!(
         said.contains("pkcs11:token=taskpass;object=taskpass-kek;id=") && said.contains("No problem found"),
         "{said}"

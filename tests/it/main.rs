@@ -49,6 +49,7 @@ mod revocation_lists;
 mod rotation;
 mod secrecy;
 mod soak;
+mod spire;
 mod startup;
 mod stream;
 mod sweep;

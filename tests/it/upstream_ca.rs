@@ -18,6 +18,7 @@ use crate::support::ca::{Ca, leaf, pem, uri, valid};
 use crate::support::certificate::authority;
 use crate::support::client::Client;
 use crate::support::mortal::Mortal;
+use crate::support::page::Page;
 use crate::support::story::{begin, docs, mint, payments, refused, revocation_list, seconds, serial};
 use crate::support::world::{BROKER_DOMAIN, DOCS, PAYMENTS};
 use crate::support::{Store, eventually, now};
@@ -432,9 +433,9 @@ async fn the_documentation_runs_as_it_is_written() {
     company(elsewhere.path());
     let anchors = std::fs::read_to_string(elsewhere.path().join("root.pem")).unwrap();
     let broker = Broker::of(upstream(Store::Embedded, &anchors)).await;
-    let page = include_str!("../../docs/upstream-ca.md");
-    let blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    let script: String = blocks.flat_map(str::lines).map(|line| format!("{}\n", line.trim())).collect();
+    let blocks = Page::new("upstream-ca.md").blocks("sh");
+    let script: String =
+        blocks.iter().flat_map(|block| block.lines()).map(|line| format!("{}\n", line.trim())).collect();
     assert!(script.lines().count() >= 6, "{script}");
     let said =
         as_platform(&broker, Command::new("sh").args(["-e", "-c", &script]).current_dir(elsewhere.path()));

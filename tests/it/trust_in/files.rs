@@ -3,61 +3,55 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use super::{shown, towards_anybody};
+use crate::cli::taskpass;
 use crate::support::broker::{Broker, Setup};
 use crate::support::ca::{Svid, dns, valid};
+use crate::support::page::{Page, run, shell};
 use crate::support::raw::handshake;
 use crate::support::world::{BROKER_DOMAIN, TENANT};
 use crate::support::{Store, eventually, now};
 
 /// The commands of the page, block by block. The first defines what the others call.
-struct Page {
-    definitions: &'static str,
-    blocks: std::vec::IntoIter<&'static str>,
+struct Steps {
+    definitions: String,
+    blocks: std::vec::IntoIter<String>,
 }
 
-impl Page {
+impl Steps {
     fn new() -> Self {
-        let page = include_str!("../../../docs/files.md");
-        let blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-        let mut blocks = blocks.collect::<Vec<_>>().into_iter();
-        let definitions = blocks.next().unwrap();
-        Self { definitions, blocks }
+        let mut blocks = Page::new("files.md").blocks("sh").into_iter();
+        Self { definitions: blocks.next().unwrap(), blocks }
     }
 
     /// Runs the next block as it is written, by a shell that `prepare` has prepared.
     fn run(&mut self, dir: &Path, prepare: impl FnOnce(&mut Command)) {
         let script = format!("{}{}", self.definitions, self.blocks.next().expect("another block"));
-        let mut shell = Command::new("sh");
-        shell.args(["-e", "-c", &script]).current_dir(dir);
+        let mut shell = shell(dir, &script);
         prepare(&mut shell);
-        let Output { status, stdout, stderr } = shell.output().unwrap();
-        let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-        assert!(status.success(), "{script}\n{stdout}\n{stderr}");
+        run(&mut shell);
     }
 }
 
 /// What the page has a workload export.
 fn as_agent(broker: &Broker) -> impl FnOnce(&mut Command) {
-    let binaries = Path::new(env!("CARGO_BIN_EXE_taskpass")).parent().unwrap();
-    let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
     let url = format!("https://localhost:{}", broker.grpc.port());
-    move |shell| {
-        shell.env("PATH", path).env("TASKPASS_BROKER", url);
-        shell.env("TASKPASS_BROKER_ID", format!("spiffe://{BROKER_DOMAIN}/broker"));
+    move |command| {
+        command.env("TASKPASS_BROKER", url);
+        command.env("TASKPASS_BROKER_ID", format!("spiffe://{BROKER_DOMAIN}/broker"));
         for (variable, file) in
             [("BUNDLE", "broker-bundle.pem"), ("SVID", "agent.pem"), ("SVID_KEY", "agent.key")]
         {
-            shell.env(format!("TASKPASS_{variable}"), file);
+            command.env(format!("TASKPASS_{variable}"), file);
         }
     }
 }
 
 fn taskpass_agrees(broker: &Broker, dir: &Path) -> bool {
-    let mut list = Command::new("taskpass");
-    as_agent(broker)(list.args(["task", "list"]).current_dir(dir));
+    let mut list = taskpass(dir);
+    as_agent(broker)(list.args(["task", "list"]));
     list.output().unwrap().status.success()
 }
 
@@ -67,7 +61,7 @@ async fn the_documentation_of_files_runs_as_it_is_written() {
     for name in ["broker.pem", "broker.key", "example.org.pem"] {
         setup.world.remove(name);
     }
-    let (mut page, dir) = (Page::new(), setup.world.dir().to_owned());
+    let (mut page, dir) = (Steps::new(), setup.world.dir().to_owned());
     page.run(&dir, |_| {});
     let broker = Broker::process(setup).await;
     page.run(&dir, as_agent(&broker));
