@@ -14,6 +14,7 @@ mod ca;
 mod dependencies;
 mod deploy;
 mod document;
+mod shown;
 mod source;
 mod words;
 
