@@ -1,9 +1,11 @@
 //! Bundles, and our own SVID, from a SPIFFE Workload API.
 //!
-//! Every message is the whole state (C88): what it does not name is withdrawn. Messages that are not what they must be are left out, and the state before them
-//! stays (C89). CRLs that come along are not applied (C92).
+//! Every message is the whole state (C88): what it does not name is withdrawn. What of a message is not what it must be is left out, and what was known of that before
+//! stays; the rest of the message counts. One that is none at all is left out as a whole (C89). CRLs that come along are not applied (C92).
 
+mod message;
 mod own;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -11,11 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use rustls_pki_types::CertificateDer;
-use spiffe::transport::{GrpcStatusCode, TransportError};
-use spiffe::{WorkloadApiClient, WorkloadApiError, X509BundleSet, X509Svid, X509SvidError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use crate::identity::bundle::{TrustBundle, TrustBundles};
 use crate::identity::own::{CurrentSvid, OwnSvid};
@@ -25,7 +25,9 @@ use crate::identity::sources::settings::{Socket, Wanted};
 use crate::identity::spiffe_id::TrustDomain;
 use crate::time::{Clock, Timestamp};
 
+use message::{NoState, State};
 use own::OwnHolder;
+use wire::Lost;
 
 /// How long connecting and the first message may take, each: it comes at once (C90).
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -80,10 +82,11 @@ impl Member {
         }
     }
 
-    fn take(&mut self, state: &State, now: Timestamp) {
+    /// Whether there was something good in it.
+    fn take(&mut self, state: &State, now: Timestamp) -> bool {
         match self {
-            Self::Bundle(holder, _) => take_bundle(holder, &state.bundles, now),
-            Self::Own(holder, _) => holder.take(&state.svids, now),
+            Self::Bundle(holder, _) => take_bundle(holder, state, now),
+            Self::Own(holder, _) => holder.take(state.svids(), now),
         }
     }
 
@@ -116,29 +119,19 @@ impl Member {
     }
 }
 
-/// What one message says.
-struct State {
-    bundles: Arc<X509BundleSet>,
-    svids: Vec<Arc<X509Svid>>,
-}
-
-/// Nothing: it names none.
-fn bundle_of(trust_domain: &TrustDomain, bundles: &X509BundleSet) -> Option<Result<TrustBundle, String>> {
-    let named = spiffe::TrustDomain::new(trust_domain.as_str()).ok().and_then(|it| bundles.get(&it))?;
-    let authorities = named.authorities().iter().map(|it| CertificateDer::from(it.as_bytes().to_vec()));
-    let bundle = TrustBundle::from_certificates(trust_domain.clone(), authorities);
-    Some(bundle.map_err(|why| format!("what the Workload API gives is no bundle: {why}")))
-}
-
-fn take_bundle(holder: &mut Holder, bundles: &X509BundleSet, now: Timestamp) {
-    match bundle_of(holder.trust_domain(), bundles) {
-        Some(Ok(bundle)) => holder.take(bundle, now),
-        Some(Err(why)) => holder.trouble(&why),
+fn take_bundle(holder: &mut Holder, state: &State, now: Timestamp) -> bool {
+    match state.bundle(holder.trust_domain()) {
+        Some(Ok(bundle)) => {
+            holder.take(bundle, now);
+            return true;
+        }
+        Some(Err(why)) => holder.trouble(&few(&why)),
         None => {
             holder.withdraw(NOT_NAMED);
             holder.trouble(NOT_NAMED);
         }
     }
+    false
 }
 
 /// What a Workload API says when it is asked once.
@@ -151,14 +144,14 @@ impl First {
         match tokio::time::timeout(PATIENCE, first).await {
             Ok(Ok(Some(state))) => Ok(Self(state)),
             Ok(Ok(None)) => Err((true, "the stream ended".to_owned())),
-            Ok(Err(error)) => Err((meaning(&error) == Means::Wait, words(&error))),
+            Ok(Err(error)) => Err((error.means() == Means::Wait, error.words())),
             Err(_) => Err((true, TOO_SLOW.to_owned())),
         }
     }
 
     /// The bundle of a trust domain.
     pub(super) fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, String> {
-        bundle_of(trust_domain, &self.0.bundles).unwrap_or_else(|| Err(NOT_NAMED.to_owned()))
+        self.0.bundle(trust_domain).unwrap_or_else(|| Err(NOT_NAMED.to_owned()))
     }
 
     /// Our own SVID, and whether a DNS name stands beside its SPIFFE ID.
@@ -168,7 +161,7 @@ impl First {
         domains: &BTreeSet<TrustDomain>,
         now: Timestamp,
     ) -> Result<OwnSvid, String> {
-        own::judged(wanted, &self.0.svids, domains, now)
+        own::judged(wanted, self.0.svids(), domains, now)
     }
 }
 
@@ -185,30 +178,33 @@ enum Means {
     GiveUp,
 }
 
-fn meaning(error: &WorkloadApiError) -> Means {
-    match error {
-        WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_) => Means::Withdraw,
-        WorkloadApiError::MissingRequiredField { .. }
-        | WorkloadApiError::InvalidResponseField { .. }
-        | WorkloadApiError::X509Svid(_)
-        | WorkloadApiError::X509Bundle(_)
-        | WorkloadApiError::SpiffeId(_) => Means::LeaveOut,
-        WorkloadApiError::Transport(TransportError::Status(status)) => match status.code() {
-            GrpcStatusCode::Unimplemented | GrpcStatusCode::InvalidArgument => Means::GiveUp,
-            _ => Means::Wait,
-        },
-        _ => Means::Wait,
+/// Why there is no state.
+#[derive(Debug, thiserror::Error)]
+enum Silence {
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    #[error("a message is left out: {0}")]
+    NoState(#[from] NoState),
+}
+
+impl Silence {
+    const fn means(&self) -> Means {
+        match self {
+            Self::NoState(_) => Means::LeaveOut,
+            Self::Lost(Lost::Ended(Code::PermissionDenied, _)) => Means::Withdraw,
+            Self::Lost(Lost::Ended(Code::Unimplemented | Code::InvalidArgument, _)) => Means::GiveUp,
+            Self::Lost(_) => Means::Wait,
+        }
+    }
+
+    fn words(&self) -> String {
+        few(&self.to_string())
     }
 }
 
-/// An error in words, of which not many are the other side's; none on a private key.
-fn words(error: &WorkloadApiError) -> String {
-    match error {
-        WorkloadApiError::X509Svid(X509SvidError::PrivateKey(_)) => {
-            "the private key cannot be used".to_owned()
-        }
-        other => other.to_string().chars().take(MAX_WORDS).collect(),
-    }
+/// As much as is repeated of what the other side says.
+fn few(words: &str) -> String {
+    words.chars().take(MAX_WORDS).collect()
 }
 
 /// The pause before the next try.
@@ -226,6 +222,8 @@ pub(super) struct Watched {
     members: Vec<Member>,
     clock: Arc<dyn Clock>,
     denial: Denial,
+    /// Whether it was said that it names something that is no trust domain.
+    told: bool,
 }
 
 /// Whether what is held was denied, and when it is taken back for it (C88).
@@ -265,11 +263,11 @@ impl Denial {
     }
 }
 
-type Messages = Pin<Box<dyn Stream<Item = Result<State, WorkloadApiError>> + Send>>;
+type Messages = Pin<Box<dyn Stream<Item = Result<State, Silence>> + Send>>;
 
 impl Watched {
     pub(super) fn new(socket: Socket, members: Vec<Member>, clock: Arc<dyn Clock>) -> Self {
-        Self { socket, members, clock, denial: Denial::default() }
+        Self { socket, members, clock, denial: Denial::default(), told: false }
     }
 
     /// Listens until `stop`, and opens the stream again whenever it ends.
@@ -314,6 +312,20 @@ impl Watched {
         meanwhile(future, look, stop).await
     }
 
+    /// What is good in a message counts for those whom it is about.
+    fn take(&mut self, state: &State) {
+        if state.has_unnamed() && !self.told {
+            tracing::warn!(socket = %self.socket,
+                "the Workload API gives the bundle of a trust domain whose name is none: it is nobody's");
+        }
+        self.told = state.has_unnamed();
+        let now = self.clock.now();
+        let good = self.members.iter_mut().fold(false, |good, it| good | it.take(state, now));
+        if good {
+            self.denial.cleared();
+        }
+    }
+
     /// One stream, from its beginning to its end or to its renewal. `None`: stopped.
     async fn listen(&mut self, keep_for: Duration, stop: &CancellationToken) -> Option<Ended> {
         let with_svids = self.members.iter().any(|it| matches!(it, Member::Own(..)));
@@ -331,13 +343,11 @@ impl Watched {
             let next = tokio::time::timeout_at(until, messages.next());
             match self.meanwhile(next, stop).await? {
                 Ok(Some(Ok(state))) => {
-                    let now = self.clock.now();
-                    self.denial.cleared();
-                    self.members.iter_mut().for_each(|it| it.take(&state, now));
+                    self.take(&state);
                     (heard, well) = (true, true);
                 }
-                Ok(Some(Err(error))) if meaning(&error) == Means::LeaveOut => {
-                    let why = format!("{}: a message is left out: {}", self.socket, words(&error));
+                Ok(Some(Err(error))) if error.means() == Means::LeaveOut => {
+                    let why = format!("{}: {}", self.socket, error.words());
                     self.members.iter_mut().for_each(|it| it.trouble(&why));
                     (heard, well) = (true, false);
                 }
@@ -366,8 +376,8 @@ struct Ended {
 }
 
 impl Ended {
-    fn by(heard: bool, error: &WorkloadApiError) -> Self {
-        Self { heard, why: Some((meaning(error), words(error))) }
+    fn by(heard: bool, error: &Silence) -> Self {
+        Self { heard, why: Some((error.means(), error.words())) }
     }
 
     fn because(heard: bool, why: &str) -> Self {
@@ -375,17 +385,13 @@ impl Ended {
     }
 }
 
-/// The client adds the metadata that a Workload API demands (C85).
-async fn open(socket: Socket, with_svids: bool) -> Result<Messages, WorkloadApiError> {
-    let client = WorkloadApiClient::connect_to(socket.as_str()).await?;
+async fn open(socket: Socket, with_svids: bool) -> Result<Messages, Silence> {
     if with_svids {
-        let contexts = client.stream_x509_contexts().await?;
-        return Ok(Box::pin(contexts.map(|it| {
-            it.map(|it| State { bundles: Arc::clone(it.bundle_set()), svids: it.svids().to_vec() })
-        })));
+        let messages = wire::svids(&socket).await?;
+        return Ok(Box::pin(messages.map(|it| Ok(State::of_svids(&it?)?))));
     }
-    let bundles = client.stream_x509_bundles().await?;
-    Ok(Box::pin(bundles.map(|it| it.map(|bundles| State { bundles: Arc::new(bundles), svids: Vec::new() }))))
+    let messages = wire::bundles(&socket).await?;
+    Ok(Box::pin(messages.map(|it| Ok(State::of_bundles(&it?)?))))
 }
 
 #[cfg(test)]

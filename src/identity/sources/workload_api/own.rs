@@ -1,17 +1,21 @@
 //! Our own SVID as a Workload API gives it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::CertificateDer;
-use spiffe::X509Svid;
 
 use crate::identity::own::{self, CurrentSvid, OwnSvid};
 use crate::identity::sources::settings::Wanted;
 use crate::identity::spiffe_id::TrustDomain;
 use crate::time::Timestamp;
+
+use super::few;
+use super::message::Offer;
+
+/// What is said where it is missing.
+const NOT_GIVEN: &str = "the Workload API gives no SVID that is ours";
 
 /// Keeps our SVID in force while its source says so, and for `keep_for` after it was last heard. Without one no handshake comes about.
 pub(in crate::identity::sources) struct OwnHolder {
@@ -38,11 +42,12 @@ impl OwnHolder {
         Self { current, wanted, keep_for, domains, provider, confirmed, trouble: None, warned: false }
     }
 
-    /// Takes the one that is ours. Where it is missing it is withdrawn; one that is not as it must be is left out, and the one before stays.
-    pub(super) fn take(&mut self, svids: &[Arc<X509Svid>], now: Timestamp) {
+    /// Takes the one that is ours; true: it is good. Where it is missing it is withdrawn; one that is not as it must be is left out, and the one before stays.
+    pub(super) fn take(&mut self, svids: &[Offer], now: Timestamp) -> bool {
         let Some(svid) = pick(&self.wanted, svids) else {
-            self.withdraw("the Workload API gives no SVID that is ours");
-            return self.trouble("the Workload API gives no SVID that is ours");
+            self.withdraw(NOT_GIVEN);
+            self.trouble(NOT_GIVEN);
+            return false;
         };
         match offered(svid, &self.domains, &self.provider, now) {
             Ok(svid) => {
@@ -60,8 +65,12 @@ impl OwnHolder {
                     tracing::info!("the source of our own certificate is well again");
                 }
                 bad(false);
+                true
             }
-            Err(why) => self.trouble(&format!("our own SVID from the Workload API cannot be used: {why}")),
+            Err(why) => {
+                self.trouble(&format!("our own SVID from the Workload API cannot be used: {why}"));
+                false
+            }
         }
     }
 
@@ -107,32 +116,32 @@ impl OwnHolder {
 /// The one that is ours, if it is as it must be.
 pub(super) fn judged(
     wanted: &Wanted,
-    svids: &[Arc<X509Svid>],
+    svids: &[Offer],
     domains: &BTreeSet<TrustDomain>,
     now: Timestamp,
 ) -> Result<OwnSvid, String> {
-    let svid = pick(wanted, svids).ok_or("the Workload API gives no SVID that is ours")?;
+    let svid = pick(wanted, svids).ok_or(NOT_GIVEN)?;
     offered(svid, domains, &rustls::crypto::ring::default_provider(), now)
 }
 
 fn offered(
-    svid: &X509Svid,
+    svid: &Offer,
     domains: &BTreeSet<TrustDomain>,
     provider: &CryptoProvider,
     now: Timestamp,
 ) -> Result<OwnSvid, String> {
+    let svid = svid.read().map_err(|why| few(&why))?;
     let chain = svid.cert_chain().iter().map(|it| CertificateDer::from(it.as_bytes().to_vec())).collect();
     own::offered(chain, svid.private_key().as_bytes(), domains, provider, now)
 }
 
 /// Of two with the same hint the first counts (C90).
-fn pick<'a>(wanted: &Wanted, svids: &'a [Arc<X509Svid>]) -> Option<&'a X509Svid> {
-    let is_it = |svid: &&Arc<X509Svid>| match wanted {
+fn pick<'a>(wanted: &Wanted, svids: &'a [Offer]) -> Option<&'a Offer> {
+    svids.iter().find(|svid| match wanted {
         Wanted::First => true,
-        Wanted::Hint(hint) => svid.hint() == Some(hint),
-        Wanted::Id(id) => svid.spiffe_id().to_string() == id.as_str(),
-    };
-    svids.iter().find(is_it).map(Arc::as_ref)
+        Wanted::Hint(hint) => svid.hint() == hint,
+        Wanted::Id(id) => svid.id().to_string() == id.as_str(),
+    })
 }
 
 fn bad(bad: bool) {

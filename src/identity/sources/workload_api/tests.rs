@@ -24,15 +24,22 @@ fn c85_c87_what_no_trying_again_can_mend_is_not_tried_hotly() {
 
 #[test]
 fn c87_c88_c89_each_error_means_what_the_specification_says() {
+    let ended = |code| Silence::from(Lost::Ended(code, "so".to_owned()));
     for (error, means) in [
-        (WorkloadApiError::NoIdentityIssued, Means::Withdraw),
-        (WorkloadApiError::PermissionDenied("no".into()), Means::Withdraw),
-        (WorkloadApiError::MissingRequiredField { field: "x" }, Means::LeaveOut),
-        (WorkloadApiError::X509Svid(X509SvidError::EmptyChain), Means::LeaveOut),
-        (WorkloadApiError::EmptyResponse, Means::Wait),
+        (ended(Code::PermissionDenied), Means::Withdraw),
+        (ended(Code::Unimplemented), Means::GiveUp),
+        (ended(Code::InvalidArgument), Means::GiveUp),
+        (ended(Code::Internal), Means::Wait),
+        (ended(Code::OutOfRange), Means::Wait),
+        (Lost::Unreachable("away".to_owned()).into(), Means::Wait),
+        (NoState::Missing("x").into(), Means::LeaveOut),
+        (NoState::Nobody.into(), Means::LeaveOut),
+        (NoState::TooMany.into(), Means::LeaveOut),
     ] {
-        assert_eq!(meaning(&error), means, "{error}");
+        assert_eq!(error.means(), means, "{error}");
     }
+    let long = Silence::from(Lost::Ended(Code::Unknown, "x".repeat(5_000)));
+    assert_eq!(long.words().len(), MAX_WORDS);
 }
 
 #[test]
