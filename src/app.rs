@@ -31,7 +31,8 @@ use crate::identity::{
 use crate::keys::Keeper;
 use crate::keys::store::AsRead;
 use crate::ops::{
-    Broker, ByFacts, KeepHardware, KeepKeyring, KeepRevocationLists, KeyringRecord, Settings, Sweep,
+    Broker, ByFacts, KeepHardware, KeepKeyring, KeepRevocationLists, KeptBundles, KeyringRecord, Settings,
+    Sweep,
 };
 use crate::policy::PolicyEngine;
 use crate::revoke::history::{Durability, History};
@@ -179,7 +180,7 @@ struct Parts {
 
 impl Parts {
     async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, StartError> {
-        let sources = open_sources(config, clock)?;
+        let mut sources = open_sources(config, clock)?;
         let public = Public::open(config, clock)?;
         let policy =
             PolicyEngine::open(&config.policy_dir).map_err(|e| StartError::configured("policy", e))?;
@@ -194,6 +195,7 @@ impl Parts {
             Arc::new(keys.await?)
         };
         publish(&keys.current(), sources.bundles(), config.export_dir.as_deref())?;
+        sources.recall(Arc::new(KeptBundles::new(Arc::clone(&store), Arc::clone(&keys)))).await;
         let concerns = ByFacts::new(Arc::clone(&store), Arc::clone(&keys), audiences.clone());
         let feed = Arc::new(Hub::new(Arc::clone(&store) as _, Arc::clone(clock), Arc::new(concerns)));
         let broker = Broker::new(

@@ -35,8 +35,8 @@ pub use peer::{PeerJudge, Side, VerifiedPeer};
 pub use refusal::PeerRefusal;
 pub use sources::{
     BadBundleFile, BadSetting, BadSource, BundleEndpoint, BundleFiles, BundleFrom, EndpointUrl, Federation,
-    FetchError, Fetched, FromWorkloadApi, OwnFrom, Probed, Profile, Said, Socket, Sources, Unsaid, Wanted,
-    examine_bundle, probe,
+    FetchError, Fetched, Found, FromWorkloadApi, Kept, KeptMark, OutOfReach, OwnFrom, Probed, Profile, Said,
+    Shelf, Socket, Sources, Unsaid, Wanted, examine_bundle, probe,
 };
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use tls::{ClientTls, ConnectError, ServerTls};

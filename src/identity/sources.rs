@@ -2,13 +2,14 @@
 //!
 //! - [`settings`]: what can be configured. [`files`]: files that are followed. [`federation`]: SPIFFE bundle endpoints.
 //!   [`workload_api`]: a Workload API's stream, for bundles and for our own SVID.
-//! - [`holder`]: how long a bundle counts whose source is silent. [`probe`]: every source asked once, by hand.
+//! - [`holder`]: how long a bundle counts whose source is silent. [`kept`]: where it outlives the process. [`probe`]: every source asked once, by hand.
 //!
 //! All of them write into one [`TrustBundles`], which acts on living connections by itself.
 
 mod federation;
 mod files;
 mod holder;
+mod kept;
 mod probe;
 mod settings;
 mod workload_api;
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +35,7 @@ use workload_api::{Member, Watched};
 
 pub use federation::{BundleEndpoint, FetchError, Fetched};
 pub use files::{BadBundleFile, BundleFiles};
+pub use kept::{Found, Kept, KeptMark, OutOfReach, Shelf};
 pub use probe::{Probed, Said, Unsaid, probe};
 pub use settings::{
     BundleFrom, EndpointUrl, Federation, FromWorkloadApi, InvalidEndpointUrl, InvalidSocket, OwnFrom,
@@ -51,6 +54,8 @@ pub struct Sources {
     federated: Vec<Federated>,
     watched: Vec<Watched>,
     denied: Option<DeniedFile>,
+    /// What is kept of trust domains beside these is still to be forgotten.
+    forget: Option<(Arc<dyn Shelf>, BTreeSet<TrustDomain>)>,
     clock: Arc<dyn Clock>,
 }
 
@@ -164,6 +169,7 @@ impl Sources {
             federated: Vec::new(),
             watched: Vec::new(),
             denied,
+            forget: None,
             clock: Arc::clone(clock),
         };
         opened.ask_elsewhere(domains, own_from, from, &mut at_first, clock);
@@ -202,6 +208,17 @@ impl Sources {
         self.watched.extend(watched);
     }
 
+    /// Goes on with what endpoints that vouch for themselves gave before, where that is kept (ADR 0024), and forgets what is kept of trust domains that have no such endpoint any more. Waits as long as the shelf lets it
+    /// and no longer: what is out of reach now is tried again while [`Sources::run`] runs.
+    pub async fn recall(&mut self, shelf: Arc<dyn Shelf>) {
+        let recalled = join_all(self.federated.iter_mut().map(|it| it.recall(&shelf))).await;
+        let ours: BTreeSet<_> = recalled.into_iter().flatten().collect();
+        if let Err(why) = kept::forget_others(shelf.as_ref(), &ours).await {
+            tracing::warn!(%why, "what is kept of bundle endpoints that are not configured any more is forgotten later");
+            self.forget = Some((shelf, ours));
+        }
+    }
+
     /// The bundles in force, kept up to date while [`Sources::run`] runs.
     pub const fn bundles(&self) -> &Arc<TrustBundles> {
         &self.bundles
@@ -221,6 +238,9 @@ impl Sources {
         tracker.spawn(self.bundle_files.run(interval, stop.clone()));
         if let Some(denied) = self.denied {
             tracker.spawn(denied.run(interval, stop.clone()));
+        }
+        if let Some((shelf, ours)) = self.forget {
+            tracker.spawn(kept::keep_forgetting(shelf, ours, stop.clone()));
         }
         for it in self.federated {
             tracker.spawn(it.run(interval, stop.clone()));

@@ -5,6 +5,7 @@ use std::fmt;
 use ring::hmac;
 use subtle::ConstantTimeEq;
 
+use crate::identity::TrustDomain;
 use crate::ids::TaskId;
 use crate::secret::Secret;
 
@@ -16,10 +17,13 @@ pub(super) const MAC_KEY_LEN: usize = 32;
 const TASK_FACTS: &[u8] = b"taskpass-task-facts-v1\0";
 const KEYRING: &[u8] = b"taskpass-keyring-v1\0";
 const PLACE: &[u8] = b"taskpass-place-v1\0";
+const KEPT_BUNDLE: &[u8] = b"taskpass-kept-bundle-v1\0";
+/// Bytes that [`RecordSeal::seal_bundle`] adds: a whole HMAC-SHA-256.
+pub const BUNDLE_SEAL_LEN: usize = 32;
 
 /// Stored bytes that were not sealed by this keyring, or for another task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the stored facts were not written by a broker of this keyring")]
+#[error("what is stored was not written by a broker of this keyring")]
 pub struct Forged;
 
 /// Seals the facts of tasks, so that who can write to the store cannot invent or change them. It hides nothing, and says nothing about
@@ -46,6 +50,31 @@ impl RecordSeal {
         let tag = self.tag(task, facts);
         let expected = tag.as_ref().first_chunk::<SEAL_LEN>().ok_or(Forged)?;
         if bool::from(expected.ct_eq(presented)) { Ok(facts) } else { Err(Forged) }
+    }
+
+    /// What is kept of the bundle of `of`, and a tag that binds it to that trust domain. Like the seal of facts it says nothing about age: an older one of the same trust domain passes.
+    pub fn seal_bundle(&self, of: &TrustDomain, kept: &[u8]) -> Vec<u8> {
+        let mut sealed = Vec::with_capacity(kept.len() + BUNDLE_SEAL_LEN);
+        sealed.extend_from_slice(kept);
+        sealed.extend(self.tag_bundle(of, kept).as_ref());
+        sealed
+    }
+
+    /// What was kept, if it was sealed for `of` under this key.
+    pub fn open_bundle<'a>(&self, of: &TrustDomain, sealed: &'a [u8]) -> Result<&'a [u8], Forged> {
+        let (kept, presented) = sealed.split_last_chunk::<BUNDLE_SEAL_LEN>().ok_or(Forged)?;
+        let tag = self.tag_bundle(of, kept);
+        if bool::from(tag.as_ref().ct_eq(presented.as_slice())) { Ok(kept) } else { Err(Forged) }
+    }
+
+    fn tag_bundle(&self, of: &TrustDomain, kept: &[u8]) -> hmac::Tag {
+        // No trust domain has a zero byte, so the input reads in one way only.
+        let mut mac = hmac::Context::with_key(&self.0);
+        mac.update(KEPT_BUNDLE);
+        mac.update(of.as_str().as_bytes());
+        mac.update(&[0]);
+        mac.update(kept);
+        mac.sign()
     }
 
     /// Where what is known by this key belongs: always the same, and only brokers can tell in advance, so that nobody chooses keys that meet in one place.

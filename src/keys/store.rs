@@ -38,3 +38,39 @@ pub trait KeyringStore: Send + Sync {
     /// A store with a clock of its own refuses it of a broker whose clock is too far off: what keys wait for is counted by brokers' clocks.
     async fn compare_and_set(&self, expected: Option<u64>, document: &[u8]) -> StepResult<StoredKeyring>;
 }
+
+/// Which content a slot had: it changes with each other content. SHA-1, which scripts of Redis know; nothing rests on its strength, since what is written is sealed.
+pub type SlotMark = [u8; 20];
+
+/// What lies in a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The document; `None`: it is longer than was asked for.
+    pub document: Option<Vec<u8>>,
+    /// Which one it is.
+    pub mark: SlotMark,
+}
+
+/// What bundle endpoints have given, kept for brokers that start: a slot for each trust domain, of bytes that brokers have sealed ([`super::RecordSeal::seal_bundle`]).
+#[async_trait]
+pub trait BundleStore: Send + Sync {
+    /// What lies in the slot of a trust domain; of more than `limit` bytes only which one it is.
+    async fn kept_bundle(&self, of: &str, limit: u32) -> StepResult<Option<Slot>>;
+
+    /// Writes `document`, or empties the slot, if what lies there is still `instead_of` (`None`: nothing does). Whether it was.
+    async fn keep_bundle(
+        &self,
+        of: &str,
+        instead_of: Option<SlotMark>,
+        document: Option<&[u8]>,
+    ) -> StepResult<bool>;
+
+    /// The trust domains whose slots are not empty.
+    async fn kept_bundles(&self) -> StepResult<Vec<String>>;
+}
+
+/// The mark of a document.
+pub fn slot_mark(document: &[u8]) -> SlotMark {
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, document);
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
+}

@@ -12,6 +12,7 @@ use crate::secret::Secret;
 use crate::time::Timestamp;
 
 mod held;
+mod kept;
 mod on_disk;
 mod pages;
 

@@ -25,6 +25,7 @@ use crate::task::store::*;
 use crate::task::{SealedFacts, TaskRecord};
 use crate::time::{Clock, SystemClock, Timestamp};
 
+pub(crate) mod bundles;
 pub(crate) mod credentials;
 pub(crate) mod ends;
 pub(crate) mod feed;
@@ -188,6 +189,11 @@ macro_rules! contract_suite {
                 compare_and_set_has_one_winner
                 the_keyring_is_there_after_a_crash
                 a_keyring_that_is_gone_is_not_written_over
+            ;
+            bundles:
+                a_slot_is_written_only_over_what_was_expected_and_emptied_likewise
+                one_that_is_too_long_is_told_of_and_can_be_replaced
+                a_slot_has_one_winner_and_is_there_after_a_crash
             ;
             history:
                 a_crash_loses_nothing
@@ -453,19 +459,6 @@ impl<'h> World<'h> {
             store.raise(partition, intent, self.now).await.unwrap();
         }
         store.finish(intent.id).await.unwrap();
-    }
-
-    /// Lapses a partition until nothing is due; all that it ended.
-    pub(crate) async fn lapse_all(&self, partition: Partition) -> Vec<(TaskId, String, Timestamp)> {
-        let mut ended = Vec::new();
-        for _ in 0..10_000 {
-            let lapsed = self.store().lapse(partition, 100, self.now).await.unwrap();
-            ended.extend(lapsed.ended);
-            if !lapsed.more {
-                return ended;
-            }
-        }
-        panic!("lapsing never comes to an end");
     }
 
     pub(crate) async fn list(&self, owner: Option<&str>, live_only: bool, limit: usize) -> Vec<TaskView> {

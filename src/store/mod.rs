@@ -13,7 +13,7 @@ use std::fmt::Display;
 
 use async_trait::async_trait;
 
-use crate::keys::store::KeyringStore;
+use crate::keys::store::{BundleStore, KeyringStore};
 use crate::revoke::feed::FeedStore;
 use crate::revoke::fence::FenceStore;
 use crate::revoke::history::Durability;
@@ -44,11 +44,18 @@ pub trait Maintenance: Send + Sync {
 
 /// A whole store.
 pub trait Store:
-    TaskStore + CredentialStore + QuotaStore + FenceStore + FeedStore + KeyringStore + Maintenance
+    TaskStore + CredentialStore + QuotaStore + FenceStore + FeedStore + KeyringStore + BundleStore + Maintenance
 {
 }
 
 impl<T> Store for T where
-    T: TaskStore + CredentialStore + QuotaStore + FenceStore + FeedStore + KeyringStore + Maintenance
+    T: TaskStore
+        + CredentialStore
+        + QuotaStore
+        + FenceStore
+        + FeedStore
+        + KeyringStore
+        + BundleStore
+        + Maintenance
 {
 }

@@ -3,6 +3,7 @@
 mod check;
 mod federation;
 mod files;
+mod restarted;
 mod workload_api;
 
 use std::sync::Arc;

@@ -1,11 +1,12 @@
 //! The bundle of a trust domain from a SPIFFE bundle endpoint (SPIFFE Federation).
 //!
 //! What order bundles come in and when to ask again are functions of their arguments; [`Federated::run`] asks and does as they say. What the operator writes beside it
-//! (`local`) begins the order anew. Nothing
-//! is kept on disk: after a restart the configured bundle counts again, until the first fetch.
+//! (`local`) begins the order anew. What an endpoint gave that vouches for itself outlives the process (`keeping`, ADR 0024); after a restart
+//! the configured bundle counts again for every other one, until the first fetch.
 
 mod endpoint;
 mod fetch;
+mod keeping;
 mod local;
 
 use std::path::PathBuf;
@@ -18,11 +19,13 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::identity::bundle::{TrustBundle, TrustBundles};
 use crate::identity::sources::files;
 use crate::identity::sources::holder::{Holder, meanwhile};
+use crate::identity::sources::kept::Shelf;
 use crate::identity::sources::settings::{Federation, Profile};
 use crate::identity::sources::{BadSetting, MIN_PAUSE};
 use crate::identity::spiffe_id::TrustDomain;
 use crate::time::{Clock, Timestamp};
 
+use keeping::{Given, Keeping, Recalled};
 use local::{LocalFiles, Updates};
 
 pub use endpoint::BundleEndpoint;
@@ -61,6 +64,10 @@ pub(super) struct Federated {
     failures: u32,
     local: Option<LocalFiles>,
     updates: Updates,
+    /// Of what the operator's files hold.
+    beside: [u8; 32],
+    given: Option<Given>,
+    keeping: Option<Keeping>,
     clock: Arc<dyn Clock>,
 }
 
@@ -72,13 +79,35 @@ impl Federated {
         bundles: &Arc<TrustBundles>,
         clock: &Arc<dyn Clock>,
     ) -> Self {
+        let beside = local::mark(&files);
         let (local, updates) = LocalFiles::new(trust_domain.clone(), files);
         let keep_for = endpoint.keep_for;
         let kept = (trust_domain.clone(), keep_for);
         let holder = Holder::new(kept, Arc::clone(bundles), at_first.clone(), clock.now());
         let endpoint = BundleEndpoint::beside(trust_domain, endpoint, at_first, bundles, clock);
         let clock = Arc::clone(clock);
-        Self { endpoint, keep_for, holder, hint: None, failures: 0, local, updates, clock }
+        Self {
+            endpoint,
+            keep_for,
+            holder,
+            hint: None,
+            failures: 0,
+            local,
+            updates,
+            beside,
+            given: None,
+            keeping: None,
+            clock,
+        }
+    }
+
+    /// Goes on with what is kept on this shelf, if it is an endpoint that vouches for itself: whether it is. A shelf that is out of reach is tried again while it runs.
+    pub(super) async fn recall(&mut self, shelf: &Arc<dyn Shelf>) -> Option<TrustDomain> {
+        let trust_domain = self.holder.trust_domain().clone();
+        self.keeping = Keeping::new(&trust_domain, self.endpoint.configured(), Arc::clone(shelf));
+        let newer = self.keeping.as_mut()?.settle(None, self.beside, self.clock.now()).await;
+        newer.into_iter().for_each(|newer| self.adopt(newer, self.clock.now()));
+        Some(trust_domain)
     }
 
     /// Fetches when it is time, until `stop`; what the operator says meanwhile is looked for every `interval`.
@@ -87,6 +116,14 @@ impl Federated {
         let _local = local.map(AbortOnDropHandle::new);
         let mut pause = Duration::ZERO;
         loop {
+            let (holder, clock) = (&mut self.holder, &self.clock);
+            if let Some(keeping) = &mut self.keeping {
+                let settling = keeping.settle(self.given.as_ref(), self.beside, clock.now());
+                match meanwhile(settling, || holder.look(clock.now()), &stop).await {
+                    Some(newer) => newer.into_iter().for_each(|newer| self.adopt(newer, self.clock.now())),
+                    None => return,
+                }
+            }
             let asking = async {
                 tokio::time::sleep(pause).await;
                 self.endpoint.ask().await
@@ -98,7 +135,10 @@ impl Federated {
                 got = meanwhile(asking, || holder.look(clock.now()), &stop) => Err(got),
             };
             pause = match next {
-                Ok(updated) => self.update(updated, self.clock.now()),
+                Ok((updated, beside)) => {
+                    self.beside = beside;
+                    self.update(updated, self.clock.now())
+                }
                 Err(Some(got)) => self.settle(got.map(|it| it.body), self.clock.now()),
                 Err(None) => return,
             };
@@ -111,17 +151,32 @@ impl Federated {
             "the bundle that is configured beside an endpoint has changed: it counts until the next answer, whatever the sequence of that");
         self.endpoint.begin_anew(&bundle);
         self.holder.put_by_hand(bundle, now);
+        self.given = None;
+        self.keeping.iter_mut().for_each(Keeping::outdate);
         self.failures = 0;
         Duration::ZERO
     }
 
+    /// Takes what the endpoint gave an earlier process, or another broker after what it gave this one.
+    fn adopt(&mut self, newer: Recalled, now: Timestamp) {
+        tracing::info!(trust_domain = %self.holder.trust_domain(), sequence = newer.published.sequence,
+            confirmed = newer.confirmed.map(tracing::field::display),
+            "what the bundle endpoint gave last is taken from the store, where it was kept");
+        self.endpoint.recall(&newer.published);
+        self.hint = newer.published.refresh_hint;
+        self.holder.recall(newer.published.bundle, newer.confirmed, now);
+        self.given = None;
+    }
+
     /// Takes what came or does not, and says when to ask again.
     fn settle(&mut self, got: Result<Vec<u8>, FetchError>, now: Timestamp) -> Duration {
-        let outcome = got.map_err(|why| why.to_string()).and_then(|text| self.endpoint.take(&text));
+        let outcome = got.map_err(|why| why.to_string());
+        let outcome = outcome.and_then(|text| self.endpoint.take(&text).map(|published| (text, published)));
         self.failures = match outcome {
-            Ok(published) => {
+            Ok((document, published)) => {
                 self.hint = published.refresh_hint;
-                self.holder.take(published.bundle, now);
+                self.holder.take(published.bundle.clone(), now);
+                self.given = Some(Given { document, published, confirmed: now });
                 0
             }
             Err(why) => {

@@ -71,12 +71,34 @@ impl Holder {
             tell(&bundle);
         }
         self.last = Some(bundle.clone());
-        self.confirmed = now;
+        self.confirm_at(now);
+        self.put(bundle);
+        self.well();
+    }
+
+    /// The source gave this before, when this process was not asking: it counts from then on, as if it had been. `None`: nobody can say from when, so it does not.
+    pub(super) fn recall(&mut self, bundle: TrustBundle, confirmed: Option<Timestamp>, now: Timestamp) {
+        self.last = Some(bundle.clone());
+        match confirmed {
+            Some(confirmed) if now.since(confirmed) < self.keep_for => {
+                tell(&bundle);
+                self.confirm_at(confirmed);
+                self.put(bundle);
+            }
+            _ => {
+                let confirmed = confirmed.map_or_else(|| "in the future".to_owned(), |it| it.to_string());
+                let kept = humantime::format_duration(self.keep_for);
+                self.refuse(&format!("what its source gave last counts for {kept} (keep_for), and was last confirmed {confirmed}"));
+                self.bad(true);
+            }
+        }
+    }
+
+    fn confirm_at(&mut self, at: Timestamp) {
+        self.confirmed = at;
         metrics::gauge!("taskpass_bundle_confirmed_timestamp_seconds",
             "trust_domain" => self.trust_domain.to_string())
         .set(self.confirmed.as_secs() as f64);
-        self.put(bundle);
-        self.well();
     }
 
     /// The operator gives one: it is in force from now on. Of the source that says nothing.

@@ -9,6 +9,21 @@ async fn begun_until(w: &mut World<'_>, deadline: Timestamp) -> Begun {
     w.begun_as(&draft).await
 }
 
+impl World<'_> {
+    /// Lapses a partition until nothing is due; all that it ended.
+    pub(crate) async fn lapse_all(&self, partition: Partition) -> Vec<(TaskId, String, Timestamp)> {
+        let mut ended = Vec::new();
+        for _ in 0..10_000 {
+            let lapsed = self.store().lapse(partition, 100, self.now).await.unwrap();
+            ended.extend(lapsed.ended);
+            if !lapsed.more {
+                return ended;
+            }
+        }
+        panic!("lapsing never comes to an end");
+    }
+}
+
 pub(crate) async fn a_lapse_writes_what_is_due_and_nothing_else(h: &mut dyn Harness) {
     let mut w = World::new(h);
     let deadline = w.now.saturating_add(MINUTE);

@@ -6,6 +6,7 @@
 //! The store reads no clock: it knows the time from its callers, and refuses one who is further behind what a partition has seen than
 //! [`EmbeddedOptions::max_skew`]. A partition's history begins, or is proved against what this process remembers, when it is first touched after an opening.
 
+mod bundles;
 mod credentials;
 mod feed;
 mod fences;

@@ -17,6 +17,7 @@
 //! N owner                           number of places, the lapsed ones included, 4
 //! W intent                          at 8, block until 8, forget at 8, length of the target 2, target, who, line feed, words
 //! K                                 version 8, the keyring's document
+//! B trust domain                    what its bundle endpoint gave last, sealed by a broker
 //! S stream                          a registration: 2, until 8, bound 8, length of the follower's name 2, follower, length of the trust domain 2, trust domain, audience
 //! U moment stream                   nothing: when the registration goes
 //! V                                 number of registrations, 4
@@ -128,6 +129,10 @@ pub(super) fn intent_key(id: Uuid) -> Key {
 
 pub(super) fn intents() -> Key {
     key(b'W', &[])
+}
+
+pub(super) fn bundle_key(of: &str) -> Key {
+    key(b'B', &[of.as_bytes()])
 }
 
 /// The first key that does not begin with `prefix`; prefixes here never consist of 0xff alone.

@@ -8,7 +8,7 @@ use taskpass_verifier::keyset::KeyId;
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
-use crate::keys::store::{KeyringStore, StoredKeyring};
+use crate::keys::store::{BundleStore, KeyringStore, Slot, SlotMark, StoredKeyring};
 use crate::revoke::feed::{FeedPage, FeedStore, Registration};
 use crate::revoke::fence::{FenceIntent, FenceStore, FenceTarget};
 use crate::revoke::history::Durability;
@@ -432,6 +432,26 @@ impl KeyringStore for PlantedStore {
             expected = self.sound.load().await?.map(|stored| stored.version);
         }
         self.sound.compare_and_set(expected, document).await
+    }
+}
+
+#[async_trait]
+impl BundleStore for PlantedStore {
+    async fn kept_bundle(&self, of: &str, limit: u32) -> StepResult<Option<Slot>> {
+        self.sound.kept_bundle(of, limit).await
+    }
+
+    async fn keep_bundle(
+        &self,
+        of: &str,
+        instead_of: Option<SlotMark>,
+        document: Option<&[u8]>,
+    ) -> StepResult<bool> {
+        self.sound.keep_bundle(of, instead_of, document).await
+    }
+
+    async fn kept_bundles(&self) -> StepResult<Vec<String>> {
+        self.sound.kept_bundles().await
     }
 }
 

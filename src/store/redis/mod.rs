@@ -20,6 +20,8 @@
 //! | `{feed}r` | hash | who follows: stream to version 1, until 8, bound 8, length of the follower's name 2, follower, audience |
 //! | `{feed}u` | sorted set | those streams by the end of their registration |
 //! | `{keyring}` | hash | `version`, `document` |
+//! | `{bundles}` | hash | trust domains of which something is kept, to nothing |
+//! | `{bundles}:<trust domain>` | string | what its bundle endpoint gave last, sealed by a broker |
 //! | `{run}b` | hash | brokers on record: a random id to version 1, when it was last seen 8, and the server (as in `{run}`) whose content covers all that it remembers |
 //! | `{run}` | string | the run id of the server for which the content has been proved, a space, and its replication id |
 //!
@@ -33,6 +35,7 @@
 //!
 //! [`FenceTarget::key`]: crate::revoke::fence::FenceTarget::key
 
+mod bundles;
 mod credentials;
 mod facts;
 mod feed;

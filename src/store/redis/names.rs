@@ -71,6 +71,11 @@ impl Names {
         format!("{}{{keyring}}", self.prefix)
     }
 
+    /// Whose bundles are kept; beside it each of them, under the same name with a colon and the trust domain at its end.
+    pub(super) fn bundles(&self) -> String {
+        format!("{}{{bundles}}", self.prefix)
+    }
+
     /// The run id and replication id of the server to which the store's content belongs.
     pub(super) fn run(&self) -> String {
         format!("{}{{run}}", self.prefix)

@@ -28,6 +28,8 @@ pub(super) enum Step {
     Clock,
     Register,
     Witness,
+    Kept,
+    Keep,
 }
 
 /// A script is refused as a whole by a server that may not write (a replica, or one that has lost too many of its own), also where it only reads: what it
@@ -39,7 +41,7 @@ macro_rules! join {
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 25] = [
         Self::Begin,
         Self::Replay,
         Self::Read,
@@ -63,6 +65,8 @@ impl Step {
         Self::Clock,
         Self::Register,
         Self::Witness,
+        Self::Kept,
+        Self::Keep,
     ];
 
     /// The text that the server runs.
@@ -91,6 +95,8 @@ impl Step {
             Self::Clock => join!(must "clock"),
             Self::Register => join!(must "register"),
             Self::Witness => join!(must "witness"),
+            Self::Kept => join!(must "kept"),
+            Self::Keep => join!(may "keep"),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::support::world::{OTHER_TENANT, TENANT, World};
 use crate::support::{Store, eventually};
 
 /// A bundle as it is published, to be asked for every second.
-fn published(of: &[&Ca], sequence: u64) -> Says {
+pub(super) fn published(of: &[&Ca], sequence: u64) -> Says {
     let ders: Vec<_> = of.iter().map(|ca| ca.der().clone()).collect();
     let text = jwk_set(&ders).replace("\"spiffe_refresh_hint\":300", "\"spiffe_refresh_hint\":1");
     Says::Bundle(text.replace("\"spiffe_sequence\":1", &format!("\"spiffe_sequence\":{sequence}")))
@@ -35,7 +35,7 @@ async fn by_web(setup: Setup, endpoint: &Endpoint, more: &str) -> Broker {
 }
 
 /// A broker that takes the tenant's bundle from this endpoint of the tenant's own.
-async fn by_spiffe(setup: Setup, endpoint: &Endpoint, more: &str) -> Broker {
+pub(super) async fn by_spiffe(setup: Setup, endpoint: &Endpoint, more: &str) -> Broker {
     let url = endpoint.url();
     let lines = format!(
         "bundles = [\"example.org.pem\"]\n[trust_domains.federation]\nurl = \"{url}\"\nprofile = \"https_spiffe\"\n\
@@ -44,20 +44,20 @@ async fn by_spiffe(setup: Setup, endpoint: &Endpoint, more: &str) -> Broker {
     Broker::process(setup.trust(TENANT, lines)).await
 }
 
-async fn gauge(broker: &Broker, name: &str) -> Option<f64> {
+pub(super) async fn gauge(broker: &Broker, name: &str) -> Option<f64> {
     let (_, page) = broker.page("/metrics").await;
     let label = format!("{name}{{trust_domain=\"{TENANT}\"}}");
     page.lines().find_map(|line| line.strip_prefix(&label)).map(|value| value.trim().parse().unwrap())
 }
 
 /// Waits until the endpoint has answered twice more: what it says now has been heard.
-async fn heard(endpoint: &Endpoint) {
+pub(super) async fn heard(endpoint: &Endpoint) {
     let before = endpoint.asked();
     eventually("two more questions", async || endpoint.asked() >= before + 2).await;
 }
 
 /// Shows this certificate, and waits until two connections that saw it have asked for nothing.
-async fn assert_not_asked(endpoint: &Endpoint, shows: &Svid) {
+pub(super) async fn assert_not_asked(endpoint: &Endpoint, shows: &Svid) {
     endpoint.shows(shows);
     // The first to come may have come before; the second has not.
     let before = endpoint.came();
@@ -67,11 +67,11 @@ async fn assert_not_asked(endpoint: &Endpoint, shows: &Svid) {
     assert_eq!(endpoint.asked(), asked, "an endpoint that was not to be believed was asked");
 }
 
-fn said(broker: &Broker, what: &str) -> bool {
+pub(super) fn said(broker: &Broker, what: &str) -> bool {
     broker.as_process().log().contains(what)
 }
 
-async fn says(broker: &Broker, what: &str) {
+pub(super) async fn says(broker: &Broker, what: &str) {
     eventually(what, async || said(broker, what)).await;
 }
 

@@ -61,6 +61,10 @@ impl BundleEndpoint {
         Self::beside(trust_domain, endpoint, by, &bundles, clock)
     }
 
+    pub(super) const fn configured(&self) -> &Federation {
+        &self.endpoint
+    }
+
     /// Where it is.
     pub const fn url(&self) -> &EndpointUrl {
         &self.endpoint.url
@@ -90,6 +94,14 @@ impl BundleEndpoint {
             }
         };
         fetch(&self.endpoint.url, self.endpoint.follow_redirects, &tls).await
+    }
+
+    /// Takes what it gave before this process began, or gave another broker, for what it gave last.
+    pub(super) fn recall(&mut self, published: &Published) {
+        if let Judge::Itself(_, bundles) = &self.judge {
+            bundles.set(published.bundle.clone());
+        }
+        self.held = Some(published.clone());
     }
 
     /// Forgets what it gave: what comes next may be of any sequence, and one that vouches for itself is checked by this.

@@ -22,11 +22,11 @@ pub(super) struct LocalFiles {
     settling: Settling<Mark>,
     /// What was last good.
     good: Mark,
-    told: watch::Sender<Option<TrustBundle>>,
+    told: watch::Sender<Option<(TrustBundle, Mark)>>,
 }
 
 /// Hears of each new content.
-pub(super) struct Updates(Option<watch::Receiver<Option<TrustBundle>>>);
+pub(super) struct Updates(Option<watch::Receiver<Option<(TrustBundle, Mark)>>>);
 
 impl LocalFiles {
     /// What they hold now is no news. `None`: there are none.
@@ -57,7 +57,7 @@ impl Follows for LocalFiles {
         match files::read(&self.trust_domain, &self.paths) {
             Ok(bundle) => {
                 self.good = mark;
-                self.told.send_replace(Some(bundle));
+                self.told.send_replace(Some((bundle, mark)));
                 Looked::Taken
             }
             Err(problems) => {
@@ -70,13 +70,13 @@ impl Follows for LocalFiles {
 }
 
 impl Updates {
-    /// Waits for the next one.
-    pub(super) async fn next(&mut self) -> TrustBundle {
+    /// Waits for the next one: the bundle, and a digest of the files.
+    pub(super) async fn next(&mut self) -> (TrustBundle, Mark) {
         while let Some(updates) = &mut self.0 {
             if updates.changed().await.is_err() {
                 self.0 = None;
-            } else if let Some(bundle) = updates.borrow_and_update().clone() {
-                return bundle;
+            } else if let Some(told) = updates.borrow_and_update().clone() {
+                return told;
             }
         }
         std::future::pending().await
@@ -84,7 +84,7 @@ impl Updates {
 }
 
 /// Of what the files hold, whatever their modes.
-fn mark(paths: &[PathBuf]) -> Mark {
+pub(super) fn mark(paths: &[PathBuf]) -> Mark {
     let readings: Vec<_> =
         paths.iter().map(|path| content::read(path).map(|it| Content { mode: 0, ..it })).collect();
     content::mark(&readings)
@@ -121,7 +121,7 @@ mod tests {
         assert!(!updates.has_changed().unwrap());
         std::fs::write(&path, b.pem()).unwrap();
         assert_eq!(look(), Looked::Taken);
-        assert_eq!(updates.borrow().as_ref().map(TrustBundle::len), Some(1));
+        assert_eq!(updates.borrow().as_ref().map(|(bundle, _)| bundle.len()), Some(1));
         std::fs::write(&path, a.pem()).unwrap();
         assert_eq!(look(), Looked::Taken, "this somebody has said");
     }

@@ -77,3 +77,25 @@ fn what_was_taken_back_is_forgotten() {
     assert_eq!((anchors(&holder), holder.is_in_force()), (0, false));
     assert!(holder.last.is_none());
 }
+
+#[test]
+fn what_was_given_before_counts_from_its_confirmation_on_and_not_beyond_its_time() {
+    let (at_first, given) = (Ca::new("td.test"), Ca::new("td.test"));
+    let is_given =
+        |holder: &Holder| holder.last.as_ref().is_some_and(|it| it.trusts_the_same(&bundle(&given)));
+    let mut one = holder(Some(bundle(&at_first)));
+    one.recall(bundle(&given), Some(START), after(40));
+    assert!(one.is_in_force() && is_given(&one));
+    one.look(after(59));
+    assert_eq!(anchors(&one), 1);
+    one.look(after(60));
+    assert_eq!((anchors(&one), one.is_in_force()), (0, false));
+    for (confirmed, now) in [(Some(START), after(60)), (None, START)] {
+        let mut one = holder(Some(bundle(&at_first)));
+        one.recall(bundle(&given), confirmed, now);
+        assert_eq!((anchors(&one), one.is_in_force()), (0, false), "nor does what is configured");
+        assert!(is_given(&one));
+        one.take(bundle(&given), now);
+        assert_eq!(anchors(&one), 1);
+    }
+}
