@@ -404,12 +404,7 @@ fn unfit(redis: &RedisConfig, refusal: Refusal) -> StartError {
 }
 
 /// Reaches the configured store and judges it as a start would, changing nothing in it: the server, and whether its keyring opens. An embedded store is left alone: it belongs
-/// to the process that runs on it.
-pub(crate) async fn examine_store(config: &Config, clock: Arc<dyn Clock>) -> Result<(), StartError> {
-    examine_keyring(config, clock).await.map(drop)
-}
-
-/// The same, and the token that keys are in, of which a keyring that opens has told already: it is logged in to once.
+/// to the process that runs on it. And the token that keys are in, of which a keyring that opens has told already: it is logged in to once.
 pub(crate) async fn examine_store_and_token(
     config: &Config,
     clock: Arc<dyn Clock>,
@@ -417,6 +412,11 @@ pub(crate) async fn examine_store_and_token(
     if examine_keyring(config, clock).await? || config.keys.pkcs11.is_none() {
         return Ok(());
     }
+    try_token(config, &settings(config)?).await
+}
+
+/// The token alone, by one login: that it lets the broker in, and has the key-encryption keys that are named.
+pub(crate) async fn examine_token(config: &Config) -> Result<(), StartError> {
     try_token(config, &settings(config)?).await
 }
 

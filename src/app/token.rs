@@ -60,12 +60,12 @@ pub(super) async fn wrapper(
     }
 }
 
-/// Makes the key-encryption key of that label in the token that the configuration names: what it is called.
-pub(crate) async fn create_kek(config: &Config, label: &str) -> Result<String, StartError> {
+/// Makes the key-encryption key of that label in the token that the configuration names, if it is not there: what it is called, and whether it was made.
+pub(crate) async fn create_kek(config: &Config, label: &str) -> Result<(String, bool), StartError> {
     let token = open(config.keys.pkcs11.as_ref().ok_or_else(missing)?).await?;
     let made = token.create_kek(label).await;
     let made = match made {
-        Ok(()) => token.wrapper(label).await.map(|wrapper| wrapper.id()),
+        Ok(made) => token.wrapper(label).await.map(|wrapper| (wrapper.id(), made)),
         Err(error) => Err(error),
     };
     token.close().await;

@@ -52,26 +52,45 @@ impl Config {
             Verb::Check { config, connect } => {
                 let mut problems = check::all(&config, SystemClock.now());
                 // Nobody is asked by a configuration that is wrong.
-                let absent = match connect && problems.0.is_empty() {
+                let asked = match connect && problems.0.is_empty() {
                     true => reach(&config, &mut problems, out).await?,
-                    false => Problems::default(),
+                    false => Asked::default(),
                 };
-                report(&problems.0, &absent.0, out)
+                report(&problems.0, &asked, out)
             }
         }
     }
 }
 
-/// Adds what is wrong between the configuration and those that it names, and gives those that do not answer. An error if the store does not, and nothing else is wrong.
-async fn reach(file: &Path, problems: &mut Problems, out: Output) -> Result<Problems, Failure> {
+/// What was heard of those that the configuration names, beside problems.
+#[derive(Default)]
+struct Asked {
+    /// They do not answer.
+    absent: Problems,
+    /// They answer, and a broker that starts may not be able to make use of it.
+    warnings: Problems,
+}
+
+/// Adds what is wrong between the configuration and those that it names, and gives the rest. An error if the store does not, and nothing else is wrong.
+async fn reach(file: &Path, problems: &mut Problems, out: Output) -> Result<Asked, Failure> {
     let config = config::load(file).map_err(|problems| bad_config(&problems))?;
     let store = app::examine_store_and_token(&config, Arc::new(SystemClock));
     let sources = app::probe_sources(&config, Arc::new(SystemClock));
     let what = "the store, the token and the sources of trust";
     let (store, sources) = out.patiently(what, async { tokio::join!(store, sources) }).await;
-    let mut absent = Problems::default();
+    let (mut absent, mut warnings) = (Problems::default(), Problems::default());
     for it in sources? {
-        let Err(Unsaid { absent: is_absent, why }) = it.said else { continue };
+        let Err(Unsaid { absent: is_absent, outdated, why }) = it.said else { continue };
+        if outdated {
+            let key = check::source_key(&config, it.trust_domain.as_ref(), "bundles");
+            let what = format!(
+                "what {} shows does not lead to it ({why}): {}. A broker that has the endpoint's last answer in its store goes on",
+                it.from,
+                check::CARRY_OVER
+            );
+            warnings.add(key, what);
+            continue;
+        }
         let key = check::source_key(&config, it.trust_domain.as_ref(), it.setting);
         let what = format!("{}: {why}", it.from);
         if is_absent { absent.add(key, what) } else { problems.add(key, what) }
@@ -95,23 +114,27 @@ async fn reach(file: &Path, problems: &mut Problems, out: Output) -> Result<Prob
         }
         Ok(()) => {}
     }
-    Ok(absent)
+    Ok(Asked { absent, warnings })
 }
 
-/// `absent`: those that do not answer.
-fn report(problems: &[Problem], absent: &[Problem], out: Output) -> Outcome {
+fn report(problems: &[Problem], asked: &Asked, out: Output) -> Outcome {
+    let (absent, warnings) = (asked.absent.0.as_slice(), asked.warnings.0.as_slice());
     let list = |all: &[Problem]| -> Vec<_> {
         all.iter().map(|p| json!({ "key": p.key, "problem": p.what })).collect()
     };
     let document = || {
         let ok = problems.is_empty() && absent.is_empty();
-        json!({ "ok": ok, "problems": list(problems), "unreachable": list(absent) })
+        json!({ "ok": ok, "problems": list(problems), "unreachable": list(absent), "warnings": list(warnings) })
     };
     let text = || match (problems, absent) {
         ([], []) => "No problem found.".to_owned(),
         (some, []) => text_of(some),
         ([], away) => format!("These do not answer:\n{}", text_of(away)),
         (some, away) => format!("{}\nThese do not answer:\n{}", text_of(some), text_of(away)),
+    };
+    let text = || match warnings {
+        [] => text(),
+        some => format!("{}\nOf these nothing is wrong yet:\n{}", text(), lines_of(some).trim_end()),
     };
     out.answer(document, text)?;
     Ok(match (problems, absent) {
@@ -123,9 +146,12 @@ fn report(problems: &[Problem], absent: &[Problem], out: Output) -> Outcome {
 
 /// A line for each problem, and how many there are.
 pub(super) fn text_of(problems: &[Problem]) -> String {
-    let lines: String =
-        problems.iter().map(|p| format!("{}: {}\n", plain(&p.key), plain(p.what.trim_end()))).collect();
+    let lines = lines_of(problems);
     let many =
         if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
     format!("{lines}{many}")
+}
+
+fn lines_of(problems: &[Problem]) -> String {
+    problems.iter().map(|p| format!("{}: {}\n", plain(&p.key), plain(p.what.trim_end()))).collect()
 }

@@ -20,8 +20,8 @@ pub(super) struct Hsm {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make the key-encryption key that the configuration names: AES-256, used in the token, and not to be taken out of it. One that is there is left
-    /// alone
+    /// Make the key-encryption key that the configuration names: AES-256, used in the token, and not to be taken out of it. A good one that is there is left
+    /// alone, and is no error
     CreateKek {
         /// The configuration
         #[arg(long, value_name = "FILE", env = "TASKPASS_CONFIG")]
@@ -44,12 +44,13 @@ impl Hsm {
         let label = label.or_else(|| named.next()).ok_or_else(|| {
             Failure::usage("the configuration has no key_encryption_key_pkcs11: name the key by --label")
         })?;
-        let id = app::create_kek(&config, &label).await?;
+        let (id, made) = app::create_kek(&config, &label).await?;
+        let done = if made { "Made." } else { "It was there already, and is left alone." };
         let text = || {
             format!(
-                "{id}\nMade. It cannot be taken out of the token: whoever loses the token loses the keyring.\n"
+                "{id}\n{done} It cannot be taken out of the token: whoever loses the token loses the keyring.\n"
             )
         };
-        out.answer(|| json!({ "label": label, "id": id }), text).map(|()| Exit::Done)
+        out.answer(|| json!({ "label": label, "id": id, "made": made }), text).map(|()| Exit::Done)
     }
 }

@@ -30,7 +30,15 @@ fn key_source(
     let source = match stated {
         (None, None, None) => return Ok(None),
         (Some(file), None, None) => KeySource::File(base.join(file)),
-        (None, Some(name), None) => KeySource::Environment(name),
+        (None, Some(name), None) => {
+            if !is_variable(&name) {
+                let what = "does not look like the name of a variable: letters, digits and _, no digit first. It names the one that holds the secret; \
+                            a secret that stood here itself is to be replaced, and is not shown";
+                p.add(format!("{section}.{key}_env"), what);
+                return Err(());
+            }
+            KeySource::Environment(name)
+        }
         (None, None, Some(name)) => {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
@@ -46,6 +54,18 @@ fn key_source(
         }
     };
     Ok(Some(source))
+}
+
+/// Whether it may be the name of an environment variable, and no key that was put in its place.
+fn is_variable(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let is_name = name.bytes().all(plain) && name.bytes().next().is_some_and(|first| !first.is_ascii_digit());
+    // 32 bytes as hexadecimal digits, or in base64; a name in capitals may look like the latter by chance.
+    let hexadecimal = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let base64 = name.len() == 43
+        && name.bytes().any(|byte| byte.is_ascii_lowercase())
+        && name.bytes().any(|byte| byte.is_ascii_uppercase());
+    is_name && !hexadecimal && !base64
 }
 
 /// The same of a key-encryption key, which may also be the one of that label in the PKCS#11 token.

@@ -81,8 +81,8 @@ pub trait Hardware: Send + Sync {
     /// What wraps under the AES-256 key of that label, which has to be one that the hardware does not give out.
     async fn wrapper(&self, label: &str) -> Result<Arc<dyn KeyWrapper>, HardwareError>;
 
-    /// Makes such a key. A label that is taken is an error.
-    async fn create_kek(&self, label: &str) -> Result<(), HardwareError>;
+    /// Makes such a key, if there is none of that label: whether it did. One that is there and is no such key is an error.
+    async fn create_kek(&self, label: &str) -> Result<bool, HardwareError>;
 
     /// Makes a P-256 key that signs, and that it does not give out. `label` is for people.
     async fn make(&self, label: &str) -> Result<MadeInHardware, HardwareError>;

@@ -282,3 +282,39 @@ async fn an_operator_is_told_of_the_task_ca_that_waits_for_its_upstream() {
     let hidden = told["findings"].as_array().unwrap().iter().find(|it| it["id"] == "task-ca").unwrap();
     assert_eq!(hidden["severity"], "skipped");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_pasted_where_its_variable_is_named_is_not_shown() {
+    let setup = Setup::on(Store::Embedded);
+    setup.write_config();
+    let world = &setup.world;
+    let config = world.read("taskpass.toml");
+    let kek = world.read("kek").trim().to_owned();
+    let letters: String = "aBcDeFgHiJkLmNoPqRsTuVwXyZ_0123456789".repeat(2).chars().take(43).collect();
+    for pasted in [kek.as_str(), &"c0ffee11".repeat(8), &letters, kek.trim_end_matches('=')] {
+        for key in ["key_encryption_key_env", "other_key_encryption_key_env"] {
+            let lines = match key {
+                "key_encryption_key_env" => format!("{key} = \"{pasted}\""),
+                _ => format!("key_encryption_key_file = \"kek\"\n{key} = \"{pasted}\""),
+            };
+            world.write("taskpass.toml", &config.replace("key_encryption_key_file = \"kek\"", &lines));
+            for args in [&["doctor"][..], &["config", "check"], &["config", "check", "--json"], &["serve"]] {
+                let mut command = taskpass(world.dir());
+                command.args(args).args(["--config", "taskpass.toml"]);
+                let said = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+                let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+                assert!(!said.contains(pasted), "{args:?} shows it");
+                assert!(said.contains("does not look like the name of a variable"), "{args:?}: {said}");
+                assert!(said.contains(&format!("keys.{key}")), "{args:?}: {said}");
+            }
+        }
+    }
+    for name in ["TASKPASS_KEY", "_k", "A_VARIABLE_WHOSE_NAME_HAS_FORTY_THREE_LETTER"] {
+        let line = format!("key_encryption_key_env = \"{name}\"");
+        world.write("taskpass.toml", &config.replace("key_encryption_key_file = \"kek\"", &line));
+        let mut command = taskpass(world.dir());
+        command.args(["config", "check", "--config", "taskpass.toml"]);
+        let said: Said = tokio::task::spawn_blocking(move || command.output().unwrap().into()).await.unwrap();
+        assert!(said.stdout.contains(&format!("the environment variable {name} is not set")), "{said:?}");
+    }
+}

@@ -105,7 +105,8 @@ async fn a_key_encryption_key_in_the_token_opens_the_keyring_and_is_seen_nowhere
     let setup = setup(&hsm, &in_token(), QUICK);
     create_kek(&hsm, &setup);
     let again = taskpass(&hsm, &setup, &["hsm", "create-kek"]);
-    assert!(again.status.code() == Some(2) && text(&again.stderr).contains("already"), "{again:?}");
+    assert!(again.status.success() && text(&again.stdout).contains("already"), "{again:?}");
+    assert!(text(&again.stdout).starts_with(&format!("pkcs11:token={TOKEN};object={KEK};id=")), "{again:?}");
     assert_eq!(hsm.objects(), 1);
 
     let broker = Broker::process(setup).await;
@@ -188,6 +189,8 @@ async fn a_key_that_could_be_taken_out_is_refused() {
     refused(&kek, &["hsm", "create-kek"]);
     assert_eq!(hsm.objects(), 1);
     refused(&kek, &["serve"]);
+    refused(&kek, &["hsm", "create-kek"]);
+    assert_eq!(hsm.objects(), 1, "one that is there and no good is told of, and left alone");
     hsm.says_no_more("keeps");
     // Nor does one sign.
     refused(&setup(&hsm, LOCAL, "signing = \"pkcs11\""), &["serve"]);
@@ -248,7 +251,7 @@ async fn a_module_without_a_directory_lies_beside_the_configuration() {
     let name = setup.world.dir().file_name().unwrap().to_str().unwrap();
     let from_above = format!("{name}/beside.toml");
     let said = asked(&["hsm", "create-kek"], setup.world.dir().parent().unwrap(), &from_above);
-    assert!(text(&said.stderr).contains("already"), "{said:?}");
+    assert!(text(&said.stdout).contains("already"), "{said:?}");
     fs::remove_file(setup.world.path("beside.so")).unwrap();
     let said = asked(&["config", "check"], setup.world.dir(), "beside.toml");
     assert!(text(&said.stdout).contains("keys.pkcs11.module: ./beside.so is no file"), "{said:?}");
@@ -280,6 +283,43 @@ async fn a_check_that_connects_asks_the_token_though_no_keyring_is_stored() {
     hsm.says_no_more("final-try");
     hsm.vanishes();
     assert_eq!(check(&["--connect"]).0, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_asks_the_token_once_and_not_when_one_try_is_left() {
+    for on in [Store::Embedded, Store::Redis] {
+        let hsm = Hsm::new();
+        let (kek, section) = (in_token(), hsm.section(TIMEOUT));
+        let setup = Setup::on(on).kek(&kek).with("keys", section);
+        setup.world.write("pin", &format!("{PIN}\n"));
+        fs::set_permissions(setup.world.path("pin"), Permissions::from_mode(0o600)).unwrap();
+        let doctor = || {
+            let said = taskpass(&hsm, &setup, &["doctor", "--json"]);
+            let document: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+            let all = document["findings"].as_array().unwrap().clone();
+            let of_token: Vec<_> = all.into_iter().filter(|it| it["id"] == "pkcs11-token").collect();
+            assert_eq!(of_token.len(), 1, "{document}");
+            assert!(!text(&said.stdout).contains(PIN));
+            let word = |name: &str| of_token[0][name].as_str().unwrap().to_owned();
+            (said.status.code(), word("severity"), word("what"))
+        };
+        let (code, severity, what) = doctor();
+        assert_eq!((code, severity.as_str()), (Some(1), "problem"));
+        assert!(what.contains("create-kek"), "{what}");
+        create_kek(&hsm, &setup);
+        let tried = hsm.calls("C_Login");
+        let (code, severity, what) = doctor();
+        assert_eq!((code, severity.as_str()), (Some(0), "ok"), "{what}");
+        assert_eq!(hsm.calls("C_Login"), tried + 1, "one login");
+        hsm.says("final-try");
+        let (code, severity, what) = doctor();
+        assert_eq!((code, severity.as_str()), (Some(1), "problem"));
+        assert!(what.contains("one try of the PIN is left"), "{what}");
+        assert_eq!(hsm.calls("C_Login"), tried + 1, "that one is the operator's");
+        hsm.says_no_more("final-try");
+        hsm.vanishes();
+        assert_eq!(doctor().0, Some(1));
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,9 @@ use crate::keys::{KeyEncryptionKey, Pin, Upstream};
 use crate::policy::PolicyEngine;
 use crate::time::{Clock, Timestamp};
 
+/// What to do about a file of `bundles` that an endpoint has left behind.
+pub(in crate::cli) const CARRY_OVER: &str = "carry the bundle over again, by a way that you trust, into a file of `bundles` (with SPIRE, on its server: spire-server bundle show)";
+
 /// All problems of a file, and of all files that it names, though parts of it be wrong.
 pub(in crate::cli) fn all(path: &Path, now: Timestamp) -> Problems {
     let (draft, problems) = config::draft(path);

@@ -26,21 +26,69 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
                 }
                 Err(_) => "it is not there yet: the first start makes it".to_owned(),
             };
-            vec![Finding::ok("store", subject, what)]
+            let mut found = vec![Finding::ok("store", subject, what)];
+            found.extend(token_alone(config).await);
+            found
         }
         StoreConfig::Redis(redis) => look_at_redis(config, redis).await,
     }
 }
 
+/// The PKCS#11 token, where nobody else asks it: one login.
+async fn token_alone(config: &Config) -> Option<Finding> {
+    config.keys.pkcs11.as_ref()?;
+    let asked = app::examine_token(config).await;
+    token(config, asked.as_ref().err())
+}
+
+/// What was heard of the token; `None`: there is none.
+fn token(config: &Config, why: Option<&StartError>) -> Option<Finding> {
+    const ID: &str = "pkcs11-token";
+    let subject = &config.keys.pkcs11.as_ref()?.token;
+    Some(match why {
+        None => Finding::ok(ID, subject, "it lets the broker in, and has the keys that are named"),
+        Some(why) => {
+            let words = why.to_string();
+            let words = words.strip_prefix(OF_TOKEN).unwrap_or(&words);
+            let todo = match why.fault() {
+                StartFault::Unreachable => {
+                    "see that it is there, and that its module reaches it: docs/hsm.md"
+                }
+                _ => "set the configuration or the token right before a broker starts: docs/hsm.md",
+            };
+            Finding::problem(ID, subject, words).todo(todo)
+        }
+    })
+}
+
+/// How an error of the token begins.
+const OF_TOKEN: &str = "keys.pkcs11: ";
+
 async fn look_at_redis(config: &Config, redis: &RedisConfig) -> Vec<Finding> {
     let facts = match app::store_facts(config, Arc::new(SystemClock)).await {
         Ok(Some(facts)) => facts,
         Ok(None) => return Vec::new(),
-        Err(why) => return vec![unfit(redis, &why)],
+        Err(why) => {
+            let mut found = vec![unfit(redis, &why)];
+            found.extend(token_alone(config).await);
+            return found;
+        }
     };
     let (clock, agrees) = clock(redis, facts.time.0, facts.time.1);
     let mut found = vec![clock];
-    match app::examine_store(config, Arc::new(SystemClock)).await {
+    // The keyring is opened by the token that it needs, which is logged in to once in all.
+    let examined = app::examine_store_and_token(config, Arc::new(SystemClock)).await;
+    match &examined {
+        Ok(()) => found.extend(token(config, None)),
+        Err(why) if why.to_string().starts_with(OF_TOKEN) => found.extend(token(config, Some(why))),
+        Err(_) if config.keys.pkcs11.is_some() => {
+            let what = "not asked: see what is wrong with the store or the keyring in it";
+            found.push(Finding::skipped("pkcs11-token", "", what));
+        }
+        Err(_) => {}
+    }
+    match examined {
+        Err(why) if why.to_string().starts_with(OF_TOKEN) => {}
         // That has been said, in other words.
         Err(why) if !agrees && why.fault() == StartFault::Unreachable => {}
         Err(why) => found.push(unfit(redis, &why)),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::finding::{Finding, Limits, Severity};
+use crate::cli::config::check;
 use crate::cli::render;
 use crate::config::{Config, TrustDomainConfig};
 use crate::identity::{
@@ -72,7 +73,15 @@ impl Judge<'_> {
         self.config.trust_domains.iter().find(|it| it.name == trust_domain.as_str())
     }
 
-    fn unsaid(&self, it: &Probed, of: Option<&TrustDomain>, Unsaid { absent, why }: &Unsaid) -> Finding {
+    fn unsaid(
+        &self,
+        it: &Probed,
+        of: Option<&TrustDomain>,
+        Unsaid { absent, outdated, why }: &Unsaid,
+    ) -> Finding {
+        if *outdated {
+            return outdated_bundle(it, of, why);
+        }
         let kept = of.and_then(|of| match &self.of(of)?.bundle {
             BundleFrom::Federation { endpoint, .. } => Some(endpoint.keep_for),
             BundleFrom::WorkloadApi(api) => Some(api.keep_for),
@@ -136,6 +145,16 @@ impl Judge<'_> {
         }
         found
     }
+}
+
+/// The endpoint has gone on, and `bundles` has not; or somebody else answers there, of which a broker with nothing kept can tell as little.
+fn outdated_bundle(it: &Probed, of: Option<&TrustDomain>, why: &str) -> Finding {
+    let of = of.map_or("", TrustDomain::as_str);
+    let what = format!(
+        "what {} shows does not lead to `bundles` ({why}): that file is out of date, if the endpoint is the right one. Brokers that run go on, and one that has its last answer in its store; any other refuses this trust domain",
+        it.from
+    );
+    Finding::warning("bundle-file", of, what).todo(check::CARRY_OVER)
 }
 
 fn told(it: &Published) -> String {

@@ -45,6 +45,8 @@ pub enum Said {
 pub struct Unsaid {
     /// Nobody answers, and may another time; as opposed to an answer that is not to be taken.
     pub absent: bool,
+    /// An endpoint that vouches for itself shows what the configured bundle does not lead to: as it does when it has replaced its authorities since that was written.
+    pub outdated: bool,
     /// Why, for the operator.
     pub why: String,
 }
@@ -160,11 +162,19 @@ async fn ask(of: TrustDomain, mut endpoint: BundleEndpoint, clock: &Arc<dyn Cloc
                 let date = fetched.date.map(|date| (date, [since, clock.now()]));
                 Ok(Said::Bundle { published, date })
             }
-            Err(why) => Err(Unsaid { absent: false, why }),
+            Err(why) => Err(wrong(why)),
         },
-        Err(why) => Err(Unsaid { absent: why.is_absence(), why: why.to_string() }),
+        Err(why) => {
+            let outdated = endpoint.vouches_for_itself() && why.leads_elsewhere();
+            Err(Unsaid { absent: why.is_absence(), outdated, why: why.to_string() })
+        }
     };
     endpoint_says(of, &endpoint, said)
+}
+
+/// An answer that is not to be taken.
+const fn wrong(why: String) -> Unsaid {
+    Unsaid { absent: false, outdated: false, why }
 }
 
 fn stuck(of: TrustDomain, endpoint: &BundleEndpoint) -> Probed {
@@ -172,7 +182,7 @@ fn stuck(of: TrustDomain, endpoint: &BundleEndpoint) -> Probed {
     let why = format!(
         "it is checked by the bundle of {by}, which waits for the bundle of {of} in turn, or could not be had"
     );
-    endpoint_says(of, endpoint, Err(Unsaid { absent: false, why }))
+    endpoint_says(of, endpoint, Err(wrong(why)))
 }
 
 fn endpoint_says(of: TrustDomain, endpoint: &BundleEndpoint, said: Result<Said, Unsaid>) -> Probed {
@@ -212,8 +222,8 @@ async fn of_api(
     domains: &BTreeSet<TrustDomain>,
     clock: &Arc<dyn Clock>,
 ) -> Vec<Probed> {
-    let first = First::of(socket, wants.own.is_some()).await.map_err(|(absent, why)| Unsaid { absent, why });
-    let bad = |why| Unsaid { absent: false, why };
+    let first = First::of(socket, wants.own.is_some()).await;
+    let first = first.map_err(|(absent, why)| Unsaid { absent, ..wrong(why) });
     let says = |trust_domain, said| Probed {
         trust_domain,
         setting: "workload_api.socket",
@@ -224,11 +234,11 @@ async fn of_api(
         let said = first
             .as_ref()
             .map_err(Clone::clone)
-            .and_then(|it| it.own(wanted, domains, clock.now()).map_err(bad));
+            .and_then(|it| it.own(wanted, domains, clock.now()).map_err(wrong));
         says(None, said.map(Said::Own))
     });
     let bundles = wants.bundles.into_iter().map(|of| {
-        let said = first.as_ref().map_err(Clone::clone).and_then(|it| it.bundle(of).map_err(bad));
+        let said = first.as_ref().map_err(Clone::clone).and_then(|it| it.bundle(of).map_err(wrong));
         says(Some(of.clone()), said.map(|bundle| Said::Bundle { published: alone(bundle), date: None }))
     });
     own.into_iter().chain(bundles).collect()

@@ -179,7 +179,7 @@ impl Hardware for Token {
         Ok(Arc::new(TokenKek::open(self, label).await?))
     }
 
-    async fn create_kek(&self, label: &str) -> Result<(), HardwareError> {
+    async fn create_kek(&self, label: &str) -> Result<bool, HardwareError> {
         let label = label.to_owned();
         self.call("make", move |open| objects::make_kek(open, &label)).await
     }

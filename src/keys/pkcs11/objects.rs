@@ -132,13 +132,11 @@ pub(super) fn kek_id(open: &mut Open, name: &KekName) -> Result<Vec<u8>, Fault> 
     Ok(id.unwrap_or_default())
 }
 
-/// Makes a key-encryption key; refuses where there is a secret key of that label.
-pub(super) fn make_kek(open: &mut Open, label: &str) -> Result<(), Fault> {
+/// Makes a key-encryption key, and leaves a good one of that label alone: whether one was made. Refuses where there is a secret key of that label that is none, or several.
+pub(super) fn make_kek(open: &mut Open, label: &str) -> Result<bool, Fault> {
     let named = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(label.as_bytes().to_vec())];
     if !open.session.find_objects(&named)?.is_empty() {
-        return Err(unfit(format!(
-            "a secret key with the label \"{label}\" is in it already, and is left alone"
-        )));
+        return kek(open, &KekName { label: label.to_owned(), id: None }).map(|_| false);
     }
     open.check()?;
     let template = [
@@ -157,7 +155,7 @@ pub(super) fn make_kek(open: &mut Open, label: &str) -> Result<(), Fault> {
     ];
     let made = open.session.generate_key(&Mechanism::AesKeyGen, &template)?;
     // As it will be found: a token may make something else of what it was asked for.
-    let judged = kek(open, &KekName { label: label.to_owned(), id: None }).map(drop);
+    let judged = kek(open, &KekName { label: label.to_owned(), id: None }).map(|_| true);
     if judged.is_err() {
         open.session.destroy_object(made)?;
     }

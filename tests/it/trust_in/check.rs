@@ -103,11 +103,15 @@ async fn c79_an_endpoint_is_asked_when_the_bundle_is_there_that_it_is_checked_by
     setup.write_config();
     check(&setup.world).await.expect(0);
     assert_eq!(of_tenant.came(), 1, "once, and not before");
-    // Where that bundle is not to be had, both are named.
+    // Where that bundle is not to be had, both are named: the file of the one leads to nothing that is shown, and so nobody vouches for the other.
     of_other.says(Says::Status(404));
     setup.world.write("other.example.json", &setup.world.stranger.jwk_set());
     let said = check(&setup.world).await.expect(2).json();
-    assert_eq!(said["problems"].as_array().unwrap().len(), 2, "{said}");
+    let keys = |list: &str| -> Vec<_> {
+        said[list].as_array().unwrap().iter().map(|it| it["key"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(keys("problems"), ["trust_domains[0].federation.url"], "{said}");
+    assert_eq!(keys("warnings"), ["trust_domains[1].bundles"], "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,4 +144,43 @@ async fn c79_endpoints_that_wait_for_each_others_bundles_are_said_by_name() {
     );
     check(&setup.world).await.expect(0);
     assert!(of_tenant.asked() == 1 && of_other.asked() == 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_an_endpoint_has_left_behind_is_warned_of_and_no_wrong_configuration() {
+    let setup = Setup::on(Store::Embedded);
+    let (first, last) = (Ca::new(TENANT), Ca::new(TENANT));
+    setup.world.write("example.org.pem", &first.pem());
+    let good = |of: &Ca| Says::Bundle(of.jwk_set());
+    let endpoint = Endpoint::new(&first.svid("bundles"), good(&first)).await;
+    let lines = format!(
+        "bundles = [\"example.org.pem\"]\n[trust_domains.federation]\nurl = \"{}\"\nprofile = \"https_spiffe\"\n\
+         endpoint_spiffe_id = \"spiffe://example.org/bundles\"\n",
+        endpoint.url()
+    );
+    let setup = setup.trust(TENANT, lines);
+    setup.write_config();
+    let world = &setup.world;
+    assert_eq!(check(world).await.expect(0).json()["warnings"].as_array().unwrap().len(), 0);
+    endpoint.shows(&last.svid("bundles"));
+    endpoint.says(good(&last));
+    let said = check(world).await.expect(0);
+    assert_eq!(
+        (said.json()["ok"].as_bool(), key(&said, "warnings").as_str()),
+        (Some(true), "trust_domains[0].bundles")
+    );
+    assert!(said.stdout.contains("spire-server bundle show"), "{said:?}");
+    let mut doctor = taskpass(world.dir());
+    doctor.args(["doctor", "--json", "--config", "taskpass.toml"]);
+    let said: Said = tokio::task::spawn_blocking(move || doctor.output().unwrap().into()).await.unwrap();
+    let document = said.expect(0).json();
+    let all = document["findings"].as_array().unwrap();
+    let worse: Vec<_> =
+        all.iter().filter(|it| it["severity"] == "warning" || it["severity"] == "problem").collect();
+    assert_eq!(worse.len(), 1, "{document}");
+    assert_eq!((&worse[0]["id"], &worse[0]["severity"]), (&"bundle-file".into(), &"warning".into()));
+    assert_eq!(worse[0]["subject"], TENANT);
+    // Another's SVID that the file does lead to is a wrong configuration still.
+    endpoint.shows(&first.svid("agent/a1"));
+    assert_eq!(key(&check(world).await.expect(2), "problems"), "trust_domains[0].federation.url");
 }

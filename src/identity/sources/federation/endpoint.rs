@@ -78,6 +78,11 @@ impl BundleEndpoint {
         }
     }
 
+    /// Whether it is checked by what it gave last.
+    pub(in crate::identity::sources) const fn vouches_for_itself(&self) -> bool {
+        matches!(self.judge, Judge::Itself(..))
+    }
+
     /// Asks it once. What comes is not looked at yet: that is [`Self::take`]'s.
     pub async fn ask(&self) -> Result<Fetched, FetchError> {
         let tls = match &self.judge {

@@ -90,6 +90,11 @@ impl FetchError {
             _ => false,
         }
     }
+
+    /// Whether the SVID that was shown does not lead to the bundle that it is checked by; nothing else of it has been judged then.
+    pub const fn leads_elsewhere(&self) -> bool {
+        matches!(self, Self::Refused(PeerRefusal::UntrustedIssuer | PeerRefusal::BadSignature))
+    }
 }
 
 /// What an endpoint gave.
