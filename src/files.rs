@@ -209,10 +209,7 @@ pub fn list(dir: &Path, extension: &str, limits: Limits) -> Result<Listing, Prob
 }
 
 fn read(path: &Path, max: u64) -> io::Result<String> {
-    let file = fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
+    let (file, _) = content::open(path)?;
     let mut bytes = Vec::new();
     file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {

@@ -1,6 +1,6 @@
 //! Single files, read whole up to a limit, with their permissions.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -58,12 +58,20 @@ pub(crate) fn read_private(path: &Path) -> Reading {
     Ok(content)
 }
 
-fn try_read(path: &Path) -> io::Result<Content> {
+/// Opens a regular file. What it is is looked at before, too: opening a pipe would wait until somebody writes into it.
+pub(super) fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    let regular = |metadata: Metadata| match metadata.is_file() {
+        true => Ok(metadata),
+        false => Err(io::Error::other("not a regular file")),
+    };
+    regular(std::fs::metadata(path)?)?;
     let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
+    let metadata = regular(file.metadata()?)?;
+    Ok((file, metadata))
+}
+
+fn try_read(path: &Path) -> io::Result<Content> {
+    let (file, metadata) = open(path)?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(
         usize::try_from(metadata.len().min(MAX_FILE_BYTES)).unwrap_or(0) + 1,
     ));

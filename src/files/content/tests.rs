@@ -20,6 +20,9 @@ fn a_file_is_read_whole_up_to_the_limit() {
 fn what_is_no_file_cannot_be_read_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
     assert!(text(read(dir.path())).unwrap_err().contains("not a regular file"));
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(text(read(&pipe)).unwrap_err().contains("not a regular file"));
     let missing = dir.path().join("missing");
     assert!(text(read(&missing)).unwrap_err().contains("missing"));
 }
