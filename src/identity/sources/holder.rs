@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::bundle::{TrustBundle, TrustBundles};
@@ -176,13 +176,18 @@ impl Holder {
     }
 }
 
-/// Waits for `future`, and does `look` about once a second meanwhile. `None`: stopped before.
+/// Waits for `future`, and does `look` at once and about once a second meanwhile, whatever comes. `None`: stopped before.
 pub(super) async fn meanwhile<T>(
     future: impl Future<Output = T>,
     mut look: impl FnMut(),
     stop: &CancellationToken,
 ) -> Option<T> {
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    if stop.is_cancelled() {
+        return None;
+    }
+    // What is waited for may be there each time, and what is held has an end all the same.
+    look();
+    let mut ticks = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(future);
     loop {

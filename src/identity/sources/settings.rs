@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
+use spiffe::transport::Endpoint;
 use url::{Host, Url};
 
 use crate::identity::own::SvidFiles;
@@ -203,7 +204,14 @@ impl fmt::Display for EndpointUrl {
 
 /// Where a Workload API is (C86): `unix:///path`, or `tcp://address:port` on this machine, since nothing on it is encrypted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Socket(String);
+pub struct Socket(At);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum At {
+    /// Absolute.
+    Path(String),
+    Address(SocketAddr),
+}
 
 /// Why a text is no [`Socket`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -236,29 +244,35 @@ impl FromStr for Socket {
             if !address.ip().is_loopback() {
                 return Err(InvalidSocket::Elsewhere);
             }
-            return Ok(Self(text.to_owned()));
+            return Ok(Self(At::Address(address)));
         }
         let path = text.strip_prefix("unix:").ok_or(InvalidSocket::Scheme)?;
         let path = path.strip_prefix("//").unwrap_or(path);
-        // What a URL would read as something else than a path of these very bytes.
+        // Nothing that somebody might mean as a part of a URL.
         let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#%\\".contains(&byte);
         if !path.starts_with('/') || path.starts_with("//") || path.len() < 2 || !path.bytes().all(plain) {
             return Err(InvalidSocket::Path);
         }
-        Ok(Self(format!("unix://{path}")))
+        Ok(Self(At::Path(path.to_owned())))
     }
 }
 
 impl Socket {
-    /// As the Workload API's client wants it.
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
+    /// As the Workload API's client wants it: the path byte for byte, which a URL would not keep.
+    pub(super) fn endpoint(&self) -> Endpoint {
+        match &self.0 {
+            At::Path(path) => Endpoint::Unix(path.into()),
+            At::Address(address) => Endpoint::Tcp { host: address.ip(), port: address.port() },
+        }
     }
 }
 
 impl fmt::Display for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match &self.0 {
+            At::Path(path) => write!(f, "unix://{path}"),
+            At::Address(address) => write!(f, "tcp://{address}"),
+        }
     }
 }
 

@@ -99,3 +99,15 @@ fn what_was_given_before_counts_from_its_confirmation_on_and_not_beyond_its_time
         assert_eq!(anchors(&one), 1);
     }
 }
+
+#[tokio::test]
+async fn who_talks_without_end_is_looked_after_all_the_same() {
+    let (stop, mut looks) = (CancellationToken::new(), 0);
+    for _ in 0..3 {
+        assert_eq!(meanwhile(std::future::ready(7), || looks += 1, &stop).await, Some(7));
+    }
+    assert_eq!(looks, 3);
+    stop.cancel();
+    assert_eq!(meanwhile(std::future::ready(7), || looks += 1, &stop).await, None);
+    assert_eq!(looks, 3);
+}

@@ -82,7 +82,19 @@ fn c86_a_path_or_an_address_of_this_machine_makes_a_socket() {
         ("tcp://[::1]:8081", "tcp://[::1]:8081"),
     ] {
         assert_eq!(text.parse::<Socket>().unwrap().to_string(), socket);
-        spiffe::transport::Endpoint::parse(socket).unwrap();
+        let endpoint = Endpoint::parse(socket).unwrap();
+        assert_eq!(text.parse::<Socket>().unwrap().endpoint(), endpoint);
+    }
+}
+
+#[test]
+fn c86_a_socket_is_at_the_path_that_was_written_byte_for_byte() {
+    for path in
+        ["/run/{pod}/agent.sock", "/run/<a>/\"b\"/`c`", "/run/link/../agent.sock", "/run/./agent.sock"]
+    {
+        let socket: Socket = format!("unix://{path}").parse().unwrap();
+        assert_eq!(socket.endpoint(), Endpoint::Unix(path.into()), "{path}");
+        assert_eq!(socket.to_string(), format!("unix://{path}"));
     }
 }
 

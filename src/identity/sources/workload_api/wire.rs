@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt as _};
 use http::uri::PathAndQuery;
 use prost::Message;
 use prost::bytes::Bytes;
-use spiffe::transport::{Endpoint, connect};
+use spiffe::transport::connect;
 use tonic::client::Grpc;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
@@ -119,8 +119,7 @@ async fn call<M: Message + Default + Send + 'static>(
     path: &'static str,
 ) -> Result<impl Stream<Item = Result<M, Lost>> + Send + use<M>, Lost> {
     let unreachable = |why: &dyn fmt::Display| Lost::Unreachable(why.to_string());
-    let endpoint = Endpoint::parse(socket.as_str()).map_err(|why| unreachable(&why))?;
-    let channel = connect(&endpoint).await.map_err(|why| unreachable(&why))?;
+    let channel = connect(&socket.endpoint()).await.map_err(|why| unreachable(&why))?;
     let mut grpc = Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     grpc.ready().await.map_err(|why| unreachable(&why))?;
     // Requests of both calls have no fields.
