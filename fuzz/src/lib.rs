@@ -34,4 +34,5 @@ pub const TARGETS: &[Target] = &[
         run: targets::x509::task_ca_chain,
         seeds: targets::x509::task_ca_chain_seeds,
     },
+    Target { name: "workload_api", run: targets::workload_api::run, seeds: targets::workload_api::seeds },
 ];

@@ -48,7 +48,7 @@ macro_rules! targets {
     };
 }
 
-targets!(token claims constraints key_set feed names key_request chain bundle task_ca_chain);
+targets!(token claims constraints key_set feed names key_request chain bundle task_ca_chain workload_api);
 
 #[test]
 fn seeds_and_mutations_are_the_same_each_time() {

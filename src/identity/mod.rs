@@ -8,7 +8,7 @@
 //! - [`web`]: the side of TLS that strangers see, who show no certificate.
 //! - `facts`: what a certificate says of itself, for people.
 //!
-//! Absent here: what a peer may do (that is `policy`), CRLs, reads of the wall clock, gRPC.
+//! Absent here: what a peer may do (that is `policy`), CRLs, reads of the wall clock, gRPC but for what a Workload API speaks.
 
 pub mod bundle;
 mod ca;
@@ -34,9 +34,9 @@ pub use own::{CurrentSvid, OwnSvid, SvidFiles, SvidSource, Use};
 pub use peer::{PeerJudge, Side, VerifiedPeer};
 pub use refusal::PeerRefusal;
 pub use sources::{
-    BadBundleFile, BadSetting, BadSource, BundleEndpoint, BundleFiles, BundleFrom, EndpointUrl, Federation,
-    FetchError, Fetched, Found, FromWorkloadApi, Kept, KeptMark, OutOfReach, OwnFrom, Probed, Profile, Said,
-    Shelf, Socket, Sources, Unsaid, Wanted, examine_bundle, probe,
+    ApiMessage, BadBundleFile, BadSetting, BadSource, BundleEndpoint, BundleFiles, BundleFrom, EndpointUrl,
+    Federation, FetchError, Fetched, Found, FromWorkloadApi, Kept, KeptMark, OutOfReach, OwnFrom, Probed,
+    Profile, Said, Shelf, Socket, Sources, Unsaid, Wanted, examine_bundle, probe,
 };
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use tls::{ClientTls, ConnectError, ServerTls};

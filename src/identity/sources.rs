@@ -41,6 +41,7 @@ pub use settings::{
     BundleFrom, EndpointUrl, Federation, FromWorkloadApi, InvalidEndpointUrl, InvalidSocket, OwnFrom,
     Profile, Socket, Wanted,
 };
+pub use workload_api::ApiMessage;
 
 /// The shortest pause between two tries at a source.
 const MIN_PAUSE: Duration = Duration::from_secs(1);

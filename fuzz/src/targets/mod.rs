@@ -5,6 +5,7 @@ pub mod feed;
 pub mod key_set;
 pub mod names;
 pub mod token;
+pub mod workload_api;
 pub mod x509;
 
 use ring::signature::{Ed25519KeyPair, KeyPair as _};

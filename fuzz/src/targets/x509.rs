@@ -59,8 +59,29 @@ static JUDGE: LazyLock<PeerJudge> = LazyLock::new(|| {
     PeerJudge::new(Arc::new(TrustBundles::new([bundle])), Side::Client)
 });
 
-fn trust_domain() -> TrustDomain {
+pub(super) fn trust_domain() -> TrustDomain {
     TRUST_DOMAIN.parse().expect("a trust domain")
+}
+
+/// The authority of [`trust_domain`].
+pub(super) fn root() -> &'static CertificateDer<'static> {
+    WORLD.root.der()
+}
+
+/// A chain under it, as bytes one after the other, with its name and its key.
+pub(super) fn svid() -> (&'static str, Vec<u8>, Vec<u8>) {
+    let (name, chain) = &WORLD.good[0];
+    (name, chain.iter().flat_map(|it| it.to_vec()).collect(), key(3).serialize_der())
+}
+
+/// Whom a bundle lets in is who its authority has certified.
+pub(super) fn lets_nobody_else_in(bundle: TrustBundle) {
+    assert!(bundle.len() <= MAX_ANCHORS);
+    let (name, good) = &WORLD.good[0];
+    let judge = PeerJudge::new(Arc::new(TrustBundles::new([bundle])), Side::Client);
+    if let Ok(peer) = judge.judge(good, NOW) {
+        assert_eq!(peer.spiffe_id().as_str(), name);
+    }
 }
 
 /// The certificates of a peer, leaf first.
@@ -95,14 +116,9 @@ pub fn bundle(input: &[u8]) {
         assert!(published.bundle.certificates().iter().all(|it| CertificateFacts::of(it).is_some()));
     }
     let Ok(bundle) = TrustBundle::parse(trust_domain(), input) else { return };
-    assert!(bundle.len() <= MAX_ANCHORS);
     let again = TrustBundle::parse(trust_domain(), input).expect("it was one before");
     assert_eq!((again.len(), again.skipped().len()), (bundle.len(), bundle.skipped().len()));
-    let (name, good) = &WORLD.good[0];
-    let judge = PeerJudge::new(Arc::new(TrustBundles::new([bundle])), Side::Client);
-    if let Ok(peer) = judge.judge(good, NOW) {
-        assert_eq!(peer.spiffe_id().as_str(), name);
-    }
+    lets_nobody_else_in(bundle);
 }
 
 /// See [`bundle`].

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
+use prost::Message as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -136,6 +137,31 @@ fn take_bundle(holder: &mut Holder, state: &State, now: Timestamp) -> bool {
 
 /// What a Workload API says when it is asked once.
 pub(super) struct First(State);
+
+/// What one message of a Workload API says, from the bytes that it comes as: for whoever tries what bytes can do. A broker reads them from a stream.
+pub struct ApiMessage(State);
+
+impl ApiMessage {
+    /// The answer to `FetchX509SVID`. `None`: it is none.
+    pub fn of_svids(bytes: &[u8]) -> Option<Self> {
+        State::of_svids(&wire::X509SvidResponse::decode(bytes).ok()?).ok().map(Self)
+    }
+
+    /// The answer to `FetchX509Bundles`. `None`: it is none.
+    pub fn of_bundles(bytes: &[u8]) -> Option<Self> {
+        State::of_bundles(&wire::X509BundlesResponse::decode(bytes).ok()?).ok().map(Self)
+    }
+
+    /// The bundle of a trust domain, or why what it gives is none. `None`: it does not name it.
+    pub fn bundle(&self, trust_domain: &TrustDomain) -> Option<Result<TrustBundle, String>> {
+        self.0.bundle(trust_domain)
+    }
+
+    /// Whose SVIDs it offers, and whether each can be read.
+    pub fn svids(&self) -> impl Iterator<Item = (String, bool)> + '_ {
+        self.0.svids().iter().map(|it| (it.id().to_string(), it.read().is_ok()))
+    }
+}
 
 impl First {
     /// Waits for the first message, which comes at once (C90). An error says whether nobody is there, and why there is none.
