@@ -46,6 +46,7 @@ impl Spire {
                 socket_path = "{dir}/api.sock"
                 trust_domain = "{trust_domain}"
                 data_dir = "{dir}/server"
+                log_level = "DEBUG"
                 {federation}
             }}
             plugins {{
@@ -169,9 +170,13 @@ impl Spire {
         old
     }
 
-    /// Has everybody below an authority renew at once.
-    pub fn taint(&self, authority: &str) {
+    /// Has everybody below an authority renew at once, and waits until the server itself has: revoked before that, its own bundle endpoint shows an SVID that nobody trusts.
+    pub async fn taint(&self, authority: &str) {
+        let is_renewal = |line: &&str| line.contains("Signed X509 SVID") && line.contains("svid_rotator");
+        let renewed = || self.log().lines().filter(is_renewal).count();
+        let before = renewed();
         self.admin(&format!("localauthority x509 taint -authorityID {authority}"));
+        eventually("the server's own renewal", async || renewed() > before).await;
     }
 
     /// Takes an authority out of the bundle.
