@@ -54,7 +54,7 @@ pub trait Concerns: Send + Sync {
     /// Whoever may be shown what is signed under a key: the audiences of its trust domain, [`Concern::All`] for a key of the task CA or one that is not known.
     fn of_key(&self, key: &KeyId) -> Concern;
 
-    /// The largest bound of any audience that is registered now.
+    /// The largest bound that anybody may go by now: of the audiences that are registered, and of those whose bound was lowered a moment ago.
     fn largest_bound(&self) -> Duration;
 }
 

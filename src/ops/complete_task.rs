@@ -6,7 +6,6 @@ use crate::feed::{Applied, Concern};
 use crate::ids::TaskId;
 use crate::policy::action::{self, TaskFacts as PolicyTask};
 use crate::revoke::feed::Happened;
-use crate::task::record::TaskHead;
 use crate::task::state::{Actor, EndReason};
 use crate::task::store::{EndOutcome, EndTask, Position, TaskView};
 use crate::task::{Status, TaskFacts};
@@ -14,7 +13,7 @@ use crate::time::Timestamp;
 
 use super::command::EndWish;
 use super::decide::for_policy;
-use super::follow::concern_of;
+use super::follow::{concern_of, may_lack_mints};
 use super::propagation::Spread;
 use super::tasks::{not_found, store_error};
 use super::trail::Trail;
@@ -138,14 +137,18 @@ impl Broker {
     ) -> answer::Receipt {
         trail.fact("unknown_to_the_store", true);
         self.known.remove(&id);
-        let longest = self.settings.lifetimes.max_certificate.max(self.settings.lifetimes.max_token);
         answer::Receipt {
             ended_at: now,
-            expires_by: Some(now.saturating_add(longest)),
+            expires_by: Some(self.longest_after(now)),
             durability: self.store.durability(),
             position,
             again,
         }
+    }
+
+    /// When the last of all that was issued until `end` has expired, whatever it was.
+    fn longest_after(&self, end: Timestamp) -> Timestamp {
+        end.saturating_add(self.settings.lifetimes.max_certificate.max(self.settings.lifetimes.max_token))
     }
 
     async fn end_in_store(&self, end: EndTask, now: Timestamp) -> Result<EndOutcome> {
@@ -190,9 +193,11 @@ impl Broker {
             Status::Live => now,
         };
         trail.fact("seq", position.seq);
+        let lacks = may_lack_mints(self.store.as_ref(), id, now);
+        let unknown = lacks.then(|| self.longest_after(ended_at));
         let receipt = answer::Receipt {
             ended_at,
-            expires_by: unexpired(&view.record.head, now),
+            expires_by: view.record.head.last_expiry.max(unknown).filter(|last| *last > now),
             durability: self.store.durability(),
             position,
             again,
@@ -202,7 +207,7 @@ impl Broker {
             status: view.status.clone(),
             deadline: view.record.head.deadline,
             credentials: view.record.head.credentials,
-            may_have_certificate: view.may_have_certificate(),
+            may_have_certificate: lacks || view.may_have_certificate(),
         };
         Ok((task, receipt))
     }
@@ -217,7 +222,7 @@ fn has_entry(view: &TaskView) -> bool {
 }
 
 /// How far the clocks of two brokers may be apart.
-const CLOCKS_APART: std::time::Duration = std::time::Duration::from_secs(5);
+pub(super) const CLOCKS_APART: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A deadline is judged by each verifier by the clock of its broker, and nobody is told of it.
 fn until_clocks_agree(applied: Applied, task: &answer::Task) -> Applied {
@@ -233,8 +238,4 @@ fn until_clocks_agree(applied: Applied, task: &answer::Task) -> Applied {
 fn spread_of(id: TaskId, receipt: &answer::Receipt, concern: Concern) -> Spread {
     let spread = Spread::from(id.partition(), receipt.position, concern);
     if receipt.again { spread.again(Happened::TaskEnded(id)) } else { spread }
-}
-
-fn unexpired(head: &TaskHead, now: Timestamp) -> Option<Timestamp> {
-    head.last_expiry.filter(|last| *last > now)
 }

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use taskpass_verifier::ids::{Partition, TaskId};
 use taskpass_verifier::keyset::KeyId;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::audience::{Audience, AudienceRegister, DEFAULT_BOUND};
+use crate::audience::AudienceRegister;
 use crate::error::{Error, Reason, Result};
 use crate::feed::{Concern, Concerns, Content, Following};
 use crate::identity::TrustDomain;
@@ -20,6 +21,7 @@ use crate::task::store::Position;
 use crate::time::Timestamp;
 
 use super::command::{Follow, Known};
+use super::complete_task::CLOCKS_APART;
 use super::keyring::keyring_error;
 use super::tasks::store_error;
 use super::trail::Trail;
@@ -173,8 +175,10 @@ impl Concerns for ByFacts {
             // Of a task that nothing is below, all that could still be accepted is what it has minted itself. No call begins a task below another yet: once one does, the facts
             // have to say whether that is permitted, and for those that may have children nothing is known here.
             Some(facts) if facts.id == task => {
-                let concern = concern_of(&facts, view.may_have_certificate());
-                (concern, Some(view.record.head.last_expiry.unwrap_or_default()))
+                let lacks = may_lack_mints(self.store.as_ref(), task, now);
+                let concern = concern_of(&facts, lacks || view.may_have_certificate());
+                // None of the mints that the record does not know lives longer than the task could: so long the store says that the end is to be kept.
+                (concern, (!lacks).then(|| view.record.head.last_expiry.unwrap_or_default()))
             }
             _ => (Concern::All, None),
         }
@@ -191,9 +195,15 @@ impl Concerns for ByFacts {
     }
 
     fn largest_bound(&self) -> Duration {
-        let register = self.audiences.snapshot();
-        register.iter().map(|audience: &Arc<Audience>| audience.bound()).max().unwrap_or(DEFAULT_BOUND)
+        self.audiences.largest_bound(Instant::now())
     }
+}
+
+/// Whether more may have been issued under a task than its record knows of: mints leave nothing in the history by which a store could be asked for them, so one that does not keep all that it
+/// acknowledges may have lost some of those that were before this broker has stood by it without interruption, and nobody can tell.
+pub(super) fn may_lack_mints(store: &dyn Store, task: TaskId, now: Timestamp) -> bool {
+    let age = now.since(Timestamp::from_millis(task.unix_millis()));
+    store.keeps_mints_since().is_some_and(|since| age + CLOCKS_APART >= since.elapsed())
 }
 
 /// Whom the end of a task concerns, or that of one of its credentials. Everybody, if a certificate has ended, or may have: it names no audience, and whoever sees it has to know.

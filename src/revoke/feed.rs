@@ -91,6 +91,10 @@ pub trait FeedStore: Send + Sync {
     /// broker began.
     fn proved_since(&self) -> Option<Instant>;
 
+    /// Since when every credential that was recorded is still on record, unless a generation grew: mints leave nothing in the history, so that the loss of some that were before cannot be
+    /// seen. The present moment while there is no server that is proved. `None`: none that was acknowledged can have been lost.
+    fn keeps_mints_since(&self) -> Option<Instant>;
+
     /// Holds a position that was known once, to whomever, against the partition's history: where that does not cover it something was lost, and a new generation begins. Whether one did.
     async fn hold_against(&self, partition: Partition, known: Position, now: Timestamp) -> StepResult<bool>;
 

@@ -7,13 +7,14 @@ use taskpass_verifier::Refusal;
 use taskpass_verifier::feed::FollowerConfig;
 
 use crate::support::broker::{Broker, Setup, audit};
-use crate::support::follower::{BOUND, Counting, LATE, Server, complete_within, config, minted};
+use crate::support::certificate::issued;
+use crate::support::follower::{BOUND, Counting, LATE, Server, complete_within, config, config_of, minted};
 use crate::support::load::insist;
 use crate::support::proxy::{Proxy, Wire};
 use crate::support::redis::{RedisServer, RedisSetup};
 use crate::support::site::Site;
-use crate::support::story::{begin, docs, end, is_live, millis, mint, shown};
-use crate::support::world::{DOCS, World};
+use crate::support::story::{begin, docs, end, is_live, millis, mint, seconds, shown};
+use crate::support::world::{DOCS, PAYMENTS, World};
 use crate::support::{Store, eventually, now};
 
 /// What a store held once.
@@ -222,6 +223,39 @@ async fn receipts_reckon_with_followers_whose_registration_was_lost_in_a_failove
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Mints leave nothing in the history, so nobody can see that some were lost: whoever ends the task reckons with more than its record knows of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_minted_and_lost_in_a_failover_ends_with_its_task_for_good() {
+    let mut failover = Failover::to_come().await;
+    let (agent, world) = (failover.broker.agent(), &failover.broker.world);
+    let task = agent.docs_task().await;
+    let brokers = [failover.broker.grpc];
+    let (heard, server) = Counting::start(config(world, &brokers));
+    let elsewhere = Server::start(config_of(world, &brokers, PAYMENTS, "mcp/payments/a"));
+    server.synchronised().await;
+    elsewhere.synchronised().await;
+    failover.the_replica_hears_no_more().await;
+    let token = agent.mint(mint(&task, DOCS)).await.unwrap();
+    let certificate = issued(&agent, &task).await.unwrap();
+    server.accepts_again(&token.token).await;
+    assert_eq!(elsewhere.judge_certificate(&certificate), Ok(()));
+    failover.happens();
+    let request =
+        proto::CompleteTaskRequest { task_id: task.id.clone(), wait: seconds(5), ..Default::default() };
+    let done = insist(async || agent.tasks().complete_task(request.clone()).await).await.unwrap();
+    let done = done.into_inner();
+    assert_eq!(done.task.unwrap().credentials_issued, 0, "the store has lost them");
+    let lives = millis(&token.expires_at).max(millis(&certificate.expires_at));
+    assert!(millis(&done.receipt.unwrap().expires_by) >= lives, "for those who do not follow");
+    eventually("the token's end", async || server.judge(&token.token) == Err(Refusal::TaskEnded)).await;
+    eventually("the certificate's end at an audience that the task had no grant for", async || {
+        elsewhere.judge_certificate(&certificate) == Err(Refusal::TaskEnded)
+    })
+    .await;
+    let remembered = i64::try_from(heard.remembers() * 1000).unwrap();
+    assert!(remembered >= lives, "forgotten {} ms before it is over", lives - remembered);
 }
 
 /// The record of a live task, put back over that of its end: all of it is genuine, and no MAC shows it.

@@ -187,6 +187,10 @@ impl FeedStore for EmbeddedStore {
         (self.rules.durability == Durability::Memory).then_some(self.opened)
     }
 
+    fn keeps_mints_since(&self) -> Option<Instant> {
+        self.proved_since()
+    }
+
     async fn hold_against(&self, partition: Partition, known: Position, now: Timestamp) -> StepResult<bool> {
         self.writing(move |txn| txn.hold_against(partition, known, now)).await
     }

@@ -385,6 +385,10 @@ impl FeedStore for PlantedStore {
         self.sound.proved_since()
     }
 
+    fn keeps_mints_since(&self) -> Option<tokio::time::Instant> {
+        self.sound.keeps_mints_since()
+    }
+
     async fn hold_against(&self, partition: Partition, known: Position, now: Timestamp) -> StepResult<bool> {
         self.sound.hold_against(partition, known, now).await
     }

@@ -224,6 +224,10 @@ impl FeedStore for RedisStore {
         self.link.proved_since()
     }
 
+    fn keeps_mints_since(&self) -> Option<Instant> {
+        self.link.keeps_mints_since()
+    }
+
     async fn hold_against(&self, partition: Partition, known: Position, _: Timestamp) -> StepResult<bool> {
         self.link.hold_against(partition, known).await
     }

@@ -164,7 +164,16 @@ impl Link {
     /// Since when steps have gone to one proved server without interruption; now, if there is none. `None` while there was no interruption since the start, of a server that keeps what it
     /// acknowledges.
     pub(super) fn proved_since(&self) -> Option<Instant> {
-        let kept = self.context.options.durability.kind() != Durability::Memory;
+        self.since(self.context.options.durability.kind() != Durability::Memory)
+    }
+
+    /// The same of mints, for which no replica is waited: a broker that starts does not know what was lost with the server that they were recorded at.
+    pub(super) fn keeps_mints_since(&self) -> Option<Instant> {
+        self.since(self.context.options.durability.kind() == Durability::Fsync)
+    }
+
+    /// `kept`: what it has acknowledged before this broker came to it is there.
+    fn since(&self, kept: bool) -> Option<Instant> {
         match &*self.state.borrow() {
             State::Up(live) => Some(live.since).filter(|since| !kept || *since != self.first),
             State::Down { .. } => Some(Instant::now()),

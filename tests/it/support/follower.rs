@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use taskpass::proto;
@@ -10,6 +10,7 @@ use taskpass_verifier::feed::{
     self, Event, Fed, Follower, FollowerConfig, ForVerifier, IdentityFiles, Reconnect, Violation,
 };
 use taskpass_verifier::verifier::{Expected, TaskCertificate};
+use taskpass_verifier::view::Entry;
 use taskpass_verifier::{
     At, EnforcementProfile, KeySet, Presented, Refusal, RevocationView, UnixSeconds, Verifier,
 };
@@ -124,6 +125,8 @@ pub struct Counting {
     /// Heartbeats that keep everything fresh.
     heartbeats: AtomicUsize,
     ends: AtomicUsize,
+    /// Until when the last task that ended is to be remembered, in seconds.
+    remembers: AtomicU64,
 }
 
 impl Fed for Counting {
@@ -138,7 +141,12 @@ impl Fed for Counting {
     fn happened(&self, event: &Event<'_>) {
         match event {
             Event::Heartbeat { partitions: u64::MAX, .. } => self.heartbeats.fetch_add(1, Ordering::SeqCst),
-            Event::Ended { .. } => self.ends.fetch_add(1, Ordering::SeqCst),
+            Event::Ended { entry, .. } => {
+                if let Entry::TaskEnded { forget_at, .. } = entry {
+                    self.remembers.store(forget_at.0, Ordering::SeqCst);
+                }
+                self.ends.fetch_add(1, Ordering::SeqCst)
+            }
             _ => 0,
         };
     }
@@ -148,7 +156,12 @@ impl Counting {
     pub fn start(config: FollowerConfig) -> (Arc<Self>, Server) {
         let verifier = verifier_of(&config.audience);
         let fed = ForVerifier::new(Arc::clone(&verifier)).unwrap();
-        let counting = Arc::new(Self { fed, heartbeats: AtomicUsize::new(0), ends: AtomicUsize::new(0) });
+        let counting = Arc::new(Self {
+            fed,
+            heartbeats: AtomicUsize::new(0),
+            ends: AtomicUsize::new(0),
+            remembers: AtomicU64::new(0),
+        });
         let follower = Follower::start(config, Arc::clone(&counting) as _).unwrap();
         (counting, Server { verifier, follower })
     }
@@ -157,6 +170,11 @@ impl Counting {
     pub async fn heartbeats(&self) {
         let until = self.heartbeats.load(Ordering::SeqCst) + 3;
         eventually("heartbeats", async || self.heartbeats.load(Ordering::SeqCst) >= until).await;
+    }
+
+    /// Until when the last end of a task that was told by itself is to be remembered, in seconds.
+    pub fn remembers(&self) -> u64 {
+        self.remembers.load(Ordering::SeqCst)
     }
 
     /// Ends that were told one by one, not in a snapshot.
