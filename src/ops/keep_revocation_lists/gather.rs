@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use futures_util::future::join_all;
+use taskpass_verifier::ids::GENERATION_GAP_MILLIS;
 
 use crate::cert::{Revoked, Why};
 use crate::error::{Error, Result};
@@ -50,7 +51,7 @@ struct Found {
 struct Walks {
     /// All tasks, whatever has ended them.
     whole: Walk,
-    /// Those below a task that ended: they are younger than it.
+    /// Those below a task that ended: they are younger than it, as far as their ids tell; see [`before_all_below`].
     below: Walk,
 }
 
@@ -193,7 +194,7 @@ impl Gathered {
                 }
                 // Nothing of the key's is ever good again; the root's list names it.
                 Happened::Fence(FenceTarget::Key(_)) => {}
-                Happened::TaskEnded(task) => self.walks.entry(partition).or_default().below.from(*task),
+                Happened::TaskEnded(task) => self.walks.entry(partition).or_default().below.from(before_all_below(*task)),
             }
         }
         Ok(())
@@ -316,6 +317,11 @@ async fn certificates(
 /// Before every task of the partition.
 const fn first(partition: Partition) -> TaskId {
     TaskId::from_parts(0, partition, [0; 10])
+}
+
+/// Before every task below this one. A child is younger than its parent; its id need not be greater: within a millisecond ids are random, and its broker's clock may be behind that of the parent's.
+const fn before_all_below(task: TaskId) -> TaskId {
+    TaskId::from_parts(task.unix_millis().saturating_sub(GENERATION_GAP_MILLIS), task.partition(), [0; 10])
 }
 
 /// When it ended, if that is known.

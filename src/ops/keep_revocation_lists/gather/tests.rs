@@ -37,8 +37,12 @@ impl World {
     }
 
     async fn task(&self, owner: &str, lineage: &[TaskId]) -> TaskId {
+        self.task_called(new_task_id(now(), PLACE).unwrap(), owner, lineage).await
+    }
+
+    async fn task_called(&self, id: TaskId, owner: &str, lineage: &[TaskId]) -> TaskId {
         let task = BeginTask {
-            id: new_task_id(now(), PLACE).unwrap(),
+            id,
             lineage: lineage.to_vec(),
             owner: owner.to_owned(),
             facts: SealedFacts(b"facts".to_vec()),
@@ -46,7 +50,6 @@ impl World {
             retention: Duration::from_secs(60),
             idempotency: None,
         };
-        let id = task.id;
         let begun = self.store.begin(task, now()).await.unwrap();
         assert!(matches!(begun, BeginOutcome::Begun(_)), "{begun:?}");
         id
@@ -144,6 +147,22 @@ async fn what_ended_with_a_task_is_found_down_to_its_last_grandchild_and_nothing
         all.iter().map(|(id, _)| *id).collect::<Vec<_>>()
     );
     assert_eq!(found(&gathered, now().saturating_add(LIFE)), [], "what has expired leaves");
+}
+
+/// Ids of one millisecond are in no order, and the clocks of brokers are apart.
+#[tokio::test]
+async fn a_child_whose_id_lies_before_that_of_its_parent_is_found() {
+    let at = now().as_millis();
+    for earlier in [0, 1, 2_000] {
+        let (world, mut gathered) = (World::new(), Gathered::default());
+        let parent = world.task_called(TaskId::from_parts(at, PLACE, [9; 10]), OWNER, &[]).await;
+        let child = TaskId::from_parts(at - earlier, PLACE, [1; 10]);
+        assert!(child < parent);
+        world.task_called(child, OTHER, &[parent]).await;
+        let of_child = world.record(child, CredentialKind::Certificate).await;
+        world.end(parent).await;
+        assert_eq!(world.look(&mut gathered).await, [(of_child, Why::Unsaid)], "{earlier} ms");
+    }
 }
 
 #[tokio::test]
