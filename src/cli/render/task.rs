@@ -200,10 +200,14 @@ pub(in crate::cli) fn propagation(spread: Option<&Propagation>) -> Value {
     })
 }
 
-/// The same for people.
+/// The same for people. That nobody is pending does not yet say that all is closed: there may be followers that are not known.
 pub(in crate::cli) fn propagation_text(spread: Option<&Propagation>, now: Timestamp) -> String {
     let Some(spread) = spread else { return String::new() };
+    let closes_later = moment(spread.closed_by.as_ref()).is_some_and(|at| at > now);
     let pending = match spread.pending {
+        0 if closes_later => {
+            format!(", none is known to be pending: closed {}", when(spread.closed_by.as_ref(), now))
+        }
         0 => String::new(),
         pending => format!(", {pending} pending: closed {}", when(spread.closed_by.as_ref(), now)),
     };
@@ -276,6 +280,23 @@ mod tests {
         assert_eq!(json["parent_id"], Value::Null);
         let again = serde_json::to_string(&json["grants"]).unwrap();
         assert!(crate::cli::args::parse_grants(&again).is_ok());
+    }
+
+    #[test]
+    fn a_receipt_says_when_all_is_closed_though_nobody_is_pending() {
+        let (propagation, now) = (
+            Some(Propagation { applied: 3, closed_by: stamp(130), ..Default::default() }),
+            Timestamp::from_secs(100),
+        );
+        let task = Receipt { propagation: propagation.clone(), ..Default::default() };
+        let fence = FenceReceipt { propagation, ..Default::default() };
+        let closed =
+            "3 have applied it, none is known to be pending: closed in 30s (1970-01-01T00:02:10.000Z)";
+        for shown in [receipt_text(&task, now), fence_text(&fence, now)] {
+            assert!(shown.contains(closed), "{shown}");
+        }
+        let shown = receipt_text(&task, Timestamp::from_secs(130));
+        assert!(shown.contains("3 have applied it\n"), "{shown}");
     }
 
     #[test]
