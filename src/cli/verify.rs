@@ -82,7 +82,7 @@ impl Verify {
             None => self.verifier_of_broker(connection, out).await?,
         };
         let now = self.at.unwrap_or_else(|| SystemClock.now());
-        let verdict = self.judge(&verifier, token.strip_suffix('\n').unwrap_or(&token), &presented, now);
+        let verdict = self.judge(&verifier, token.trim_ascii(), &presented, now);
         if !out.is_json() {
             note(ENDS_ARE_NOT_KNOWN);
         }

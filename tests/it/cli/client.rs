@@ -339,6 +339,11 @@ fn a_token_is_judged_offline_and_the_reason_is_told() {
     };
     let asked = verify(&["--as", "verifier"]).expect(0).json();
     assert_eq!((&asked["active"], &asked["ends_known"]), (&true.into(), &false.into()));
+    let args = ["token", "verify", "--json", "--audience", DOCS, "--as", "verifier"];
+    // As copied from a browser, or by a script on Windows.
+    for around in [format!("{token}\n\n"), format!("{token}\r\n"), format!(" \t{token} \n")] {
+        run_with_input(dev.home.path(), &args, &around).expect(0);
+    }
     let issuer = asked["claims"]["iss"].as_str().unwrap();
     let offline =
         |options: &[&str]| verify(&[&["--jwks", "jwks.json", "--issuer", issuer], options].concat());
