@@ -1,7 +1,7 @@
 //! `taskpass follow`: the feed of an audience, live, as a verifier hears it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use taskpass_verifier::feed::{Event, Fed, Follower, FollowerConfig, IdentityFiles, Reconnect, Violation};
 use taskpass_verifier::view::{Entry, RevocationView};
 use taskpass_verifier::{KeySet, Refusal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::args::duration;
 use super::connect::{Client, Connection, Target};
@@ -59,6 +59,45 @@ struct Printed {
     lines: mpsc::Sender<Line>,
     left_out: AtomicU64,
     verbose: bool,
+    begin: Begin,
+}
+
+/// Whether there was ever a stream. Until there is, a refusal by each broker in turn is the last word.
+struct Begin {
+    brokers: usize,
+    /// How many have refused, one after another; `None` once there was a stream.
+    refused: Mutex<Option<usize>>,
+    last_word: watch::Sender<Option<String>>,
+}
+
+impl Begin {
+    fn of(brokers: usize) -> Self {
+        Self { brokers, refused: Mutex::new(Some(0)), last_word: watch::Sender::new(None) }
+    }
+
+    fn happened(&self, event: &Event<'_>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match *event {
+            Event::Connected { .. } => *refused = None,
+            Event::Disconnected { why, refused: is_refused, .. } => {
+                *refused = refused.map(|before| if is_refused { before + 1 } else { 0 });
+                if refused.is_some_and(|refused| refused >= self.brokers) {
+                    self.last_word.send_replace(Some(why.to_owned()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What the last broker said, once all of them have refused.
+    async fn refused(&self) -> String {
+        let mut said = self.last_word.subscribe();
+        match said.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // The sender is held here.
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Fed for Printed {
@@ -71,11 +110,14 @@ impl Fed for Printed {
     }
 
     fn happened(&self, event: &Event<'_>) {
-        let Some((kind, text, facts)) = told(event, self.verbose) else { return };
-        let line = Line { at: SystemClock.now(), kind, text, facts };
-        if self.lines.try_send(line).is_err() {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+        if let Some((kind, text, facts)) = told(event, self.verbose) {
+            let line = Line { at: SystemClock.now(), kind, text, facts };
+            if self.lines.try_send(line).is_err() {
+                self.left_out.fetch_add(1, Ordering::Relaxed);
+            }
         }
+        // After the line, so that it is printed before the last word.
+        self.begin.happened(event);
     }
 }
 
@@ -89,13 +131,17 @@ impl Follow {
         };
         let (lines, mut to_print) = mpsc::channel(WAITING);
         let view = RevocationView::default();
-        let printed = Arc::new(Printed { view, lines, left_out: AtomicU64::new(0), verbose: self.verbose });
         let config = self.config(target, trust_domain);
+        let begin = Begin::of(config.brokers.len());
+        let left_out = AtomicU64::new(0);
+        let printed = Arc::new(Printed { view, lines, left_out, verbose: self.verbose, begin });
         let follower = Follower::start(config, Arc::clone(&printed) as _).map_err(Failure::usage)?;
         loop {
             let line = tokio::select! {
+                biased;
                 () = signals.next() => break,
                 line = to_print.recv() => line,
+                why = printed.begin.refused() => return Err(refused(&why)),
             };
             let Some(line) = line else { break };
             let left_out = printed.left_out.swap(0, Ordering::Relaxed);
@@ -129,6 +175,12 @@ impl Follow {
     }
 }
 
+fn refused(why: &str) -> Failure {
+    Failure::failed(format_args!("refused: {why}")).hint(
+        "Who follows has to be among the audience's `verifiers`, and --audience and --trust-domain as the broker knows them: `taskpass audience list` shows what you may see.",
+    )
+}
+
 async fn trust_domain(target: &Target, audience: &str, out: Output) -> Result<String, Failure> {
     let client = Client::connect(target, out).await?;
     let known = client.list_audiences(proto::ListAudiencesRequest {}).await?;
@@ -157,9 +209,9 @@ type Told = (&'static str, String, Value);
 fn told(event: &Event<'_>, verbose: bool) -> Option<Told> {
     let told = match *event {
         Event::Connected { broker } => ("connected", inline(broker), json!({ "broker": broker })),
-        Event::Disconnected { broker, why } => {
+        Event::Disconnected { broker, why, refused } => {
             let text = format!("{}: {}", inline(broker), inline(why));
-            ("disconnected", text, json!({ "broker": broker, "why": why }))
+            ("disconnected", text, json!({ "broker": broker, "why": why, "refused": refused }))
         }
         Event::Synchronised { partition, generation, seq, entries } => {
             if !verbose {

@@ -5,6 +5,7 @@ mod client;
 mod demo;
 mod dev;
 mod drill;
+mod follow;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::frame::MAX_PAYLOAD_BYTES;
 use super::proto::directory_service_client::DirectoryServiceClient;
@@ -47,30 +47,47 @@ impl Connection {
     }
 
     /// The keys that sign the feed of a trust domain.
-    pub(super) async fn feed_keys(&self, trust_domain: &str) -> Result<KeySet, String> {
+    pub(super) async fn feed_keys(&self, trust_domain: &str) -> Result<KeySet, NoAnswer> {
         let mut directory = DirectoryServiceClient::new(self.channel.clone());
         let request = GetKeySetRequest { trust_domain: trust_domain.to_owned() };
         let answer = timeout(self.limit, directory.get_key_set(request)).await;
-        let answer = answer.map_err(|_| self.silent("key set"))?.map_err(|status| said(&status))?;
+        let answer = answer.map_err(|_| self.silent("key set"))?.map_err(|status| NoAnswer::of(&status))?;
         let keys = KeySet::from_jwks(answer.into_inner().feed_jwks_json.as_bytes());
-        keys.map_err(|why| format!("the feed's keys cannot be used: {why}"))
+        keys.map_err(|why| NoAnswer::Failed(format!("the feed's keys cannot be used: {why}")))
     }
 
     /// Opens the stream. What is said first must be in `requests` already.
     pub(super) async fn follow(
         &self,
         requests: tokio::sync::mpsc::Receiver<FollowRequest>,
-    ) -> Result<Streaming<FollowResponse>, String> {
+    ) -> Result<Streaming<FollowResponse>, NoAnswer> {
         let mut feed = FeedServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_PAYLOAD_BYTES + BESIDE_THE_PAYLOAD);
         let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
         let answer = timeout(self.limit, feed.follow(requests)).await;
-        let answer = answer.map_err(|_| self.silent("stream"))?.map_err(|status| said(&status))?;
+        let answer = answer.map_err(|_| self.silent("stream"))?.map_err(|status| NoAnswer::of(&status))?;
         Ok(answer.into_inner())
     }
 
-    fn silent(&self, what: &str) -> String {
-        format!("no {what} within {:?}", self.limit)
+    fn silent(&self, what: &str) -> NoAnswer {
+        NoAnswer::Failed(format!("no {what} within {:?}", self.limit))
+    }
+}
+
+/// Why a call was not answered.
+pub(super) enum NoAnswer {
+    /// The broker will not: who asks may not do it, or what is asked for does not exist. Asked again it says the same, until somebody changes something.
+    Refused(String),
+    /// It cannot, or was not heard.
+    Failed(String),
+}
+
+impl NoAnswer {
+    fn of(status: &Status) -> Self {
+        match status.code() {
+            Code::InvalidArgument | Code::NotFound | Code::PermissionDenied => Self::Refused(said(status)),
+            _ => Self::Failed(said(status)),
+        }
     }
 }
 

@@ -21,6 +21,9 @@ pub enum Event<'a> {
         broker: &'a str,
         /// For people. It may hold text that the broker sent.
         why: &'a str,
+        /// The broker has refused the stream or the feed's keys, so that trying again helps only once somebody has changed something: whoever follows is not enrolled for the audience, or
+        /// the audience or its trust domain is not known. It is tried again all the same.
+        refused: bool,
     },
     /// A partition's snapshot is complete.
     Synchronised {

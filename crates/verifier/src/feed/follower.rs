@@ -272,7 +272,7 @@ async fn follow(shared: Arc<Shared>) {
             Over::NewFiles => continue,
             // It has waited already.
             Over::Behind => {}
-            Over::Violated(_) | Over::Failed(_) => {
+            Over::Violated(_) | Over::Failed(_) | Over::Refused(_) => {
                 tokio::time::sleep(shared.pause(attempt)).await;
                 attempt = attempt.saturating_add(1);
             }
@@ -283,7 +283,8 @@ async fn follow(shared: Arc<Shared>) {
 
 fn ended(shared: &Shared, broker: &str, over: &Over) {
     let why = over.to_string();
-    shared.happened(&Event::Disconnected { broker, why: &why });
+    let refused = matches!(over, Over::Refused(_));
+    shared.happened(&Event::Disconnected { broker, why: &why, refused });
     shared.status.send_modify(|status| {
         status.broker = None;
         status.problem = Some(why);

@@ -10,7 +10,7 @@ use tonic::transport::Uri;
 
 use super::batch::Place;
 use super::clock;
-use super::connection::{Connection, said};
+use super::connection::{Connection, NoAnswer, said};
 use super::event::Event;
 use super::follower::Shared;
 use super::frame::{Frames, SignedFrame, Taken};
@@ -43,6 +43,8 @@ pub(super) enum Over {
     Violated(Violation),
     #[error("{0}")]
     Failed(String),
+    #[error("{0}")]
+    Refused(String),
     #[error("the broker is behind what is known")]
     Behind,
     #[error("the certificate, its key or the trust bundle changed")]
@@ -52,6 +54,15 @@ pub(super) enum Over {
 impl From<String> for Over {
     fn from(why: String) -> Self {
         Self::Failed(why)
+    }
+}
+
+impl From<NoAnswer> for Over {
+    fn from(why: NoAnswer) -> Self {
+        match why {
+            NoAnswer::Refused(why) => Self::Refused(why),
+            NoAnswer::Failed(why) => Self::Failed(why),
+        }
     }
 }
 
