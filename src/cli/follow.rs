@@ -1,5 +1,7 @@
 //! `taskpass follow`: the feed of an audience, live, as a verifier hears it.
 
+mod fold;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +12,9 @@ use taskpass_verifier::feed::{Event, Fed, Follower, FollowerConfig, IdentityFile
 use taskpass_verifier::view::{Entry, RevocationView};
 use taskpass_verifier::{KeySet, Refusal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
+use self::fold::{Fenced, Folding};
 use super::args::duration;
 use super::connect::{Client, Connection, Target};
 use super::failure::{Exit, Failure, Outcome};
@@ -51,6 +55,8 @@ struct Line {
     kind: &'static str,
     text: String,
     facts: Value,
+    /// What people read once for all partitions.
+    fence: Option<Fenced>,
 }
 
 /// Hands what happens to the printer.
@@ -111,7 +117,11 @@ impl Fed for Printed {
 
     fn happened(&self, event: &Event<'_>) {
         if let Some((kind, text, facts)) = told(event, self.verbose) {
-            let line = Line { at: SystemClock.now(), kind, text, facts };
+            let fence = match *event {
+                Event::Ended { entry, .. } => Fenced::by(entry),
+                _ => None,
+            };
+            let line = Line { at: SystemClock.now(), kind, text, facts, fence };
             if self.lines.try_send(line).is_err() {
                 self.left_out.fetch_add(1, Ordering::Relaxed);
             }
@@ -136,11 +146,16 @@ impl Follow {
         let left_out = AtomicU64::new(0);
         let printed = Arc::new(Printed { view, lines, left_out, verbose: self.verbose, begin });
         let follower = Follower::start(config, Arc::clone(&printed) as _).map_err(Failure::usage)?;
+        let mut folding = Folding::default();
         loop {
             let line = tokio::select! {
                 biased;
                 () = signals.next() => break,
                 line = to_print.recv() => line,
+                () = folding.settle() => {
+                    folding.settled(Instant::now()).iter().try_for_each(|line| print(line, out))?;
+                    continue;
+                }
                 why = printed.begin.refused() => return Err(refused(&why)),
             };
             let Some(line) = line else { break };
@@ -150,8 +165,15 @@ impl Follow {
                     "{left_out} events came faster than they could be printed, and are left out"
                 ));
             }
-            print(&line, out)?;
+            match line.fence.filter(|_| !out.is_json()) {
+                Some(fence) => {
+                    let whole = folding.take(fence, line, Instant::now());
+                    whole.iter().try_for_each(|line| print(line, out))?;
+                }
+                None => print(&line, out)?,
+            }
         }
+        folding.rest().iter().try_for_each(|line| print(line, out))?;
         drop(follower);
         Ok(Exit::Done)
     }
@@ -192,7 +214,7 @@ async fn trust_domain(target: &Target, audience: &str, out: Output) -> Result<St
 }
 
 fn print(line: &Line, out: Output) -> Result<(), Failure> {
-    let Line { at, kind, text, facts } = line;
+    let Line { at, kind, text, facts, .. } = line;
     let document = || {
         let mut document = json!({ "at": at.to_string(), "event": kind });
         if let (Some(document), Some(facts)) = (document.as_object_mut(), facts.as_object()) {
@@ -265,8 +287,14 @@ fn ended(partition: u8, seq: u64, entry: &Entry) -> Told {
             ("revoked", format!("credential {id} (partition {partition:02} at {seq})"), facts)
         }
         Entry::Fence { target, cut, .. } => {
-            let facts = json!({ "target_sha256": render::hex(target.as_bytes()), "cut": cut, "partition": partition, "sequence": seq });
-            ("fence", format!("{target:?} below {cut} (partition {partition:02} at {seq})"), facts)
+            let target = render::hex(target.as_bytes());
+            let text = format!(
+                "target {} below {cut} (partition {partition:02} at {seq})",
+                target.as_str().unwrap_or_default()
+            );
+            let facts =
+                json!({ "target_sha256": target, "cut": cut, "partition": partition, "sequence": seq });
+            ("fence", text, facts)
         }
         Entry::KeyFenced { key, .. } => {
             let facts = json!({ "key": key, "partition": partition, "sequence": seq });

@@ -187,6 +187,13 @@ impl Process {
         line
     }
 
+    /// Everything else on standard output, up to its end.
+    pub fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        rest
+    }
+
     /// Everything so far on standard error.
     pub fn stderr(&self) -> String {
         std::fs::read_to_string(self.stderr.path()).unwrap()

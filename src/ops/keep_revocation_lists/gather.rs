@@ -194,7 +194,9 @@ impl Gathered {
                 }
                 // Nothing of the key's is ever good again; the root's list names it.
                 Happened::Fence(FenceTarget::Key(_)) => {}
-                Happened::TaskEnded(task) => self.walks.entry(partition).or_default().below.from(before_all_below(*task)),
+                Happened::TaskEnded(task) => {
+                    self.walks.entry(partition).or_default().below.from(before_all_below(*task))
+                }
             }
         }
         Ok(())
