@@ -97,6 +97,9 @@ refusals! {
     WrongAudience = "wrong_audience", "The token is for another audience.";
     /// The audience demands a confirmation and the token has none.
     ConfirmationMissing = "confirmation_missing", "The audience demands a bound token and this one is not.";
+    /// The token came by the authentication scheme `DPoP` and is not bound to a DPoP key (RFC 9449, section 7.1).
+    SchemeNeedsBinding = "scheme_needs_binding",
+        "By the scheme DPoP comes a token that is bound to a DPoP key, and this one is not.";
     /// The token is bound in another way than the audience demands.
     ConfirmationKind = "confirmation_kind", "The token is bound to another kind of key than the audience demands.";
     /// The token is bound, and nothing was presented that could be compared.

@@ -78,7 +78,7 @@ impl Protection {
             self.0.verifier.judge(token, &presented, self.now()).map_err(|why| self.refuse_token(why))?;
         let bound = matches!(grant.claims().cnf, Some(Confirmation::Jkt(_)));
         if scheme == Scheme::Dpop && !bound {
-            return Err(self.refuse_token(Refusal::ConfirmationMissing));
+            return Err(self.refuse_token(Refusal::SchemeNeedsBinding));
         }
         Ok((grant, presented))
     }

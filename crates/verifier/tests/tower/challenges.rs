@@ -184,7 +184,10 @@ async fn a_token_bound_to_a_dpop_key_is_taken_by_its_own_scheme_and_never_as_a_b
     let world = World::of(EnforcementProfile::Bearer, Some(Presented::jkt(thumbprint(1)))).await;
     let unbound = [format!("Authorization: DPoP {}", world.token())];
     let answer = world.ask("/whoami", &unbound).await;
-    assert_eq!((answer.status, answer.header("x-refusal")), (401, Some("confirmation_missing")));
+    assert_eq!((answer.status, answer.header("x-refusal")), (401, Some("scheme_needs_binding")));
+    let challenge = answer.header("www-authenticate").unwrap();
+    let sentence = r#"error_description="By the scheme DPoP comes a token that is bound to a DPoP key, and this one is not.""#;
+    assert!(challenge.contains(sentence), "{challenge}");
 }
 
 #[tokio::test]
