@@ -39,7 +39,7 @@ pub fn permitted(
     grant.permits_tool(tool, arguments)
 }
 
-/// Answers a call of a tool beyond the grant with 403 and the scope that it needs.
+/// Answers a call beyond the grant with 403, and with the scope that it needs where another scope would permit it.
 pub async fn permit(
     State(protection): State<Protection>,
     Extension(grant): Extension<Grant>,

@@ -14,9 +14,23 @@ use crate::refusal::Refusal;
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 impl Protection {
-    /// The answer to a call that a good token does not permit, with what [`Grant::permits_tool`](crate::Grant::permits_tool) said: 403 `insufficient_scope`,
-    /// naming the scope that the call needs. Its body is empty, and the [`Refusal`] lies in its extensions.
+    /// The answer to a call that a good token does not permit, with what [`Grant::permits_tool`](crate::Grant::permits_tool) said: 403 `insufficient_scope`. For a tool that
+    /// is not granted it names the scope that the call needs; for an argument it names none, since its client holds that scope already and would step up to it for ever. With any other
+    /// refusal it is the token that is not good, and the answer is that to a request with it: 401 `invalid_token`, or 503 where the cause lies with the verifier. The body is empty, and the
+    /// [`Refusal`] lies in the extensions.
     pub fn refuse_call<B: Default>(&self, tool: &str, why: Refusal) -> Response<B> {
+        match why {
+            Refusal::ToolNotGranted => self.refuse_tool(tool, why),
+            Refusal::ArgumentNotPermitted => {
+                let text = format!("{} No further scope helps: change the call.", why.sentence());
+                let error = Some(("insufficient_scope", &*text));
+                self.with_challenge(StatusCode::FORBIDDEN, error, None, Some(why))
+            }
+            _ => self.refuse_token(why),
+        }
+    }
+
+    fn refuse_tool<B: Default>(&self, tool: &str, why: Refusal) -> Response<B> {
         // A name that no token can carry is not repeated.
         let tool: Option<ToolName> = tool.parse().ok();
         let scope = Scope::new(&tool).map_or_else(|_| ADMISSION.to_owned(), |scope| scope.to_string());

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use taskpass_verifier::view::Closed;
-use taskpass_verifier::{EnforcementProfile, Presented};
+use taskpass_verifier::{EnforcementProfile, Presented, Refusal};
 
 use crate::support::{AGENT, Issuer, claims, task};
 use crate::world::{
@@ -130,8 +130,6 @@ async fn a_call_beyond_the_grant_is_answered_with_the_scope_that_it_needs() {
     }
     for (target, scope, cause) in [
         ("/call/files.write", "mcp mcp:tool:files.write", "tool_not_granted"),
-        ("/call/files.read?path=/etc/passwd", "mcp mcp:tool:files.read", "argument_not_permitted"),
-        ("/call/files.read", "mcp mcp:tool:files.read", "argument_not_permitted"),
         // A name that could not stand in a header is not repeated.
         ("/call/x%22%0d%0aSet-Cookie:%20a=b", "mcp", "tool_not_granted"),
         ("/call/web%2Fsearch%20mcp:tool:files.write", "mcp", "tool_not_granted"),
@@ -145,6 +143,41 @@ async fn a_call_beyond_the_grant_is_answered_with_the_scope_that_it_needs() {
         let end = format!(r#"", scope="{scope}", resource_metadata="{METADATA}""#);
         assert!(challenge.ends_with(&end), "{challenge}");
         assert_eq!(answer.header("set-cookie"), None);
+    }
+}
+
+/// A client that steps up to the scope of a challenge would come back with what it has, again and again.
+#[tokio::test]
+async fn an_argument_beyond_its_limit_is_answered_without_a_scope_to_step_up_to() {
+    let world = World::new().await;
+    let fields = [bearer(&world.token())];
+    for target in ["/call/files.read?path=/etc/passwd", "/call/files.read"] {
+        let answer = world.ask(target, &fields).await;
+        assert_eq!((answer.status, answer.header("x-refusal")), (403, Some("argument_not_permitted")));
+        let challenge = format!(
+            r#"Bearer realm="https://files.example/mcp", error="insufficient_scope", error_description="An argument of the call is missing or beyond what the token permits. No further scope helps: change the call.", resource_metadata="{METADATA}""#
+        );
+        assert_eq!(answer.header("www-authenticate"), Some(&*challenge), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_for_its_token_is_answered_as_the_token_would_be() {
+    let world = World::new().await;
+    for why in Refusal::ALL.iter().copied() {
+        let answer = world.protection.refuse_call::<String>("files.read", why);
+        let challenge = answer.headers().get("www-authenticate").map(|value| value.to_str().unwrap());
+        let (status, error) = match why {
+            Refusal::ToolNotGranted | Refusal::ArgumentNotPermitted => (403, Some("insufficient_scope")),
+            of_verifier if of_verifier.is_of_the_verifier() => (503, None),
+            _ => (401, Some("invalid_token")),
+        };
+        assert_eq!(answer.status(), status, "{why:?}");
+        assert_eq!(challenge.is_some(), error.is_some(), "{why:?}");
+        assert!(
+            error.is_none_or(|error| challenge.unwrap().contains(&format!("error=\"{error}\""))),
+            "{why:?}"
+        );
     }
 }
 
