@@ -139,7 +139,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// The issuer's key set is at this epoch, as the feed says: until that one has come, everything is refused.
+    /// The issuer's key set is at this epoch, as the feed says: until that one has come, every token is refused. Task certificates are not: no key of that set has signed them.
     pub fn announce_keys(&self, epoch: u64) {
         self.announced.fetch_max(epoch, Ordering::Relaxed);
     }

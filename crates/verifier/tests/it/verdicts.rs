@@ -338,6 +338,15 @@ fn a_task_certificate_is_refused_once_it_was_revoked_or_its_agent_fenced_or_the_
 }
 
 #[test]
+fn an_announced_key_set_is_waited_for_by_tokens_and_not_by_certificates() {
+    let (world, serial, name) = (World::new(), claims().jti.to_bytes(), spiffe_id());
+    world.verifier.announce_keys(2);
+    assert_eq!(world.judge(&world.issuer.mint(&claims())), Err(Refusal::KeysBehind));
+    let judged = world.verifier.judge_certificate(&certificate(&serial, &name), At::moment(second(101)));
+    assert_eq!(judged.map(drop), Ok(()));
+}
+
+#[test]
 fn a38_a_task_certificate_is_refused_once_its_intermediate_was_withdrawn_and_no_other() {
     let (serial, name) = (claims().jti.to_bytes(), spiffe_id());
     let at = At::moment(second(101));
