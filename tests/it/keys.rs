@@ -162,6 +162,9 @@ async fn a38_certificates_under_a_compromised_intermediate_are_refused(store: St
     let certificate = issued(&agent, &task).await.unwrap();
     let server = Server::at(&broker.world, &[broker.grpc]).await;
     assert_eq!(server.judge_certificate(&certificate), Ok(()));
+    let mut elsewhere = certificate.clone();
+    elsewhere.spiffe_id = certificate.spiffe_id.replace("/agent/example.org/", "/agent/other.example/");
+    assert_eq!(server.judge_certificate(&elsewhere), Err(Refusal::AgentNotTaken), "another tenant's agent");
     let kid = authority(&certificate).to_string();
     // The task CA is the platform's: no tenant's operator moves its keys, nor learns of them.
     let operator = Operator(broker.operator());

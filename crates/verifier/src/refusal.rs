@@ -140,6 +140,8 @@ refusals! {
 
     /// The serial number or the name is not that of a task certificate, or they name different tasks.
     NotATaskCertificate = "not_a_task_certificate", "The certificate is not a task certificate.";
+    /// The certificate's agent is of a trust domain whose agents this verifier does not take.
+    AgentNotTaken = "agent_not_taken", "The certificate is of an agent of another trust domain than this verifier takes.";
 
     /// `scope` does not name the tool.
     ToolNotGranted = "tool_not_granted", "The token does not grant this tool.";

@@ -43,7 +43,8 @@ pub struct FollowerConfig {
     pub files: IdentityFiles,
     /// Canonical URI of the audience to follow for.
     pub audience: String,
-    /// The audience's trust domain: its feed keys sign.
+    /// The audience's trust domain: its feed keys sign. Task certificates of agents of others are refused, unless the verifier was told whose it takes
+    /// ([`Verifier::with_agents_of`](crate::Verifier::with_agents_of)).
     pub trust_domain: String,
     /// A lower bound than the audience's, at least 1 s.
     pub bound: Option<Duration>,
@@ -137,6 +138,7 @@ impl Follower {
             return Err(CannotFollow::Bound);
         }
         config.files.load(&config.broker_id).map_err(CannotFollow::Files)?;
+        fed.view().set_trust_domain(&config.trust_domain);
         if let Some(bound) = config.bound {
             fed.view().lower_bound_to(bound);
         }

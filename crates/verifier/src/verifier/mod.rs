@@ -81,6 +81,8 @@ pub struct Verifier {
     /// The epoch that the feed names.
     announced: AtomicU64,
     view: Option<Arc<RevocationView>>,
+    /// Of which trust domains task certificates are taken, if it was said.
+    agents_of: Option<Box<[String]>>,
     seen: SeenTokens,
 }
 
@@ -103,8 +105,17 @@ impl Verifier {
             keys: RwLock::new(Arc::new(Keys { epoch: 0, set })),
             announced: AtomicU64::new(0),
             view,
+            agents_of: None,
             seen: seen::cache(CACHE_BYTES),
         }
+    }
+
+    /// Takes task certificates of agents of these trust domains alone. To be named where policy lets agents of another tenant come to this audience, and where no feed is
+    /// followed: a follower tells the view its audience's trust domain, and that one alone is taken then; a verifier that was told nothing takes those of all. Tokens are not concerned: each names its
+    /// audience, and so the broker has decided.
+    #[must_use]
+    pub fn with_agents_of(self, trust_domains: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { agents_of: Some(trust_domains.into_iter().map(Into::into).collect()), ..self }
     }
 
     /// Remembers verified tokens in so many bytes, roughly; 0 remembers none. Forgets what is remembered.
@@ -184,21 +195,33 @@ impl Verifier {
     }
 
     /// Judges a task certificate of which the caller's TLS layer has verified the chain up to the broker's task CA and the possession of the key: names,
-    /// validity, and what the view knows of its task and serial number.
+    /// validity, whose agent it is ([`Self::with_agents_of`]), and what the view knows of its task and serial number.
     ///
     /// A certificate names neither its task's ancestors nor where in the history the task began. So the end of an ancestor does not show here, and fences on the agent or its
     /// trust domain as well as the generation are judged by the time in the task's id: until 10 s after a fence, new tasks' certificates are refused, too. What the task may do at
-    /// this audience it does not say either: ask for a token.
+    /// this audience, and whether it has anything to do here at all, it does not say either: **every agent of a trust domain that is taken passes, with whatever task it has**. Ask for a
+    /// token, or the broker (`ValidationService.Validate`, which refuses a certificate whose task has no grant for the audience).
     pub fn judge_certificate(
         &self,
         certificate: &TaskCertificate<'_>,
         at: At,
     ) -> Result<CertificateGrant, Refusal> {
         let grant = certificate.judge(self.now(at)?)?;
+        if !self.takes_agents_of(grant.agent().trust_domain()) {
+            return Err(Refusal::AgentNotTaken);
+        }
         if let Some(view) = &self.view {
             view.refusal(&grant.facts(), at.moment.ok_or(Refusal::NoClock)?)?;
         }
         Ok(grant)
+    }
+
+    fn takes_agents_of(&self, trust_domain: &str) -> bool {
+        match (&self.agents_of, &self.view) {
+            (Some(taken), _) => taken.iter().any(|taken| taken == trust_domain),
+            (None, Some(view)) => view.is_at_home(trust_domain),
+            (None, None) => true,
+        }
     }
 
     fn ask_view(&self, seen: &Seen, at: At) -> Result<(), Refusal> {

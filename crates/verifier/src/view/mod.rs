@@ -44,6 +44,8 @@ pub struct RevocationView {
     /// Nanoseconds.
     own_bound: AtomicU64,
     reading: RwLock<Option<Reading>>,
+    /// The audience's.
+    trust_domain: RwLock<Option<Box<str>>>,
     /// Ends were forgotten up to this second: what expired before is judged as expired whatever the time is said to be.
     forgotten_to: AtomicU64,
 }
@@ -114,6 +116,7 @@ impl RevocationView {
             bound: AtomicU64::new(UNSET),
             own_bound: AtomicU64::new(UNSET),
             reading: RwLock::new(None),
+            trust_domain: RwLock::new(None),
             forgotten_to: AtomicU64::new(0),
         }
     }
@@ -135,6 +138,18 @@ impl RevocationView {
             UNSET => None,
             bound => Some(Duration::from_nanos(bound.min(self.own_bound.load(Ordering::Relaxed)))),
         }
+    }
+
+    /// The trust domain of the audience whose ends these are, as whoever follows has been told: its feed keys sign them. Task certificates of agents of other trust domains are
+    /// refused from then on, unless the verifier was told whose it takes ([`Verifier::with_agents_of`](crate::Verifier::with_agents_of)).
+    pub fn set_trust_domain(&self, name: &str) {
+        *self.trust_domain.write().unwrap_or_else(PoisonError::into_inner) = Some(name.into());
+    }
+
+    /// Whether agents of a trust domain are those of the audience's, as far as is known.
+    pub(crate) fn is_at_home(&self, trust_domain: &str) -> bool {
+        let home = self.trust_domain.read().unwrap_or_else(PoisonError::into_inner);
+        home.as_deref().is_none_or(|home| home == trust_domain)
     }
 
     /// Takes a snapshot, which opens its partition. An older generation, a lower sequence of the same one, or another history at the same sequence than what

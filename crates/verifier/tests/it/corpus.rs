@@ -263,7 +263,8 @@ fn the_corpus_has_sixty_cases_and_more_each_with_its_own_name() {
 }
 
 /// What no file can bring about, or is covered by tests of its own.
-const NOT_IN_THE_CORPUS: [Refusal; 2] = [Refusal::SchemeNeedsBinding, Refusal::FeedOverflow];
+const NOT_IN_THE_CORPUS: [Refusal; 3] =
+    [Refusal::SchemeNeedsBinding, Refusal::FeedOverflow, Refusal::AgentNotTaken];
 
 #[test]
 fn the_corpus_has_a_case_for_every_refusal() {

@@ -337,6 +337,30 @@ fn a_task_certificate_is_refused_once_it_was_revoked_or_its_agent_fenced_or_the_
     assert_eq!(stale, Err(Refusal::Stale));
 }
 
+/// A certificate does not say whether its task has a grant here.
+#[test]
+fn a_task_certificate_of_another_tenants_agent_is_refused_unless_it_was_said_that_it_is_taken() {
+    let (serial, own, at) = (claims().jti.to_bytes(), spiffe_id(), At::moment(second(101)));
+    let others = own.replace("/agent/acme.example/", "/agent/other.example/");
+    let judge = |verifier: &Verifier, name: &str| {
+        verifier.judge_certificate(&certificate(&serial, name), at).map(drop)
+    };
+    let world = World::new();
+    assert_eq!(judge(&world.verifier, &others), Ok(()), "nobody has said whose it takes");
+    world.view.set_trust_domain("acme.example");
+    assert_eq!(judge(&world.verifier, &own), Ok(()));
+    assert_eq!(judge(&world.verifier, &others), Err(Refusal::AgentNotTaken));
+    assert_eq!(
+        judge(&world.verifier, &own.replace("acme.example", "acme.example.org")),
+        Err(Refusal::AgentNotTaken)
+    );
+    let verifier = world.verifier.with_agents_of(["other.example"]);
+    assert_eq!((judge(&verifier, &others), judge(&verifier, &own)), (Ok(()), Err(Refusal::AgentNotTaken)));
+    let offline = Verifier::offline(expected(), KeySet::default()).with_agents_of(["acme.example"]);
+    let judged = offline.judge_certificate(&certificate(&serial, &others), At::wall(NOW));
+    assert_eq!(judged, Err(Refusal::AgentNotTaken));
+}
+
 #[test]
 fn an_announced_key_set_is_waited_for_by_tokens_and_not_by_certificates() {
     let (world, serial, name) = (World::new(), claims().jti.to_bytes(), spiffe_id());
