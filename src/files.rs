@@ -15,6 +15,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use content::open as open_regular;
 pub use poll::Looked;
 
 use poll::{Follows, Settling};

@@ -71,7 +71,7 @@ struct Asked {
     warnings: Problems,
 }
 
-/// Adds what is wrong between the configuration and those that it names, and gives the rest. An error if the store does not, and nothing else is wrong.
+/// Adds what is wrong between the configuration and those that it names, and gives the rest.
 async fn reach(file: &Path, problems: &mut Problems, out: Output) -> Result<Asked, Failure> {
     let config = config::load(file).map_err(|problems| bad_config(&problems))?;
     let store = app::examine_store_and_token(&config, Arc::new(SystemClock));
@@ -107,7 +107,6 @@ async fn reach(file: &Path, problems: &mut Problems, out: Output) -> Result<Aske
             let (key, what) = told(&why);
             problems.add(key, what);
         }
-        Err(why) if problems.0.is_empty() && absent.0.is_empty() => return Err(why.into()),
         Err(why) => {
             let (key, what) = told(&why);
             absent.add(key, what);

@@ -59,7 +59,7 @@ pub(crate) fn read_private(path: &Path) -> Reading {
 }
 
 /// Opens a regular file. What it is is looked at before, too: opening a pipe would wait until somebody writes into it.
-pub(super) fn open(path: &Path) -> io::Result<(File, Metadata)> {
+pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
     let regular = |metadata: Metadata| match metadata.is_file() {
         true => Ok(metadata),
         false => Err(io::Error::other("not a regular file")),

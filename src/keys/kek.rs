@@ -180,11 +180,12 @@ pub(super) fn read_env(name: &str) -> Result<Zeroizing<String>, KekError> {
 /// The content of a file that has none of the rights that are `forbidden`.
 fn read(path: &Path, forbidden: u32) -> Result<Zeroizing<Vec<u8>>, KekError> {
     let io = |source| KekError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io)?;
-    let about = file.metadata().map_err(io)?;
-    if !about.is_file() {
+    // Looked at before, too: opening a pipe would wait until somebody writes into it.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(KekError::NotAFile(path.to_owned()));
     }
+    let file = File::open(path).map_err(io)?;
+    let about = file.metadata().map_err(io)?;
     if about.mode() & forbidden != 0 {
         return Err(KekError::Exposed { path: path.to_owned(), mode: about.mode() & 0o7777 });
     }

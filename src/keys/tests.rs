@@ -471,10 +471,14 @@ fn what_is_no_key_encryption_key_is_refused_without_showing_it() {
         assert!(matches!(error, KekError::Malformed(_)), "{bad:?}");
         assert!(bad.is_empty() || !error.to_string().contains(&*String::from_utf8_lossy(bad)));
     }
-    assert!(matches!(
-        KeyEncryptionKey::from_file(dir.path()),
-        Err(KekError::NotAFile(_) | KekError::Exposed { .. })
-    ));
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for no_file in [dir.path(), &pipe] {
+        assert!(
+            matches!(KeyEncryptionKey::from_file(no_file), Err(KekError::NotAFile(_))),
+            "without waiting"
+        );
+    }
     assert!(matches!(KeyEncryptionKey::from_file(&dir.path().join("none")), Err(KekError::Io { .. })));
     assert!(matches!(KeyEncryptionKey::create_file(&path), Err(KekError::Io { .. })), "never overwritten");
     assert!(matches!(KeyEncryptionKey::from_env("TASKPASS_TEST_NO_SUCH_VARIABLE"), Err(KekError::NotSet(_))));

@@ -5,7 +5,6 @@
 //! signatures are judged by the same rules as everywhere.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use x509_parser::prelude::{GeneralName, X509Certificate};
 use super::ca::{self, CaKey};
 use super::error::printable;
 use super::plan::Times;
+use crate::files::open_regular;
 use crate::identity::{PeerJudge, PeerRefusal, Side, SpiffeId, TrustBundle, TrustBundles, TrustDomain};
 use crate::time::Timestamp;
 
@@ -59,7 +59,7 @@ impl Upstream {
 
     /// The same, of a file that is read; what is wrong names it.
     pub fn read(trust_domain: &TrustDomain, file: &Path) -> Result<Self, String> {
-        let read = File::open(file).and_then(|file| {
+        let read = open_regular(file).and_then(|(file, _)| {
             let mut text = Vec::new();
             file.take(MAX_BUNDLE.0 as u64 + 1).read_to_end(&mut text).map(|_| text)
         });

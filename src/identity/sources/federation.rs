@@ -152,7 +152,7 @@ impl Federated {
         self.endpoint.begin_anew(&bundle);
         self.holder.put_by_hand(bundle, now);
         self.given = None;
-        self.keeping.iter_mut().for_each(Keeping::outdate);
+        self.keeping.iter_mut().for_each(|it| it.outdate(now));
         self.failures = 0;
         Duration::ZERO
     }

@@ -22,7 +22,7 @@ pub(super) struct Holder {
     keep_for: Duration,
     bundles: Arc<TrustBundles>,
     last: Option<TrustBundle>,
-    confirmed: Timestamp,
+    confirmed: Confirmed,
     in_force: bool,
     trouble: Option<String>,
 }
@@ -40,13 +40,14 @@ impl Holder {
             keep_for,
             bundles,
             last: at_first,
-            confirmed: now,
+            confirmed: Confirmed::new(now),
             in_force: false,
             trouble: None,
         };
         match new.last.clone() {
             Some(bundle) => {
                 tell(&bundle);
+                new.confirm_at(now, now);
                 new.put(bundle);
             }
             None => new.refuse("there is no bundle yet"),
@@ -71,7 +72,7 @@ impl Holder {
             tell(&bundle);
         }
         self.last = Some(bundle.clone());
-        self.confirm_at(now);
+        self.confirm_at(now, now);
         self.put(bundle);
         self.well();
     }
@@ -82,7 +83,7 @@ impl Holder {
         match confirmed {
             Some(confirmed) if now.since(confirmed) < self.keep_for => {
                 tell(&bundle);
-                self.confirm_at(confirmed);
+                self.confirm_at(confirmed, now);
                 self.put(bundle);
             }
             _ => {
@@ -94,25 +95,25 @@ impl Holder {
         }
     }
 
-    fn confirm_at(&mut self, at: Timestamp) {
-        self.confirmed = at;
+    fn confirm_at(&mut self, at: Timestamp, now: Timestamp) {
+        self.confirmed.set(at, now);
         metrics::gauge!("taskpass_bundle_confirmed_timestamp_seconds",
             "trust_domain" => self.trust_domain.to_string())
-        .set(self.confirmed.as_secs() as f64);
+        .set(at.as_secs() as f64);
     }
 
     /// The operator gives one: it is in force from now on. Of the source that says nothing.
     pub(super) fn put_by_hand(&mut self, bundle: TrustBundle, now: Timestamp) {
         tell(&bundle);
         self.last = Some(bundle.clone());
-        self.confirmed = now;
+        self.confirm_at(now, now);
         self.put(bundle);
     }
 
     /// What is held was good until now, the source being there; unless the last that it gave was not good.
-    pub(super) const fn confirm(&mut self, now: Timestamp) {
+    pub(super) fn confirm(&mut self, now: Timestamp) {
         if self.trouble.is_none() {
-            self.confirmed = now;
+            self.confirm_at(now, now);
         }
     }
 
@@ -136,11 +137,12 @@ impl Holder {
 
     /// Lets go of what was not confirmed for too long.
     pub(super) fn look(&mut self, now: Timestamp) {
-        if self.in_force && now.since(self.confirmed) >= self.keep_for {
+        let since = self.confirmed.since(now);
+        if self.in_force && since >= self.keep_for {
             let why = format!(
                 "its source was not heard for {} (keep_for), last at {}",
                 humantime::format_duration(self.keep_for),
-                self.confirmed
+                self.confirmed.at
             );
             self.refuse(&why);
             self.bad(true);
@@ -173,6 +175,29 @@ impl Holder {
             self.bundles.set(nothing);
         }
         self.in_force = false;
+    }
+}
+
+/// When something was confirmed last. A clock that is set back takes nothing from the time that has passed since, as far as it was looked at before.
+pub(super) struct Confirmed {
+    at: Timestamp,
+    seen: Timestamp,
+}
+
+impl Confirmed {
+    pub(super) const fn new(now: Timestamp) -> Self {
+        Self { at: now, seen: now }
+    }
+
+    pub(super) const fn set(&mut self, at: Timestamp, now: Timestamp) {
+        (self.at, self.seen) = (at, now);
+    }
+
+    /// How long ago that is; to be asked often.
+    pub(super) fn since(&mut self, now: Timestamp) -> Duration {
+        self.at = self.at.saturating_sub(self.seen.since(now));
+        self.seen = now;
+        now.since(self.at)
     }
 }
 

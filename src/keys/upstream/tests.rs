@@ -386,6 +386,11 @@ async fn r4_a_compromise_without_a_standby_stops_certificates_and_not_tokens() {
 
 #[test]
 fn a_bundle_that_holds_anything_but_anchors_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let waits = Upstream::read(&domain("broker.test"), &pipe).unwrap_err();
+    assert!(waits.ends_with("not a regular file"), "{waits}");
     let company = Company::new("company.test");
     let parse = |text: &str| Upstream::parse(domain("broker.test"), text.as_bytes()).unwrap_err();
     assert_eq!(parse(""), "there is no certificate in it");

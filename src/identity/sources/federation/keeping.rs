@@ -39,8 +39,10 @@ pub(super) struct Keeping {
     /// What lies there, as far as this broker knows.
     at_rest: Option<(Given, [u8; 32])>,
     looked: bool,
-    /// The operator has spoken: what lies there is older than that.
+    /// The operator has spoken, and what lies there has not been looked at since: it is older than that.
     outdated: bool,
+    /// When the operator spoke last, while this process ran: what was confirmed before that does not count, wherever it comes from.
+    spoken: Option<Timestamp>,
     troubled: bool,
     told: Option<KeptMark>,
 }
@@ -62,14 +64,15 @@ impl Keeping {
             at_rest: None,
             looked: false,
             outdated: false,
+            spoken: None,
             troubled: false,
             told: None,
         })
     }
 
-    /// What lies there does not count any more.
-    pub(super) const fn outdate(&mut self) {
-        self.outdated = true;
+    /// What lies there does not count any more, nor does whatever of that time is put there again.
+    pub(super) const fn outdate(&mut self, now: Timestamp) {
+        (self.outdated, self.spoken) = (true, Some(now));
     }
 
     /// Does what is due: looks what lies there, takes away what does not count any more, writes what is new. `beside`: the digest of the operator's files. What comes back is newer than `given`, and counts in its place.
@@ -152,7 +155,8 @@ impl Keeping {
             }
         };
         let same = kept.url == self.url && kept.endpoint == self.endpoint && kept.beside == beside;
-        (same && !self.outdated).then_some(Given {
+        let later = self.spoken.is_none_or(|spoken| kept.confirmed > spoken);
+        (same && later && !self.outdated).then_some(Given {
             document: kept.document,
             published,
             confirmed: kept.confirmed,

@@ -64,6 +64,15 @@ fn what_is_confirmed_counts_from_then_on() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_lengthens_the_life_of_no_bundle() {
+    let mut holder = holder(Some(bundle(&Ca::new("td.test"))));
+    for (at, left) in [(50, 1), (20, 1), (29, 1), (5, 1), (6, 0)] {
+        holder.look(after(at));
+        assert_eq!(anchors(&holder), left, "50 s, 9 s and 1 s have passed: {at}");
+    }
+}
+
+#[test]
 fn c40_an_empty_bundle_is_good_news_that_revokes() {
     let mut holder = holder(Some(bundle(&Ca::new("td.test"))));
     holder.take(TrustBundle::from_certificates(domain(), []).unwrap(), START);

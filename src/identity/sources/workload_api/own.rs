@@ -7,6 +7,7 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::CertificateDer;
 
 use crate::identity::own::{self, CurrentSvid, OwnSvid};
+use crate::identity::sources::holder::Confirmed;
 use crate::identity::sources::settings::Wanted;
 use crate::identity::spiffe_id::TrustDomain;
 use crate::time::Timestamp;
@@ -24,7 +25,7 @@ pub(in crate::identity::sources) struct OwnHolder {
     keep_for: Duration,
     domains: BTreeSet<TrustDomain>,
     provider: CryptoProvider,
-    confirmed: Timestamp,
+    confirmed: Confirmed,
     trouble: Option<String>,
     warned: bool,
 }
@@ -38,7 +39,7 @@ impl OwnHolder {
         domains: BTreeSet<TrustDomain>,
     ) -> Self {
         let provider = rustls::crypto::ring::default_provider();
-        let confirmed = Timestamp::EPOCH;
+        let confirmed = Confirmed::new(Timestamp::EPOCH);
         Self { current, wanted, keep_for, domains, provider, confirmed, trouble: None, warned: false }
     }
 
@@ -60,7 +61,7 @@ impl OwnHolder {
                     self.warned = true;
                 }
                 self.current.put(Some(svid));
-                self.confirmed = now;
+                self.confirmed.set(now, now);
                 if self.trouble.take().is_some() {
                     tracing::info!("the source of our own certificate is well again");
                 }
@@ -77,7 +78,7 @@ impl OwnHolder {
     /// See `Holder::confirm`.
     pub(super) const fn confirm(&mut self, now: Timestamp) {
         if self.trouble.is_none() {
-            self.confirmed = now;
+            self.confirmed.set(now, now);
         }
     }
 
@@ -107,7 +108,7 @@ impl OwnHolder {
     }
 
     pub(super) fn look(&mut self, now: Timestamp) {
-        if now.since(self.confirmed) >= self.keep_for {
+        if self.confirmed.since(now) >= self.keep_for {
             self.withdraw("the Workload API was not heard for as long as its last word counts (keep_for)");
         }
     }

@@ -1,6 +1,7 @@
 //! What lies in the server: how long, and how much.
 
 use super::*;
+use crate::keys::store::BundleStore;
 use crate::revoke::fence::{FenceIntent, FenceStore, FenceTarget};
 use crate::task::store::Idempotency;
 
@@ -186,4 +187,18 @@ async fn a_partition_that_knows_no_latest_deadline_yet_keeps_fences_as_long_as_i
     let view = store.read(id, late).await.unwrap().unwrap();
     assert!(!view.status.is_live());
     assert_eq!(store.raise(partition, &other, late).await.unwrap(), cut);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_puts_in_the_place_of_a_kept_bundle_is_written_over() {
+    let server = RedisServer::plain();
+    let store = fresh(&RedisOptions::new(server.url())).await;
+    let (of, key) = ("td.test", "taskpass:{bundles}:td.test");
+    for odd in [&["SET", key, ""][..], &["RPUSH", key, "a"], &["HSET", key, "a", "b"]] {
+        server.command(&["DEL", key]);
+        server.command(odd);
+        assert_eq!(store.kept_bundle(of, 100).await.unwrap(), None, "{odd:?}");
+        assert!(store.keep_bundle(of, None, Some(b"one")).await.unwrap(), "{odd:?}");
+        assert_eq!(store.kept_bundle(of, 100).await.unwrap().unwrap().document.unwrap(), b"one");
+    }
 }

@@ -212,7 +212,7 @@ async fn what_an_operator_writes_outdates_what_is_kept_even_where_it_is_what_it_
     let (shelf, a, b) = (Arc::<Memory>::default(), Ca::new("td.test"), Ca::new("td.test"));
     let mut keeping = keeping(&shelf);
     keeping.settle(Some(&given(&[&a], Some(700), NOW)), BESIDE, NOW).await;
-    keeping.outdate();
+    keeping.outdate(NOW);
     shelf.away.store(true, Ordering::Relaxed);
     assert!(keeping.settle(None, BESIDE, NOW).await.is_none());
     shelf.away.store(false, Ordering::Relaxed);
@@ -220,6 +220,23 @@ async fn what_an_operator_writes_outdates_what_is_kept_even_where_it_is_what_it_
     assert_eq!(shelf.confirmed(), None, "it is done when the shelf is there again");
     keeping.settle(Some(&given(&[&b], Some(1), after(HOUR))), BESIDE, after(HOUR)).await;
     assert_eq!(shelf.confirmed(), Some(after(HOUR)));
+}
+
+#[tokio::test]
+async fn what_is_put_back_from_before_the_operators_word_takes_nothing_over() {
+    let (shelf, a, b) = (Arc::<Memory>::default(), Ca::new("td.test"), Ca::new("td.test"));
+    let mut keeping = keeping(&shelf);
+    keeping.settle(Some(&given(&[&a, &b], Some(10), NOW)), BESIDE, NOW).await;
+    let old = shelf.kept.lock().unwrap().clone();
+    keeping.outdate(after(HOUR / 8));
+    let new = |confirmed| given(&[&b], Some(1), confirmed);
+    keeping.settle(Some(&new(after(HOUR / 4))), BESIDE, after(HOUR / 4)).await;
+    // Somebody who can write to the store, or a restore of it.
+    shelf.version.fetch_add(1, Ordering::Relaxed);
+    *shelf.kept.lock().unwrap() = old;
+    let now = after(2 * HOUR);
+    assert!(keeping.settle(Some(&new(now)), BESIDE, now).await.is_none());
+    assert_eq!(shelf.confirmed(), Some(now), "and it is written over");
 }
 
 #[tokio::test]
