@@ -72,13 +72,18 @@ pub enum StartFault {
 #[derive(Debug)]
 pub struct StartError {
     fault: StartFault,
-    words: String,
+    /// What failed, where `why` does not say so itself.
+    what: Option<String>,
+    why: String,
 }
+
+/// What failed, where it is the PKCS#11 token: its section of the configuration.
+const TOKEN: &str = "keys.pkcs11";
 
 impl StartError {
     /// `what` failed with `why`.
     fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
-        Self { fault: StartFault::Other, words: format!("{what}: {why}") }
+        Self { fault: StartFault::Other, what: Some(what.to_string()), why: why.to_string() }
     }
 
     /// The same, of something that the configuration says or names.
@@ -90,11 +95,19 @@ impl StartError {
     pub const fn fault(&self) -> StartFault {
         self.fault
     }
+
+    /// What is wrong with the PKCS#11 token, if it is that.
+    pub fn of_token(&self) -> Option<&str> {
+        self.what.as_deref().filter(|what| *what == TOKEN).map(|_| self.why.as_str())
+    }
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.words)
+        match &self.what {
+            Some(what) => write!(f, "{what}: {}", self.why),
+            None => f.write_str(&self.why),
+        }
     }
 }
 
@@ -348,7 +361,7 @@ fn open_sources(config: &Config, clock: &Arc<dyn Clock>) -> Result<Sources, Star
     let opened = Sources::open(&own, &config.identity, from, denied, clock);
     opened.map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        StartError { fault: StartFault::Configuration, words: lines.join("; ") }
+        StartError { fault: StartFault::Configuration, what: None, why: lines.join("; ") }
     })
 }
 

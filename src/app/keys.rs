@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{StartError, StartFault, settings, token};
+use super::{StartError, StartFault, TOKEN, settings, token};
 use crate::config::{Config, JwtAlgorithm, KekSource, KeySource, SigningIn};
 use crate::identity::TrustDomain;
 use crate::keys::store::KeyringStore;
@@ -59,7 +59,7 @@ pub(super) async fn try_token(config: &Config, settings: &Settings) -> Result<()
 /// What the hardware has said, as a start sees it.
 pub(super) fn refused(error: &HardwareError) -> StartError {
     let fault = if error.may_pass() { StartFault::Unreachable } else { StartFault::Configuration };
-    StartError { fault, ..StartError::new("keys.pkcs11", error) }
+    StartError { fault, ..StartError::new(TOKEN, error) }
 }
 
 fn unopened(error: KeyringError) -> StartError {

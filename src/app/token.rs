@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::config::{Config, Pkcs11Config};
 use crate::keys::{Hardware, KeyWrapper};
 
-use super::StartError;
 use super::keys::refused;
+use super::{StartError, TOKEN};
 
 /// Opens it: the one login. An error says whether the same may go well later.
 #[cfg(feature = "pkcs11")]
@@ -24,7 +24,7 @@ pub(super) async fn open(config: &Pkcs11Config) -> Result<Arc<dyn Hardware>, Sta
         module: config.module.clone(),
         token: config.token.clone(),
         serial: config.serial.clone(),
-        pin: pin.map_err(|why| StartError::configured("keys.pkcs11", why))?,
+        pin: pin.map_err(|why| StartError::configured(TOKEN, why))?,
         timeout: config.timeout,
         sessions: config.sessions,
     });
@@ -42,7 +42,7 @@ pub(super) async fn open(config: &Pkcs11Config) -> Result<Arc<dyn Hardware>, Sta
 #[cfg(not(feature = "pkcs11"))]
 #[expect(clippy::unused_async, reason = "as in a build that can")]
 pub(super) async fn open(_config: &Pkcs11Config) -> Result<Arc<dyn Hardware>, StartError> {
-    Err(StartError::configured("keys.pkcs11", "this program was built without PKCS#11"))
+    Err(StartError::configured(TOKEN, "this program was built without PKCS#11"))
 }
 
 /// What wraps under the key of that label.
@@ -73,5 +73,5 @@ pub(crate) async fn create_kek(config: &Config, label: &str) -> Result<(String, 
 }
 
 fn missing() -> StartError {
-    StartError::configured("keys.pkcs11", "is missing: it names the token")
+    StartError::configured(TOKEN, "is missing: it names the token")
 }

@@ -95,12 +95,9 @@ async fn reach(file: &Path, problems: &mut Problems, out: Output) -> Result<Aske
         let what = format!("{}: {why}", it.from);
         if is_absent { absent.add(key, what) } else { problems.add(key, what) }
     }
-    let told = |why: &StartError| {
-        let words = why.to_string();
-        match words.strip_prefix("keys.pkcs11: ") {
-            Some(of_token) => ("keys.pkcs11", of_token.to_owned()),
-            None => ("store", words),
-        }
+    let told = |why: &StartError| match why.of_token() {
+        Some(of_token) => ("keys.pkcs11", of_token.to_owned()),
+        None => ("store", why.to_string()),
     };
     match store {
         Err(why) if why.fault() == StartFault::Configuration => {

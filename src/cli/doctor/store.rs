@@ -48,8 +48,7 @@ fn token(config: &Config, why: Option<&StartError>) -> Option<Finding> {
     Some(match why {
         None => Finding::ok(ID, subject, "it lets the broker in, and has the keys that are named"),
         Some(why) => {
-            let words = why.to_string();
-            let words = words.strip_prefix(OF_TOKEN).unwrap_or(&words);
+            let words = why.of_token().map_or_else(|| why.to_string(), str::to_owned);
             let todo = match why.fault() {
                 StartFault::Unreachable => {
                     "see that it is there, and that its module reaches it: docs/hsm.md"
@@ -60,9 +59,6 @@ fn token(config: &Config, why: Option<&StartError>) -> Option<Finding> {
         }
     })
 }
-
-/// How an error of the token begins.
-const OF_TOKEN: &str = "keys.pkcs11: ";
 
 async fn look_at_redis(config: &Config, redis: &RedisConfig) -> Vec<Finding> {
     let facts = match app::store_facts(config, Arc::new(SystemClock)).await {
@@ -80,7 +76,7 @@ async fn look_at_redis(config: &Config, redis: &RedisConfig) -> Vec<Finding> {
     let examined = app::examine_store_and_token(config, Arc::new(SystemClock)).await;
     match &examined {
         Ok(()) => found.extend(token(config, None)),
-        Err(why) if why.to_string().starts_with(OF_TOKEN) => found.extend(token(config, Some(why))),
+        Err(why) if why.of_token().is_some() => found.extend(token(config, Some(why))),
         Err(_) if config.keys.pkcs11.is_some() => {
             let what = "not asked: see what is wrong with the store or the keyring in it";
             found.push(Finding::skipped("pkcs11-token", "", what));
@@ -88,7 +84,7 @@ async fn look_at_redis(config: &Config, redis: &RedisConfig) -> Vec<Finding> {
         Err(_) => {}
     }
     match examined {
-        Err(why) if why.to_string().starts_with(OF_TOKEN) => {}
+        Err(why) if why.of_token().is_some() => {}
         // That has been said, in other words.
         Err(why) if !agrees && why.fault() == StartFault::Unreachable => {}
         Err(why) => found.push(unfit(redis, &why)),
